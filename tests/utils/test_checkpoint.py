@@ -1,0 +1,251 @@
+import argparse
+import errno
+import os
+import pickle
+import subprocess
+import sys
+from collections import OrderedDict
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from utils import checkpoint
+from utils.checkpoint import load_file, plain, save_atomic
+
+ROOT = Path(__file__).parents[2]
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+def entries(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_round_trip_and_replacement(tmp_path):
+    path = tmp_path / "a.pth"
+    save_atomic({"old": 1}, path)
+    state = {"w": torch.arange(6.0).reshape(2, 3), "n": 3, "nested": [(1, "x"), {"y": None}], "o": OrderedDict(z=True)}
+    save_atomic(state, str(path))
+    loaded = load_file(path)
+    assert torch.equal(loaded["w"], state["w"])
+    assert loaded["nested"] == [(1, "x"), {"y": None}] and loaded["n"] == 3 and loaded["o"]["z"] is True
+    assert entries(tmp_path) == ["a.pth"]
+
+
+def test_a_link_keeps_being_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "a.pth"
+    link.symlink_to(tmp_path / "disk" / "real.pth")
+    save_atomic({"n": 1}, link)
+    assert link.is_symlink() and load_file(tmp_path / "disk" / "real.pth") == {"n": 1}
+    assert entries(tmp_path) == ["a.pth", "disk"] and entries(tmp_path / "disk") == ["real.pth"]
+
+
+def test_full_disk_keeps_the_previous_file(tmp_path):
+    """A real failing write, by a limit on the size of files, in a process of its own."""
+    code = f"""
+import errno, resource, signal, torch
+from utils.checkpoint import save_atomic
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save_atomic({{"n": 1}}, {str(tmp_path / "a.pth")!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+try:
+    save_atomic({{"w": torch.zeros(100_000)}}, {str(tmp_path / "a.pth")!r})
+except OSError as error:
+    assert error.errno == errno.EFBIG, error
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "a.pth" in done.stdout and "MiB free" in done.stdout and "previous file is unchanged" in done.stdout
+    assert load_file(tmp_path / "a.pth") == {"n": 1} and entries(tmp_path) == ["a.pth"]
+
+
+def test_errno_of_a_full_disk_survives(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save_atomic({"n": 1}, tmp_path / "a.pth")
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left.*free") as caught:
+        save_atomic({"n": 2}, tmp_path / "a.pth")
+    assert caught.value.errno == errno.ENOSPC
+    assert load_file(tmp_path / "a.pth") == {"n": 1} and entries(tmp_path) == ["a.pth"]
+
+
+def test_the_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd)))
+    monkeypatch.setattr(checkpoint.os, "replace", lambda a, b: (calls.append("replace"), replace(a, b)))
+    save_atomic({"n": 1}, tmp_path / "a.pth")
+    assert calls == ["fsync", "replace", "fsync"]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_save_leaves_nothing(tmp_path, monkeypatch, kind):
+    def interrupted(obj, file):
+        file.write(b"part")
+        raise kind("stop")
+
+    save_atomic({"n": 1}, tmp_path / "a.pth")
+    monkeypatch.setattr(checkpoint.torch, "save", interrupted)
+    with pytest.raises(kind):
+        save_atomic({"n": 2}, tmp_path / "a.pth")
+    assert load_file(tmp_path / "a.pth") == {"n": 1} and entries(tmp_path) == ["a.pth"]
+
+
+def test_missing_folder_is_not_created(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone"):
+        save_atomic({}, tmp_path / "gone" / "a.pth")
+    assert entries(tmp_path) == []
+
+
+def test_remains_of_a_killed_process_go(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    host = checkpoint.socket.gethostname()
+    stale = tmp_path / f".a.pth.{host}-{dead.pid}-0.tmp"
+    alive = tmp_path / f".a.pth.{host}-{os.getppid()}-0.tmp"
+    other = tmp_path / f".b.pth.{host}-{dead.pid}-0.tmp"
+    for file in (stale, alive, other):
+        file.write_bytes(b"part")
+    save_atomic({}, tmp_path / "a.pth")
+    assert not stale.exists() and alive.exists() and other.exists()
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
+def test_a_file_with_code_is_refused_and_nothing_runs(tmp_path, how):
+    target, path = tmp_path / "created", tmp_path / "bomb.pth"
+    if how == "bare pickle":
+        path.write_bytes(pickle.dumps({"x": Bomb(target)}, protocol=2))
+    else:
+        torch.save({"x": Bomb(target)}, path, _use_new_zipfile_serialization=how == "zip")
+    with pytest.raises(ValueError, match=r"bomb\.pth"):
+        load_file(path)
+    assert not target.exists()
+    if how != "bare pickle":
+        with pytest.raises(ValueError, match=r"refused.*mkdir.*nothing was executed"):
+            load_file(path)
+        torch.load(path, weights_only=False)  # the bomb is a real one
+        assert target.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [argparse.Namespace(a=1), {"best": np.float64(0.5)}, {"path": Path("x")}, torch.nn.Linear(1, 1)]
+)
+def test_objects_are_refused_by_name(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth is refused: it holds (argparse\.|numpy\.|pathlib|torch\.nn)"):
+        load_file(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.99])
+def test_truncated_files(tmp_path, legacy, part):
+    path = tmp_path / "a.pth"
+    torch.save({"w": torch.arange(500.0)}, path, _use_new_zipfile_serialization=not legacy)
+    assert len(load_file(path)["w"]) == 500
+    with open(path, "r+b") as file:
+        file.truncate(int(path.stat().st_size * part))
+    with pytest.raises(ValueError, match=r"a\.pth.*copy or download it again"):
+        load_file(path)
+
+
+def test_a_flipped_bit_is_found(tmp_path):
+    path = tmp_path / "a.pth"
+    weights = torch.arange(50.0)
+    save_atomic({"w": weights}, path)
+    content = bytearray(path.read_bytes())
+    content[bytes(content).find(weights.numpy().tobytes()) + 7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="checksum"):
+        load_file(path)
+
+
+@pytest.mark.parametrize("content", [b"<html>not found</html>", bytes(range(256)) * 4])
+def test_files_of_another_kind(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.pth cannot be read.*of another kind"):
+        load_file(tmp_path / "a.pth")
+
+
+def test_torchscript_is_refused(tmp_path):
+    torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)).save(str(tmp_path / "a.pth"))
+    with pytest.raises(ValueError, match="TorchScript"):
+        load_file(tmp_path / "a.pth")
+
+
+def test_missing_file_names_its_neighbours(tmp_path):
+    save_atomic({}, tmp_path / "other.pth")
+    with pytest.raises(FileNotFoundError, match=r"a\.pth.*other\.pth"):
+        load_file(tmp_path / "a.pth")
+    with pytest.raises(FileNotFoundError, match="does not exist either"):
+        load_file(tmp_path / "gone" / "a.pth")
+    with pytest.raises(IsADirectoryError, match="folder"):
+        load_file(tmp_path)
+
+
+def test_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert torch.equal(load_file(tmp_path / "a.safetensors")["w"], torch.ones(2))
+    (tmp_path / "a.safetensors").write_bytes(b"no tensors in here")
+    with pytest.raises(ValueError, match=r"a\.safetensors"):
+        load_file(tmp_path / "a.safetensors")
+
+
+def test_plain_survives_loading(tmp_path):
+    @dataclass
+    class Options:
+        crop: tuple = (np.int64(3), 4)
+
+    class Kind(IntEnum):
+        ONE = 1
+
+    weights = torch.ones(2)
+    made = plain(
+        {
+            "args": argparse.Namespace(folder=Path("a/b"), lr=np.float64(0.02), on=np.bool_(True), n=None),
+            "space": SimpleNamespace(x=np.str_("text")),
+            "options": Options(),
+            "kinds": {Kind.ONE},
+            "array": np.arange(3),
+            "device": torch.device("cpu"),
+            "weights": weights,
+            np.int32(5): [Kind.ONE],
+        }
+    )
+    assert made == {
+        "args": {"folder": "a/b", "lr": 0.02, "on": True, "n": None},
+        "space": {"x": "text"},
+        "options": {"crop": (3, 4)},
+        "kinds": [1],
+        "array": [0, 1, 2],
+        "device": "cpu",
+        "weights": weights,
+        5: [1],
+    }
+    assert type(made["args"]["lr"]) is float and type(made["args"]["on"]) is bool
+    assert type(made["options"]["crop"][0]) is int and type(made["kinds"][0]) is int and made["weights"] is weights
+    save_atomic(made, tmp_path / "a.pth")
+    assert load_file(tmp_path / "a.pth")["args"] == made["args"]
+
+
+def test_plain_names_what_it_cannot_store():
+    with pytest.raises(ValueError, match=r"\['a'\]\[1\] of type function"):
+        plain({"a": [1, plain]})

@@ -1,0 +1,112 @@
+import itertools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from utils.visualize import blend, colorize, confusion_plot, error_map, generated_palette, panel, save_indexed_png
+
+PALETTE = [(10, 20, 30), (200, 100, 0)]
+MASK = np.array([[0, 1], [255, 7]], dtype=np.uint8)
+
+
+def test_colorize():
+    assert colorize(MASK, PALETTE, void=(1, 2, 3)).tolist() == [[[10, 20, 30], [200, 100, 0]], [[1, 2, 3], [1, 2, 3]]]
+    assert colorize(MASK.astype(np.int64) - 256, PALETTE).max() == 0  # negative ids are void, not the last colours
+    assert colorize(MASK, PALETTE).dtype == np.uint8
+
+
+def test_indexed_png_gives_ids_and_colours_back(tmp_path):
+    save_indexed_png(MASK, PALETTE, tmp_path / "mask.png")
+    with Image.open(tmp_path / "mask.png") as image:
+        assert image.mode == "P"
+        assert np.array_equal(np.array(image), MASK)
+        assert np.array_equal(np.array(image.convert("RGB")), colorize(MASK, PALETTE))
+    with pytest.raises(ValueError, match="int64"):
+        save_indexed_png(MASK.astype(np.int64), PALETTE, tmp_path / "mask.png")
+    with pytest.raises(ValueError, match="257"):
+        save_indexed_png(MASK, [(0, 0, 0)] * 257, tmp_path / "mask.png")
+
+
+def test_blend():
+    image, color = np.full((1, 2, 3), 100, np.uint8), np.full((1, 2, 3), 255, np.uint8)
+    assert blend(image, color, 0.25).tolist() == [[[139] * 3] * 2]  # 138.75
+    assert np.array_equal(blend(image, color, 0), image) and np.array_equal(blend(image, color, 1), color)
+    with pytest.raises(ValueError, match="shape"):
+        blend(image, color[:, :1])
+    with pytest.raises(ValueError, match="alpha"):
+        blend(image, color, 1.5)
+
+
+def test_error_map():
+    prediction, target = np.array([[0, 1, 1]]), np.array([[0, 0, 255]])
+    right, wrong, ignored = error_map(prediction, target)[0].astype(int)
+    assert right.max() < 100 and ignored.min() > 200
+    assert wrong[0] > 150 and wrong[1:].max() < 80
+    with pytest.raises(ValueError, match="shape"):
+        error_map(prediction, target[:, :2])
+
+
+@pytest.mark.parametrize("count, distance", [(0, 0), (19, 60), (60, 60), (182, 30), (256, 10)])
+def test_generated_palette(count, distance):
+    palette = generated_palette(count)
+    assert len(palette) == count and (0, 0, 0) not in palette
+    assert palette == generated_palette(256)[:count]
+    assert all(isinstance(channel, int) and 0 <= channel <= 255 for color in palette for channel in color)
+    for one, other in itertools.combinations(palette, 2):
+        assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) >= distance
+
+
+def test_panel_keeps_the_pictures_whole():
+    small, large = colorize(np.eye(4, dtype=np.uint8), PALETTE), np.full((300, 90, 3), 77, np.uint8)
+    made = panel([("a", small), ("b", large)], cell_height=12)
+    assert made.dtype == np.uint8 and made.shape[1] == 10 + 12 + 10 + 90 + 10
+    enlarged = small.repeat(3, axis=0).repeat(3, axis=1)
+    top = np.argwhere((made[:, 10] == PALETTE[1]).all(axis=1)).min()
+    assert np.array_equal(made[top : top + 12, 10:22], enlarged)
+    assert np.array_equal(made[top : top + 300, 32:122], large)
+    assert (made[:, :10] == 255).all() and (made[-10:] == 255).all()
+    assert (made[:top, 10:22] < 255).any()  # the title
+
+
+def test_panel_default_height_and_legend():
+    image = np.full((50, 400, 3), 128, np.uint8)
+    plain = panel([("title", image)])
+    assert plain.shape[0] > 240 and plain.shape[1] == 5 * 400 + 20
+    legend = [(f"class {index}", color) for index, color in enumerate(generated_palette(60))]
+    explained = panel([("title", image)], legend=legend)
+    assert explained.shape[1] == plain.shape[1] and explained.shape[0] > plain.shape[0] + 30
+    beneath = explained[plain.shape[0] :].reshape(-1, 3)
+    found = set(map(tuple, beneath.tolist()))
+    assert all(color in found for _, color in legend)
+    assert (explained[:, -10:] == 255).all()  # nothing runs out of the page
+
+
+def test_long_titles_and_names_stay_within_their_width():
+    image = np.full((240, 60, 3), 128, np.uint8)
+    made = panel([("several words that need lines", image), ("w" * 80, image)], legend=[("n" * 300, (1, 2, 3))])
+    assert made.shape[1] == 150
+    pictures_end = np.argwhere((made[:, 10] == 128).all(axis=1)).max()
+    assert (made[:pictures_end, 70:80] == 255).all() and (made[:, 140:] == 255).all()
+    assert ((made[pictures_end:] == (1, 2, 3)).all(axis=2)).any()
+
+
+def test_panel_refuses_what_it_cannot_draw():
+    with pytest.raises(ValueError, match="at least one"):
+        panel([])
+    with pytest.raises(ValueError, match="'mask' is float64"):
+        panel([("mask", np.zeros((4, 4, 3)))])
+
+
+@pytest.mark.parametrize("classes", [1, 8, 182])
+def test_confusion_plot(tmp_path, classes):
+    matrix = np.eye(classes, dtype=np.int64) * 10
+    matrix[0] = 0  # a class that does not occur
+    confusion_plot(matrix, [f"class {index}" for index in range(classes)], tmp_path / "c.png")
+    with Image.open(tmp_path / "c.png") as image:
+        assert min(image.size) > 500
+        pixels = np.array(image.convert("RGB"))
+    if classes > 1:
+        assert (pixels == (8, 48, 107)).all(axis=2).sum() > 100  # 100 % of a class
+    with pytest.raises(ValueError, match="class names"):
+        confusion_plot(matrix, ["x"] * (classes + 1), tmp_path / "c.png")

@@ -1,0 +1,193 @@
+"""Every collective of the project. Each function works unchanged in a single process without a process group.
+
+Losses that need other processes' images follow two rules, so that the mean of gradients that DistributedDataParallel
+takes equals the gradient of one process on the whole batch: maps are gathered with :func:`all_gather_with_grad`, and
+a mean over a number of elements that depends on the data is a local sum times :func:`global_mean_scale`.
+"""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group is initialised (it may hold one process)."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_rank() -> int:
+    """Rank of this process among all, 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+def get_world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_main_process() -> bool:
+    """Whether this process writes logs and checkpoints."""
+    return get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if get_world_size() > 1:
+        dist.barrier(device_ids=[torch.cuda.current_device()] if dist.get_backend() == "nccl" else None)
+
+
+def setup_distributed(device_flag: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> torch.device:
+    """Join the process group that torchrun announces, if any, and choose this process's device.
+
+    Args:
+        device_flag: "cpu", "cuda", or "auto" for CUDA where there is a device and the CPU elsewhere.
+        timeout: how long a collective waits for the other processes before it fails.
+
+    Returns:
+        the device of this process; for CUDA it is the current device from now on.
+
+    Raises:
+        ValueError: unknown flag, CUDA asked for without a device, more local processes than GPUs, or a torchrun
+            environment that is incomplete.
+    """
+    if device_flag not in ("auto", "cpu", "cuda"):
+        raise ValueError(f"device must be auto, cpu or cuda, got {device_flag!r}")
+    if device_flag == "cuda" and not torch.cuda.is_available():
+        raise ValueError("CUDA was asked for but torch sees no CUDA device: use --device cpu, or check the driver")
+    use_cuda = device_flag != "cpu" and torch.cuda.is_available()
+    world_size = _environment_int("WORLD_SIZE", 1)
+    if "RANK" not in os.environ and world_size == 1:
+        return _cuda_device(0) if use_cuda else torch.device("cpu")
+
+    rank = _environment_int("RANK", None)
+    local_rank = _environment_int("LOCAL_RANK", rank)
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise ValueError(f"{' and '.join(missing)} not set beside RANK={rank}: start several processes with torchrun")
+    if use_cuda and local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"local process {local_rank} has no GPU: {torch.cuda.device_count()} are visible and "
+            f"{os.environ.get('LOCAL_WORLD_SIZE', 'more')} processes were started on this machine; "
+            "lower --nproc-per-node or use --device cpu"
+        )
+    device = _cuda_device(local_rank) if use_cuda else torch.device("cpu")
+    if is_distributed():  # joined already
+        return device
+    dist.init_process_group(
+        "nccl" if use_cuda else "gloo",
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+        device_id=device if use_cuda else None,
+    )
+    return device
+
+
+def cleanup_distributed() -> None:
+    """Leave the process group, if there is one."""
+    if is_distributed():
+        dist.destroy_process_group()
+
+
+def all_reduce_sum(tensor: Tensor) -> Tensor:
+    """Sum of a tensor over all processes, as a new tensor without gradient."""
+    total = tensor.detach().clone(memory_format=torch.contiguous_format)
+    if get_world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def all_gather_cat(tensor: Tensor) -> Tensor:
+    """Tensors of all processes, in the order of ranks, joined along dimension 0; no gradient.
+
+    Args:
+        tensor: (N, ...), of the same shape in every process.
+
+    Returns:
+        (world_size * N, ...); without other processes the tensor itself, detached.
+    """
+    return _gather(tensor.detach())
+
+
+def all_gather_with_grad(tensor: Tensor) -> Tensor:
+    """:func:`all_gather_cat` whose gradient reaches every process's slice.
+
+    Each process's loss may depend on every slice, so the gradient of a slice is the sum over processes. With the mean
+    over processes that DistributedDataParallel takes, and losses that are means over each process's own part, this
+    equals the gradient of the mean over the whole batch in one process.
+    """
+    return _GatherWithGrad.apply(tensor) if get_world_size() > 1 else tensor
+
+
+def all_gather_object(obj: Any) -> list[Any]:
+    """Picklable objects of all processes, in the order of ranks."""
+    if get_world_size() == 1:
+        return [obj]
+    objects: list[Any] = [None] * get_world_size()
+    dist.all_gather_object(objects, obj)
+    return objects
+
+
+def broadcast_object(obj: Any, src: int = 0) -> Any:
+    """The picklable object that process ``src`` passed."""
+    if get_world_size() == 1:
+        return obj
+    holder = [obj]
+    dist.broadcast_object_list(holder, src=src)
+    return holder[0]
+
+
+def global_mean_scale(count: Tensor) -> Tensor:
+    """Factor that turns this process's sum into its share of the mean over all processes.
+
+    Args:
+        count: number of elements (or sum of weights) in this process, any shape.
+
+    Returns:
+        float32, world_size / (sum of ``count`` over processes), 0 where that sum is 0. The mean over processes of
+        ``local_sum * scale`` is the global mean.
+    """
+    total = all_reduce_sum(count).to(torch.float32)
+    return torch.where(total > 0, get_world_size() / total.where(total > 0, total.new_ones(())), 0.0)
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, tensor: Tensor) -> Tensor:
+        ctx.length = tensor.shape[0]
+        return _gather(tensor)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(grad)
+        start = get_rank() * ctx.length
+        return grad[start : start + ctx.length]
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    if get_world_size() == 1:
+        return tensor
+    tensor = tensor.contiguous()
+    joined = tensor.new_empty((get_world_size() * tensor.shape[0], *tensor.shape[1:]))
+    dist.all_gather_into_tensor(joined, tensor)
+    return joined
+
+
+def _cuda_device(index: int) -> torch.device:
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
+
+
+def _environment_int(name: str, default: int | None) -> int:
+    value = os.environ.get(name)
+    if value is None and default is not None:
+        return default
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"the environment variable {name} must be an integer, got {value!r}") from None

@@ -1,0 +1,265 @@
+"""What a run tells while it goes: console, log.txt, metrics.jsonl and TensorBoard, from the main process alone."""
+
+import json
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from utils.checkpoint import plain
+
+
+class RunLogger:
+    """Writes a run's messages and figures below its folder; a no-op on every process but the main one.
+
+    `log.txt` is only ever added to. `metrics.jsonl` holds one JSON object a line, `tensorboard/` the event files. A
+    failing write (a full disk) is reported on the console, once for each file, and the run goes on.
+
+    Args:
+        folder: the run's folder; made where it is missing.
+        main_process: False turns every method into a no-op.
+        tensorboard: whether to write event files.
+        start_iteration: the iteration the run continues from (0 = from the start): figures of later iterations, left
+            by the run that was interrupted, are cut. None cuts nothing and adds to what is there.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        main_process: bool = True,
+        tensorboard: bool = True,
+        start_iteration: int | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.enabled = main_process
+        self._purge_step: int | None = None
+        self._use_tensorboard = tensorboard and main_process
+        self._writer: Any = None
+        self._metrics_file: Any = None
+        self._reported: set[str] = set()
+        # Not registered under its name: a second logger for the same folder then never doubles the lines.
+        self._log = logging.Logger(f"run {self.folder}", logging.INFO)
+        if not main_process:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._log.addHandler(_console_handler())
+        self._log.addHandler(_FileHandler(self.folder / "log.txt", self._report))
+        if start_iteration is not None:
+            self.truncate_after(start_iteration)
+
+    def info(self, message: str) -> None:
+        """One message to the console and log.txt."""
+        self._message(logging.INFO, message)
+
+    def warning(self, message: str) -> None:
+        """The same, marked as a warning."""
+        self._message(logging.WARNING, message)
+
+    def error(self, message: str) -> None:
+        """The same, marked as an error."""
+        self._message(logging.ERROR, message)
+
+    def metrics(self, values: Mapping[str, Any]) -> None:
+        """Adds one line to metrics.jsonl; nan, inf and -inf become strings of these names, so that it stays JSON."""
+        if not self.enabled:
+            return
+        line = json.dumps(_jsonable(plain(dict(values))), allow_nan=False)
+
+        def write() -> None:
+            if self._metrics_file is None:
+                self._metrics_file = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")
+            self._metrics_file.write(line + "\n")
+            self._metrics_file.flush()
+
+        self._guarded("metrics.jsonl", write)
+
+    def scalars(self, values: Mapping[str, Any], iteration: int) -> None:
+        """TensorBoard curves: tag -> number, or group -> {tag -> number} for "group/tag"; None is left out."""
+        for tag, value in values.items():
+            if isinstance(value, Mapping):
+                self.scalars({f"{tag}/{name}": item for name, item in value.items()}, iteration)
+            elif value is not None:
+                self._board(lambda writer, tag=tag, value=value: writer.add_scalar(tag, float(value), iteration))
+
+    def image(self, tag: str, image: np.ndarray, iteration: int) -> None:
+        """A TensorBoard picture, uint8 (H, W, 3)."""
+        self._board(lambda writer: writer.add_image(tag, image, iteration, dataformats="HWC"))
+
+    def text(self, tag: str, text: str, iteration: int = 0) -> None:
+        """A TensorBoard text (Markdown)."""
+        self._board(lambda writer: writer.add_text(tag, text, iteration))
+
+    def truncate_after(self, iteration: int) -> None:
+        """Cuts figures later than `iteration` from metrics.jsonl and from what TensorBoard shows.
+
+        Raises:
+            OSError: metrics.jsonl could not be rewritten.
+        """
+        if not self.enabled:
+            return
+        self._close_files()
+        self._purge_step = iteration + 1 if iteration > 0 else 0
+        _truncate_metrics(self.folder / "metrics.jsonl", iteration)
+
+    def flush(self) -> None:
+        """Forces all figures to the disk. Called before a state is saved, so that a resumed run misses none."""
+
+        def sync() -> None:
+            if self._metrics_file is not None:
+                os.fsync(self._metrics_file.fileno())
+
+        self._guarded("metrics.jsonl", sync)
+        if self._writer is not None:
+            self._board(lambda writer: writer.flush())
+
+    def close(self) -> None:
+        """Closes all files; a later call opens what it needs again. Calling it twice does no harm."""
+        self._close_files()
+        for handler in self._log.handlers:
+            self._guarded("log.txt", handler.close)
+
+    def __enter__(self) -> "RunLogger":
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+    def _message(self, level: int, message: str) -> None:
+        if self.enabled:
+            self._log.log(level, "%s", message)
+
+    def _board(self, write: Callable[[Any], None]) -> None:
+        """Runs `write` with the TensorBoard writer, made at first use: importing it takes seconds."""
+        if not self._use_tensorboard:
+            return
+        if self._writer is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                self._use_tensorboard = False
+                self.warning(f"no TensorBoard curves: {error} (pip install tensorboard)")
+                return
+
+            def build() -> None:
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
+                self._purge_step = None
+
+            self._guarded("tensorboard", build)
+        if self._writer is not None:
+            self._guarded("tensorboard", lambda: write(self._writer))
+
+    def _guarded(self, name: str, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._report(name, error)
+
+    def _report(self, name: str, error: BaseException) -> None:
+        if name not in self._reported:
+            self._reported.add(name)
+            _console(
+                f"WARNING cannot write {self.folder / name} ({error}): lines will be missing there, the run goes on"
+            )
+
+    def _close_files(self) -> None:
+        if self._metrics_file is not None:
+            self._guarded("metrics.jsonl", self._metrics_file.close)
+            self._metrics_file = None
+        if self._writer is not None:
+            self._guarded("tensorboard", self._writer.close)
+            self._writer = None
+
+
+class _FileHandler(logging.FileHandler):
+    """Adds lines to a file; a failing write is reported once instead of a traceback for each line."""
+
+    def __init__(self, path: Path, report: Callable[[str, BaseException], None]) -> None:
+        super().__init__(path, mode="a", encoding="utf-8", delay=True)
+        self._report = report
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            super().emit(record)
+        except OSError as error:  # the file could not be opened
+            self._report("log.txt", error)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        self._report("log.txt", sys.exc_info()[1] or OSError("unknown error"))
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        _console(self.format(record))
+
+
+class _ConsoleFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname} {text}"
+
+
+def _console_handler() -> logging.Handler:
+    handler = _ConsoleHandler()
+    handler.setFormatter(_ConsoleFormatter("%(message)s"))
+    return handler
+
+
+def _console(text: str) -> None:
+    """Prints above any active progress bar instead of through it."""
+    try:
+        if getattr(tqdm, "_instances", None):
+            tqdm.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+    except (OSError, ValueError):  # the terminal has gone; log.txt still has the line
+        pass
+
+
+def _jsonable(obj: Any) -> Any:
+    """`plain` data with tensors as numbers or lists and non-finite floats as strings."""
+    if isinstance(obj, Tensor):
+        obj = obj.tolist()
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return "nan" if math.isnan(obj) else ("inf" if obj > 0 else "-inf")
+    if isinstance(obj, dict):
+        return {str(key): _jsonable(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [_jsonable(value) for value in obj]
+    return obj
+
+
+def _truncate_metrics(path: Path, iteration: int) -> None:
+    """Drops the lines after `iteration` and those a killed process left unfinished; lines without one stay."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _is_up_to(line, iteration)]
+    if kept == lines:
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.writelines(kept)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_up_to(line: str, iteration: int) -> bool:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return False
+    if not line.endswith("\n") or not isinstance(value, dict):
+        return False
+    return not isinstance(value.get("iteration"), (int, float)) or value["iteration"] <= iteration

@@ -1,0 +1,209 @@
+"""Running figures of a training loop that never make it wait for the device."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from utils.distributed import all_gather_cat
+
+_TERMS = 4096  # a bad term is kept as iteration * _TERMS + index of the term, exact in float64 up to 2e12 iterations
+
+
+@dataclass
+class _Group:
+    """Sums over the updates that had exactly these terms."""
+
+    names: tuple[str, ...]
+    codes: Tensor  # (T,) int64, index of each term in the meter's list of names
+    total: Tensor  # (T,) float64
+    count: int = 0
+
+
+class LossMeter:
+    """Means of named losses, summed on the device, and the first loss that was not finite.
+
+    Terms may come and go between updates: each mean is over the updates that had the term.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] = []  # in order of appearance
+        self._groups: dict[tuple[str, ...], _Group] = {}
+        self._first: Tensor | None = None  # int64 scalar on the device: code of the first bad term, -1 without one
+        self._known: int | None = None  # the same on the host, as of the last transfer; None when older than an update
+
+    @torch.no_grad()
+    def update(self, losses: dict[str, Tensor], iteration: int) -> None:
+        """Adds one micro-batch; nothing here waits for the device.
+
+        Args:
+            losses: name -> scalar tensor, all on one device.
+            iteration: kept when a loss of this update is the first that is not finite.
+        """
+        if not losses:
+            return
+        values = torch.stack([loss.detach().reshape(()).float() for loss in losses.values()])  # (T,)
+        group = self._group(tuple(losses), values.device)
+        group.total += values
+        group.count += 1
+        if self._first is None:
+            self._first = torch.full((), -1, dtype=torch.int64, device=values.device)
+        bad = ~torch.isfinite(values)
+        candidate = group.codes.gather(0, bad.int().argmax(0, keepdim=True))[0] + iteration * _TERMS
+        self._first = torch.where((self._first < 0) & bad.any(), candidate, self._first)
+        self._known = None
+
+    def read(self, across_processes: bool = False) -> dict[str, float]:
+        """Means since the last read, and starts the next ones; one transfer from the device.
+
+        Args:
+            across_processes: average over the processes and let `first_bad` see those of all. One collective; every
+                process has to call it, having been given the same terms.
+
+        Returns:
+            name -> mean, in the order in which the terms first appeared; empty when nothing was added.
+        """
+        groups = [group for group in self._groups.values() if group.count]
+        if self._first is None or not groups:
+            return {}
+        row = torch.cat([*(group.total for group in groups), self._first.reshape(1).double()])  # (T + 1,)
+        table = (all_gather_cat(row[None]) if across_processes else row[None]).tolist()  # processes x (T + 1)
+        firsts = [int(line[-1]) for line in table if line[-1] >= 0]
+        self._known = min(firsts, default=-1)
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        column = 0
+        for group in groups:
+            for name in group.names:
+                sums[name] = sums.get(name, 0.0) + sum(line[column] for line in table) / len(table)
+                counts[name] = counts.get(name, 0) + group.count
+                column += 1
+            group.total, group.count = torch.zeros_like(group.total), 0
+        return {name: sums[name] / counts[name] for name in self._names if name in sums}
+
+    def first_bad(self, across_processes: bool = False) -> tuple[int, str] | None:
+        """Iteration and name of the first loss that was not finite, or None.
+
+        Right after `read` it costs nothing; otherwise one transfer.
+
+        Args:
+            across_processes: look at the losses of all processes; one collective, which every process has to call.
+        """
+        if across_processes and self._first is not None:
+            firsts = [code for code in all_gather_cat(self._first.reshape(1)).tolist() if code >= 0]
+            self._known = min(firsts, default=-1)
+        if self._known is None:
+            self._known = -1 if self._first is None else int(self._first.item())
+        return None if self._known < 0 else (self._known // _TERMS, self._names[self._known % _TERMS])
+
+    def reset(self) -> None:
+        """Forgets everything, a bad loss included."""
+        self.__init__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was summed since the last read, so that a resumed run logs the same means; built-in types only."""
+        groups = [
+            (list(group.names), group.total.tolist(), group.count) for group in self._groups.values() if group.count
+        ]
+        return {"names": list(self._names), "groups": groups}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Continues from `state_dict`, with the sums on `device`."""
+        self.reset()
+        self._names = list(state["names"])
+        for names, total, count in state["groups"]:
+            group = self._group(tuple(names), torch.device(device))
+            group.total += torch.tensor(total, dtype=torch.float64, device=device)
+            group.count = count
+            self._first = torch.full((), -1, dtype=torch.int64, device=device)
+
+    def _group(self, names: tuple[str, ...], device: torch.device) -> _Group:
+        if names not in self._groups:
+            self._names += [name for name in names if name not in self._names]
+            assert len(self._names) <= _TERMS
+            codes = torch.tensor([self._names.index(name) for name in names])
+            self._groups[names] = _Group(
+                names, codes.to(device, non_blocking=True), torch.zeros(len(names), dtype=torch.float64, device=device)
+            )
+        return self._groups[names]
+
+
+class RateMeter:
+    """Images per second and the share of time spent waiting for data, between two reads.
+
+    Call `data_ready` when a batch has arrived and `step_done` when it has been used. On a GPU a single interval only
+    shows how fast work is queued; the figures hold from read to read when the loop waits for the device in between,
+    as reading the losses does.
+
+    Args:
+        clock: seconds, growing.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
+        self._mark = clock()
+        self._clear()
+        self.seconds_per_iteration: float | None = None  # smoothed over the reads; None before the first
+
+    def data_ready(self) -> None:
+        """Books the time since the last mark as waiting for data."""
+        self._data += self._lap()
+
+    def step_done(self, images: int, iterations: int = 1) -> None:
+        """Books the time since the last mark as work on `images` images (of all processes)."""
+        self._work += self._lap()
+        self._images += images
+        self._iterations += iterations
+
+    def skip(self) -> None:
+        """Forgets the time since the last mark: validation, saving."""
+        self._mark = self._clock()
+
+    def read(self) -> dict[str, float]:
+        """Figures since the last read, then starts anew; empty when nothing was done.
+
+        Returns:
+            images_per_second, seconds_per_iteration, data_share (0..1).
+        """
+        self._work += self._lap()  # includes what the loop just waited for
+        seconds, images, iterations, data = self._data + self._work, self._images, self._iterations, self._data
+        self._clear()
+        if not iterations or seconds <= 0:
+            return {}
+        per_iteration = seconds / iterations
+        before = self.seconds_per_iteration
+        self.seconds_per_iteration = per_iteration if before is None else 0.7 * before + 0.3 * per_iteration
+        return {
+            "images_per_second": images / seconds,
+            "seconds_per_iteration": per_iteration,
+            "data_share": data / seconds,
+        }
+
+    def eta(self, remaining_iterations: int) -> str:
+        """Time left as text, "?" before the first read."""
+        if self.seconds_per_iteration is None:
+            return "?"
+        return format_duration(self.seconds_per_iteration * remaining_iterations)
+
+    def _lap(self) -> float:
+        now = self._clock()
+        seconds, self._mark = now - self._mark, now
+        return seconds
+
+    def _clear(self) -> None:
+        self._data = self._work = 0.0
+        self._images = self._iterations = 0
+
+
+def format_duration(seconds: float) -> str:
+    """Seconds as "m:ss", "h:mm:ss" or "d days h:mm:ss"."""
+    whole = max(0, round(seconds))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} day{'s' if days > 1 else ''} {hours}:{minutes:02d}:{rest:02d}"
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,213 @@
+"""Segmentation metrics from one confusion matrix over the whole data set."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils.distributed import all_reduce_sum
+
+
+@dataclass(frozen=True)
+class SegMetrics:
+    """Figures of one evaluation, as fractions from 0 to 1; K classes.
+
+    A ratio whose denominator is 0 counts as 0.
+
+    Attributes:
+        miou: mean IoU over ALL K classes, one that occurs nowhere counting 0 (what published tables print).
+        miou_present: mean IoU over the classes that occur in the truth.
+        macc: mean accuracy (recall) over the classes that occur in the truth.
+        pixel_accuracy: correct pixels / pixels that are not ignored.
+        iou: intersection over union of each class, float64 (K,).
+        class_accuracy: recall of each class, float64 (K,).
+        matrix: pixels, int64 (K, K); rows = truth, columns = prediction.
+    """
+
+    miou: float
+    miou_present: float
+    macc: float
+    pixel_accuracy: float
+    iou: np.ndarray
+    class_accuracy: np.ndarray
+    matrix: np.ndarray
+
+    @classmethod
+    def from_matrix(cls, matrix: np.ndarray) -> "SegMetrics":
+        """Computes all figures from pixel counts (K, K), rows = truth."""
+        hits = np.diag(matrix)
+        truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
+        iou = _ratio(hits, truth + predicted - hits)
+        accuracy = _ratio(hits, truth)
+        present = truth > 0
+        return cls(
+            miou=float(iou.mean()),
+            miou_present=float(iou[present].mean()) if present.any() else 0.0,
+            macc=float(accuracy[present].mean()) if present.any() else 0.0,
+            pixel_accuracy=float(_ratio(hits.sum(), truth.sum())),
+            iou=iou,
+            class_accuracy=accuracy,
+            matrix=matrix,
+        )
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels counted, ignored ones apart."""
+        return int(self.matrix.sum())
+
+    def best_constant_miou(self) -> float:
+        """mIoU over all classes that the best prediction of one class everywhere would reach on this truth."""
+        return float(_ratio(self.matrix.sum(axis=1).max(), self.matrix.sum())) / len(self.matrix)
+
+    def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
+        """Everything but the matrix as built-in types, for a JSON file.
+
+        Raises:
+            ValueError: the number of names differs from the number of classes.
+        """
+        rows = self.to_rows(class_names)[1:]
+        return {
+            "miou": self.miou,
+            "miou_present": self.miou_present,
+            "macc": self.macc,
+            "pixel_accuracy": self.pixel_accuracy,
+            "num_pixels": self.num_pixels,
+            "classes": [
+                {"name": name, "iou": iou, "accuracy": accuracy, "pixels": pixels}
+                for _, name, iou, accuracy, pixels in rows
+            ],
+        }
+
+    def to_rows(self, class_names: Sequence[str]) -> list[list[Any]]:
+        """Rows for csv.writer: a header, then (id, class, iou, accuracy, pixels in the truth) of each class.
+
+        Raises:
+            ValueError: the number of names differs from the number of classes.
+        """
+        self._check_names(class_names)
+        pixels = self.matrix.sum(axis=1)
+        header: list[list[Any]] = [["id", "class", "iou", "accuracy", "pixels"]]
+        return header + [
+            [index, name, float(self.iou[index]), float(self.class_accuracy[index]), int(pixels[index])]
+            for index, name in enumerate(class_names)
+        ]
+
+    def format_table(self, class_names: Sequence[str]) -> str:
+        """The per-class table and the summary in percent, aligned, for the screen and the log.
+
+        Raises:
+            ValueError: the number of names differs from the number of classes.
+        """
+        rows = self.to_rows(class_names)[1:]
+        width = max(len(name) for name in [*class_names, "class"])
+        total = max(self.num_pixels, 1)
+        lines = [f" id  {'class':<{width}}     IoU     Acc  % of truth"]
+        for index, name, iou, accuracy, pixels in rows:
+            if pixels:
+                figures = f"{100 * iou:7.2f} {100 * accuracy:7.2f} {100 * pixels / total:11.3f}"
+            else:  # nothing to recall; IoU is 0 whether or not it was predicted
+                figures = f"{100 * iou:7.2f} {'-':>7} {'absent':>11}"
+            lines.append(f"{index:3d}  {name:<{width}} {figures}")
+        occurring = sum(row[4] > 0 for row in rows)
+        lines += [
+            "",
+            f"mIoU {100 * self.miou:.2f} (all {len(rows)} classes, an absent one counts 0)",
+            f"mIoU {100 * self.miou_present:.2f} (the {occurring} classes that occur)",
+            f"mAcc {100 * self.macc:.2f}   pixel accuracy {100 * self.pixel_accuracy:.2f}",
+        ]
+        return "\n".join(lines)
+
+    def _check_names(self, class_names: Sequence[str]) -> None:
+        if len(class_names) != len(self.iou):
+            raise ValueError(f"got {len(class_names)} class names for {len(self.iou)} classes: give one name per class")
+
+
+class ConfusionMatrix:
+    """Counts of (truth, prediction) pairs, gathered on the device without waiting for it.
+
+    Args:
+        num_classes: K.
+        device: where the counts lie; predictions and targets are expected there.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}: expected at least 1")
+        self.num_classes = num_classes
+        # K*K pairs, then one bin for ignored pixels and one for values that are no class.
+        self._counts = torch.zeros(num_classes**2 + 2, dtype=torch.int64, device=device)
+        self._reduced = False
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, target: Tensor, ignore_index: int = 255) -> None:
+        """Adds the pixels of some images.
+
+        Args:
+            prediction: class ids, any integer type, (N, H, W) or any other shape.
+            target: class ids or `ignore_index`, any integer type, of the same shape.
+            ignore_index: target value that is not counted.
+
+        Raises:
+            ValueError: the shapes differ, or one of the two holds no integers.
+        """
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: resize the "
+                "logits to the target's size before argmax"
+            )
+        for name, tensor in (("prediction", prediction), ("target", target)):
+            if tensor.is_floating_point() or tensor.is_complex():
+                raise ValueError(f"the {name} is {tensor.dtype}: expected class ids of an integer type")
+        if self._reduced:
+            raise RuntimeError("update after reduce would count the other processes' pixels twice: call reset first")
+        classes = self.num_classes
+        prediction, target = prediction.reshape(-1).long(), target.reshape(-1).long()
+        index = target * classes + prediction
+        legal = (target >= 0) & (target < classes) & (prediction >= 0) & (prediction < classes)
+        index = torch.where(legal, index, classes**2 + 1)
+        index = torch.where(target == ignore_index, classes**2, index)  # no boolean indexing: it waits for the device
+        self._counts += _histogram(index, len(self._counts))
+
+    def reduce(self) -> None:
+        """Sums the counts over all processes, once: every process has to call it."""
+        if not self._reduced:
+            self._counts = all_reduce_sum(self._counts)
+            self._reduced = True
+
+    def reset(self) -> None:
+        """Forgets all counts."""
+        self._counts.zero_()
+        self._reduced = False
+
+    def compute(self) -> SegMetrics:
+        """The figures of what was counted so far (in all processes after `reduce`, in this one before).
+
+        Raises:
+            ValueError: a target or prediction held a value that is neither a class nor the ignored one.
+        """
+        counts = self._counts.cpu().numpy()
+        if counts[-1]:
+            raise ValueError(
+                f"{counts[-1]:,} target or predicted pixels hold values outside 0..{self.num_classes - 1} that are not "
+                "the ignored one either: check num_classes and the data set's label map"
+            )
+        return SegMetrics.from_matrix(counts[:-2].reshape(self.num_classes, self.num_classes).copy())
+
+
+def _histogram(index: Tensor, bins: int) -> Tensor:
+    """How often each value of `index` (P,), within 0..bins-1, occurs: int64 (bins,)."""
+    if index.device.type == "cpu":
+        return torch.bincount(index, minlength=bins)
+    return _histogram_by_adding(index, bins)  # elsewhere bincount waits for the device to learn the largest value
+
+
+def _histogram_by_adding(index: Tensor, bins: int) -> Tensor:
+    return torch.zeros(bins, dtype=torch.int64, device=index.device).scatter_add_(0, index, torch.ones_like(index))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """numerator / denominator in float64, 0 where the denominator is 0."""
+    return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 0.0)

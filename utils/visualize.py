@@ -1,0 +1,258 @@
+"""Pictures: coloured masks, panels with titles and legends, confusion matrices."""
+
+import colorsys
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Color = tuple[int, int, int]
+
+_MARGIN = 10  # pixels around and between the cells of a panel
+_INK = (20, 20, 20)
+_CORRECT, _WRONG, _IGNORED = (70, 70, 70), (220, 30, 30), (245, 245, 245)
+_MIN_CELL_HEIGHT = 240
+
+
+def colorize(mask: np.ndarray, palette: Sequence[Color], void: Color = (0, 0, 0)) -> np.ndarray:
+    """Class ids (H, W) as colours.
+
+    Args:
+        mask: class ids of any integer type; ids outside the palette, 255 among them unless the palette reaches it,
+            are void.
+        palette: (red, green, blue), 0..255, of each class.
+        void: colour of void pixels.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    mask = np.asarray(mask)
+    table = np.array([*palette, void], dtype=np.uint8).reshape(-1, 3)
+    legal = (mask >= 0) & (mask < len(palette))
+    return table[np.where(legal, mask, len(palette))]
+
+
+def save_indexed_png(mask: np.ndarray, palette: Sequence[Color], path: str | os.PathLike) -> None:
+    """Writes class ids as a palette PNG: readers of data get the ids back, viewers show the colours.
+
+    Args:
+        mask: uint8 (H, W).
+        palette: colours of the classes; ids beyond it are black.
+        path: file to write.
+
+    Raises:
+        ValueError: the mask is not uint8 (H, W), or the palette has more than 256 colours.
+    """
+    mask = np.asarray(mask)
+    if mask.dtype != np.uint8 or mask.ndim != 2:
+        raise ValueError(f"got a mask of {mask.dtype} and shape {mask.shape}: expected uint8 (H, W)")
+    if len(palette) > 256:
+        raise ValueError(f"got a palette of {len(palette)} colours: a PNG holds at most 256")
+    image = Image.fromarray(np.ascontiguousarray(mask))  # 8-bit grey, to which putpalette adds the colours
+    image.putpalette([int(channel) for color in palette for channel in color] + [0] * (768 - 3 * len(palette)))
+    image.save(path, format="PNG")
+
+
+def blend(image: np.ndarray, color: np.ndarray, alpha: float = 0.5) -> np.ndarray:
+    """(1 - alpha) * image + alpha * color, rounded; both uint8 (H, W, 3).
+
+    Raises:
+        ValueError: the shapes differ, or alpha is not within 0..1.
+    """
+    if image.shape != color.shape:
+        raise ValueError(f"image {image.shape} and colours {color.shape} differ in shape: expected the same (H, W, 3)")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}: expected 0 (image alone) to 1 (colours alone)")
+    return np.rint((1 - alpha) * image.astype(np.float32) + alpha * color.astype(np.float32)).astype(np.uint8)
+
+
+def error_map(prediction: np.ndarray, target: np.ndarray, ignore_index: int = 255) -> np.ndarray:
+    """Where a prediction is wrong: red; right: dark grey; ignored: near white. Both (H, W); uint8 (H, W, 3).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    prediction, target = np.asarray(prediction), np.asarray(target)
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
+    kind = np.where(target == ignore_index, 2, (prediction != target).astype(np.int64))
+    return np.array([_CORRECT, _WRONG, _IGNORED], dtype=np.uint8)[kind]
+
+
+def generated_palette(num_colors: int) -> list[Color]:
+    """Distinct colours, always the same, none of them black; a longer palette begins with the shorter one.
+
+    The hue walks by the golden ratio, so that neighbours differ, while value and saturation cycle; a colour too close
+    to an earlier one is passed over.
+    """
+    colors: list[Color] = []
+    distance, step, refused = 60, 0, 0
+    while len(colors) < num_colors:
+        hue = (0.03 + step * 0.6180339887498949) % 1.0
+        value = (1.0, 0.72, 0.5, 0.86)[step % 4]
+        saturation = (0.95, 0.6, 0.35)[step // 4 % 3]
+        candidate = tuple(round(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, value))
+        step += 1
+        if all(sum(abs(a - b) for a, b in zip(candidate, other, strict=True)) >= distance for other in colors):
+            colors.append(candidate)
+            refused = 0
+        else:
+            refused += 1
+            if refused == 200:  # the space is full at this distance
+                distance, refused = max(1, distance * 3 // 4), 0
+    return colors
+
+
+def panel(
+    cells: Sequence[tuple[str, np.ndarray]],
+    legend: Sequence[tuple[str, Color]] | None = None,
+    cell_height: int | None = None,
+) -> np.ndarray:
+    """Pictures side by side on white, a title above each, and a legend beneath.
+
+    Args:
+        cells: (title, uint8 (H, W, 3)) from left to right.
+        legend: (class name, colour) of the classes to explain.
+        cell_height: least height of a cell in pixels; smaller pictures are enlarged by a whole factor with nearest
+            neighbour, so that masks keep their colours. 240 where None.
+
+    Returns:
+        uint8 (H', W', 3), RGB.
+
+    Raises:
+        ValueError: there is no cell, or one is not uint8 (H, W, 3).
+    """
+    if not cells:
+        raise ValueError("a panel needs at least one picture")
+    for title, image in cells:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"picture {title!r} is {image.dtype} {image.shape}: expected uint8 (H, W, 3)")
+    images = [_enlarged(image, cell_height or _MIN_CELL_HEIGHT) for _, image in cells]
+    height = max(image.shape[0] for image in images)
+    font = ImageFont.load_default(size=min(48, max(15, height // 16)))
+    titles = [_wrapped(title, image.shape[1], font) for (title, _), image in zip(cells, images, strict=True)]
+    line = _line_height(font)
+    title_height = line * max(len(lines) for lines in titles)
+    width = sum(image.shape[1] for image in images) + _MARGIN * (len(images) + 1)
+    rows = _legend_rows(legend or [], width - 2 * _MARGIN, font)
+    top = _MARGIN + title_height + _MARGIN // 2
+    bottom = top + height + _MARGIN
+    canvas = Image.new("RGB", (width, bottom + (len(rows) * (line + 4) + _MARGIN if rows else 0)), (255, 255, 255))
+    draw = ImageDraw.Draw(canvas)
+    left = _MARGIN
+    for lines, image in zip(titles, images, strict=True):
+        for number, text in enumerate(lines):  # the last line of every title stands right above its picture
+            position = (left, _MARGIN + title_height - (len(lines) - number) * line)
+            draw.text(position, text, fill=_INK, font=font)
+        canvas.paste(Image.fromarray(np.ascontiguousarray(image)), (left, top))
+        left += image.shape[1] + _MARGIN
+    for number, row in enumerate(rows):
+        _draw_legend_row(draw, row, bottom + number * (line + 4), font)
+    return np.array(canvas)
+
+
+def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
+    """Writes the confusion matrix as a heat map: each row is a true class and sums to 100 %.
+
+    Rows of classes that do not occur stay grey. Up to 25 classes carry their figures; beyond 60 not every one is named.
+
+    Args:
+        matrix: pixels, integer (K, K), rows = truth.
+        names: K class names.
+        path: picture to write; its suffix chooses the format.
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    matrix = np.asarray(matrix)
+    classes = len(names)
+    if matrix.shape != (classes, classes):
+        raise ValueError(f"got a matrix of shape {matrix.shape} for {classes} class names: expected one row per name")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    totals = matrix.sum(axis=1, keepdims=True)
+    share = np.ma.masked_where(np.broadcast_to(totals == 0, matrix.shape), 100 * matrix / np.maximum(totals, 1))
+    side = min(16.0, max(6.0, 3.0 + 0.34 * classes))
+    figure = Figure(figsize=(side + 1.0, side), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a display and without pyplot's global state
+    axes = figure.add_subplot()
+    axes.set_facecolor("0.85")
+    drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    figure.colorbar(drawn, ax=axes, label="% of the true class", shrink=0.8)
+    ticks = np.arange(0, classes, -(-classes // 60))
+    labels = [name if len(name) <= 22 else name[:21] + "…" for name in (str(names[index]) for index in ticks)]
+    size = 8.5  # points; a tick has at least 15
+    axes.set_xticks(ticks, labels, rotation=90, fontsize=size)
+    axes.set_yticks(ticks, labels, fontsize=size)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    if classes <= 25:
+        for row, column in np.argwhere(~np.ma.getmaskarray(share) & (share.data >= 0.5)):
+            ink = "white" if share[row, column] > 55 else "black"
+            axes.text(
+                column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=size * 0.85
+            )
+    figure.savefig(Path(path), bbox_inches="tight", pad_inches=0.15)
+
+
+def _enlarged(image: np.ndarray, height: int) -> np.ndarray:
+    factor = -(-height // max(1, image.shape[0]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
+
+
+def _line_height(font: ImageFont.FreeTypeFont) -> int:
+    return int(font.getbbox("Ágjp|")[3]) + 4
+
+
+def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+    """`text`, cut so that it is no wider than `width` pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
+
+
+def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
+    """`text` in lines of at most `width` pixels; a single word that is wider is cut."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(joined) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return [_shortened(line, width, font) for line in lines] or [""]
+
+
+def _legend_rows(
+    legend: Sequence[tuple[str, Color]], width: int, font: ImageFont.FreeTypeFont
+) -> list[list[tuple[int, str, Color]]]:
+    """(x offset, name, colour) of each entry, broken into rows of at most `width` pixels."""
+    patch = _line_height(font)
+    rows: list[list[tuple[int, str, Color]]] = []
+    offset = width + 1  # the first entry opens a row
+    for name, color in legend:
+        name = _shortened(name, width - 2 * patch, font)
+        needed = patch + 6 + int(font.getlength(name))
+        if offset + needed > width:
+            rows.append([])
+            offset = 0
+        rows[-1].append((offset, name, color))
+        offset += needed + 16
+    return rows
+
+
+def _draw_legend_row(
+    draw: ImageDraw.ImageDraw, row: list[tuple[int, str, Color]], top: int, font: ImageFont.FreeTypeFont
+) -> None:
+    patch = _line_height(font) - 4
+    for offset, name, color in row:
+        left = _MARGIN + offset
+        draw.rectangle(
+            (left, top, left + patch, top + patch), fill=tuple(int(c) for c in color), outline=(120, 120, 120)
+        )
+        draw.text((left + patch + 6, top), name, fill=_INK, font=font)
