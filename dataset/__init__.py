@@ -1,0 +1,49 @@
+"""Data sets by name."""
+
+import os
+
+from dataset.ade20k import ADE20K
+from dataset.base import SegmentationDataset
+from dataset.camvid import CamVid
+from dataset.cityscapes import Cityscapes
+from dataset.coco_stuff_164k import COCOStuff164k
+from dataset.custom import Custom, Synthetic
+from dataset.voc import PascalVOC
+
+DATASETS: dict[str, type[SegmentationDataset]] = {
+    "citys": Cityscapes,
+    "voc": PascalVOC,
+    "camvid": CamVid,
+    "ade20k": ADE20K,
+    "coco_stuff_164k": COCOStuff164k,
+    "custom": Custom,
+    "synthetic": Synthetic,
+}
+
+
+def build_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    split: str,
+    list_file: str | None = None,
+    ignore_label: int | None = None,
+) -> SegmentationDataset:
+    """Opens a split of a data set; every path is checked.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the data set's folder.
+        split: train, val or test.
+        list_file: a list that replaces the split's own, with paths relative to `root` or absolute.
+        ignore_label: a further mask value that means "ignored"; -1 and None mean 255.
+
+    Raises:
+        ValueError: unknown name or split, unusable list.
+        FileNotFoundError: something is missing; the message says what, how much of it, and the layout expected.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+    return DATASETS[name](root, split, list_file, ignore_label)
+
+
+__all__ = ["DATASETS", "SegmentationDataset", "build_dataset"]

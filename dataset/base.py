@@ -1,0 +1,237 @@
+"""What all data sets share: pairs of files, label maps, the check before training starts."""
+
+import os
+from abc import abstractmethod
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch.utils.data import Dataset
+
+from dataset.files import NAMES_SHOWN, PathList, missing_files, read_image, read_mask, read_text_lines, split_list_line
+
+VOID = 255  # train id of pixels that count nowhere
+_ILLEGAL = 254  # what the table gives for values that a mask must not hold
+MAX_CLASSES = 254
+
+Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute; no mask: None
+
+
+class SegmentationDataset(Dataset):
+    """Images with label maps in train ids.
+
+    A data set is a subclass that says its classes, palette, label map and path rule; see the class attributes and
+    `pairs`. Every path is checked for existence when it is built; contents are checked when they are read
+    (`check_samples` reads some at once).
+
+    Attributes:
+        name: name under which the data set is registered.
+        split: train, val or test.
+        root: the folder.
+        classes: class names, by train id.
+        palette: (r, g, b) of each class.
+        num_classes: K, at most 254.
+        label_ids: the value that stands for each train id in mask files.
+        image_paths: absolute paths.
+        mask_paths: absolute paths, or None where the split has no masks.
+    """
+
+    NAME: str
+    CLASSES: tuple[str, ...] = ()
+    PALETTE: tuple[tuple[int, int, int], ...] = ()
+    LABEL_IDS: tuple[int, ...] | None = None  # mask value of each class; None: the class numbers themselves
+    VOID_VALUES: tuple[int, ...] = ()  # further legal mask values, all ignored; 255 is always one
+    SPLITS: tuple[str, ...] = ("train", "val")
+    FOLDERS: tuple[str, ...] = ()  # usual names of the root, looked for when a folder above is given
+    MARKER: str = ""  # an entry that every root has
+    LAYOUT: str = ""  # the expected folders, for messages
+
+    def __init__(
+        self, root: str | os.PathLike[str], split: str, list_file: str | None = None, ignore_label: int | None = None
+    ) -> None:
+        """Lists the files and checks that they exist.
+
+        Args:
+            root: the data set's folder.
+            split: train, val or test.
+            list_file: text file of "image mask" lines that replaces the split's own list; paths are absolute or
+                relative to `root`.
+            ignore_label: a further value that means "ignored" in mask files; -1 and None mean 255.
+
+        Raises:
+            FileNotFoundError: the folder, a list or some of the files do not exist.
+            ValueError: no such split, an unusable list, a bad `ignore_label`.
+        """
+        self.name, self.split = self.NAME, split
+        self.root = self._find_root(Path(root).expanduser().absolute())
+        if split not in ("train", "val", "test") or (list_file is None and split not in self.splits()):
+            raise ValueError(f"data set {self.name} has no split {split!r}; it has {', '.join(self.splits())}")
+        try:
+            self.classes, self.palette = self.read_classes()
+            pairs = self.pairs() if list_file is None else self.read_list(Path(list_file).expanduser())
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"data set {self.name}, split {split}: {error}\n{self._layout()}") from error
+        if len(self.classes) > MAX_CLASSES:
+            raise ValueError(f"data set {self.name} has {len(self.classes)} classes; at most {MAX_CLASSES} fit")
+        self.num_classes = len(self.classes)
+        self.label_ids = list(self.LABEL_IDS) if self.LABEL_IDS is not None else list(range(self.num_classes))
+        self._table = self._label_table(ignore_label)
+        self._set_paths(pairs, list_file)
+
+    @abstractmethod
+    def pairs(self) -> list[Pair]:
+        """The files of `self.split` under `self.root`, in a fixed order."""
+
+    def read_classes(self) -> tuple[list[str], list[tuple[int, int, int]]]:
+        """Names and colours of the classes."""
+        return list(self.CLASSES), list(self.PALETTE)
+
+    def splits(self) -> tuple[str, ...]:
+        """The splits that exist."""
+        return self.SPLITS
+
+    def pair_of_words(self, words: list[str]) -> Pair:
+        """The pair that one line of a list file names; data sets whose lists hold bare names override this."""
+        return words[0], words[1] if len(words) == 2 else None
+
+    def read_list(self, path: Path) -> list[Pair]:
+        """Reads a list file of "image mask" lines ("image" alone in the test split).
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: it is empty, not text, or has a line that is not one or two paths.
+        """
+        pairs = []
+        for number, line in read_text_lines(path):
+            try:
+                pairs.append(
+                    self.pair_of_words(split_list_line(line, lambda name: os.path.isfile(self._resolve(name))))
+                )
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from error
+            if pairs[-1][1] is None and self.split != "test":
+                raise ValueError(f"{path}, line {number}: no mask for {pairs[-1][0]!r}; expected 'image mask' lines")
+        if any((mask is None) != (pairs[0][1] is None) for _, mask in pairs):
+            raise ValueError(f"{path}: some lines have a mask and some have none; give all of them one, or none")
+        return pairs
+
+    def __len__(self) -> int:
+        return len(self.image_paths)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Reads one sample.
+
+        Returns:
+            RGB image, uint8 (H, W, 3), and train ids with 255 for void, uint8 (H, W), or None without masks.
+
+        Raises:
+            ValueError: a file cannot be decoded, the sizes differ, or the mask holds an illegal value.
+            FileNotFoundError: a file has gone since the check.
+        """
+        image_path = self.image_paths[index]
+        image = read_image(image_path)
+        if self.mask_paths is None:
+            return image, None
+        mask_path = self.mask_paths[index]
+        mask = read_mask(mask_path)
+        if mask.shape != image.shape[:2]:
+            raise ValueError(
+                f"sizes (height x width) differ: image {image_path} is {image.shape[0]}x{image.shape[1]}, "
+                f"mask {mask_path} is {mask.shape[0]}x{mask.shape[1]}"
+            )
+        return image, self.to_train_ids(mask, mask_path)
+
+    def to_train_ids(self, mask: np.ndarray, path: str) -> np.ndarray:
+        """Maps the values of a mask file, (H, W), to train ids; `path` is for the message.
+
+        Raises:
+            ValueError: it holds values that are neither a class nor void.
+        """
+        if mask.dtype == np.uint8:
+            train_ids = cv2.LUT(mask, self._table).reshape(mask.shape)
+            if not (train_ids == _ILLEGAL).any():
+                return train_ids
+        elif 0 <= mask.min() and mask.max() <= 255:
+            return self.to_train_ids(mask.astype(np.uint8), path)
+        values, counts = np.unique(mask, return_counts=True)
+        bad = np.array([not 0 <= v <= 255 or self._table[v] == _ILLEGAL for v in values.tolist()])
+        shown = ", ".join(map(str, values[bad][:10].tolist())) + (", ..." if bad.sum() > 10 else "")
+        raise ValueError(
+            f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
+            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, name it with --ignore-label"
+        )
+
+    def check_samples(self, count: int = 50) -> None:
+        """Reads `count` evenly spaced samples, the first one among them.
+
+        Raises:
+            ValueError, FileNotFoundError: as reading a sample does, for the first bad one.
+        """
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
+            reads = [pool.submit(self.__getitem__, index) for index in evenly_spaced(len(self), count)]
+            try:
+                for read in reads:
+                    read.result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _find_root(self, root: Path) -> Path:
+        if not root.is_dir():
+            raise FileNotFoundError(f"the data folder {root} does not exist\n{self._layout()}")
+        candidates = [root, *(root / folder for folder in self.FOLDERS)]
+        return next((folder for folder in candidates if (folder / self.MARKER).exists()), root)
+
+    def _layout(self) -> str:
+        return f"expected layout of {self.name}:\n{self.LAYOUT}"
+
+    def _resolve(self, path: str) -> str:
+        """Absolute path of a list's entry. Lists in use write "/JPEGImages/x.jpg" for paths below the root."""
+        if path.startswith("/"):
+            first = path.strip("/").split("/")[0]
+            if not first or not (self.root / first).exists() or os.path.isfile(path):
+                return path
+            path = path.lstrip("/")
+        return os.path.join(self.root, path)
+
+    def _set_paths(self, pairs: list[Pair], list_file: str | None) -> None:
+        if not pairs:
+            raise ValueError(f"data set {self.name}, split {self.split}: no image under {self.root}\n{self._layout()}")
+        images = [self._resolve(image) for image, _ in pairs]
+        masks = [self._resolve(mask) for _, mask in pairs if mask is not None]
+        missing = missing_files(images + masks)
+        if missing:
+            names = "".join(f"\n  {name}" for name in missing[:NAMES_SHOWN])
+            source = f" named in {list_file}" if list_file else ""
+            raise FileNotFoundError(
+                f"data set {self.name}, split {self.split}: {len(missing)} of {len(images) + len(masks)} files{source} "
+                f"are missing, first:{names}\n{self._layout()}"
+            )
+        self.image_paths = PathList(images)
+        self.mask_paths = PathList(masks) if masks else None
+
+    def _label_table(self, ignore_label: int | None) -> np.ndarray:
+        table = np.full(256, _ILLEGAL, dtype=np.uint8)
+        table[self.label_ids] = np.arange(self.num_classes, dtype=np.uint8)
+        table[[*self.VOID_VALUES, VOID]] = VOID
+        if ignore_label is not None and ignore_label != -1:
+            if not 0 <= ignore_label <= 255:
+                raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
+            table[ignore_label] = VOID
+        return table
+
+    def _legal_values(self) -> str:
+        """ "0-10, void 11, 255" and the like."""
+        void = np.flatnonzero(self._table == VOID)
+        return f"{_ranges(np.flatnonzero(self._table < _ILLEGAL))}, void {_ranges(void)}"
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` indices spread evenly over range(total), the first one included; all of them where there are fewer."""
+    count = min(total, count)
+    return [index * total // count for index in range(count)]
+
+
+def _ranges(values: np.ndarray) -> str:
+    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -1,0 +1,61 @@
+"""Any folder with list files and a file of class names."""
+
+from pathlib import Path
+
+from dataset.base import Pair, SegmentationDataset
+from dataset.files import read_text_lines
+from utils.visualize import generated_palette
+
+CLASSES_FILE = "classes.txt"
+
+
+class Custom(SegmentationDataset):
+    """A data set of one's own; mask values are the line numbers of classes.txt, from 0, and 255 is void.
+
+    The test split is there where test.txt is; its lines may lack masks.
+    """
+
+    NAME = "custom"
+    SPLITS = ("train", "val", "test")
+    LAYOUT = """\
+  ROOT/classes.txt          one class per line: a name, or a name and its colour "name r g b"
+  ROOT/{train,val}.txt      one "image mask" pair per line, relative to ROOT or absolute; paths with spaces
+                            separated by a tab or in double quotes
+  ROOT/test.txt             if there is one; masks may be left out"""
+
+    def splits(self) -> tuple[str, ...]:
+        return self.SPLITS if (self.root / "test.txt").is_file() else self.SPLITS[:2]
+
+    def pairs(self) -> list[Pair]:
+        return self.read_list(self.root / f"{self.split}.txt")
+
+    def read_classes(self) -> tuple[list[str], list[tuple[int, int, int]]]:
+        path = self.root / CLASSES_FILE
+        names: list[str] = []
+        colours: list[tuple[int, int, int] | None] = []
+        for number, line in read_text_lines(path):
+            name, colour = _name_and_colour(line, path, number)
+            if name in names:
+                raise ValueError(f"{path}, line {number}: the class {name!r} is there twice")
+            names.append(name)
+            colours.append(colour)
+        spare = generated_palette(len(names))
+        return names, [tuple(colour or other) for colour, other in zip(colours, spare, strict=True)]
+
+
+class Synthetic(Custom):
+    """The scenes that `dataset.synthetic` writes, in the same layout."""
+
+    NAME = "synthetic"
+    LAYOUT = Custom.LAYOUT + "\nwrite it with: python -m dataset.synthetic --root ROOT"
+
+
+def _name_and_colour(line: str, path: Path, number: int) -> tuple[str, tuple[int, int, int] | None]:
+    """Takes "traffic light 250 170 30" apart; a line without three numbers at its end is a name."""
+    words = line.split()
+    if len(words) < 4 or not all(word.isdigit() for word in words[-3:]):
+        return line, None
+    colour = tuple(int(word) for word in words[-3:])
+    if max(colour) > 255:
+        raise ValueError(f"{path}, line {number}: colour {colour} has a part above 255")
+    return " ".join(words[:-3]), colour

@@ -1,0 +1,89 @@
+"""The training stream: which sample stands at which position, and which positions each process reads when.
+
+Position p of the stream is sample permutation(seed, p // n)[p % n] with the augmentation drawn from (seed, p). The
+global batch of iteration t is the positions t B .. (t + 1) B - 1. The number of workers or processes changes nothing.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch.utils.data import Sampler
+
+_ORDER, _AUGMENTATION = 0, 1  # keep the two families of random numbers apart
+
+
+class StreamOrder:
+    """Which sample stands at a position: a new permutation of the data set in every epoch."""
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        """Remembers the size of the data set and the seed (an integer from 0)."""
+        if seed < 0:
+            raise ValueError(f"seed {seed}: expected an integer of at least 0")
+        self.num_samples, self.seed = num_samples, seed
+        self._epoch, self._permutation = -1, np.empty(0, dtype=np.int64)
+
+    def index(self, position: int) -> int:
+        """The sample at a position."""
+        epoch, offset = divmod(position, self.num_samples)
+        if epoch != self._epoch:
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(_ORDER, epoch))))
+            self._epoch, self._permutation = epoch, rng.permutation(self.num_samples)
+        return int(self._permutation[offset])
+
+    def generator(self, position: int) -> np.random.Generator:
+        """The source of the random numbers of the sample at a position."""
+        key = np.random.SeedSequence(self.seed, spawn_key=(_AUGMENTATION, position))
+        return np.random.Generator(np.random.Philox(key))
+
+
+class StreamBatchSampler(Sampler[list[int]]):
+    """The positions of each micro-batch of one process, from any iteration on.
+
+    Micro-batch a of an iteration is the a-th contiguous part of its global batch, and each process takes a contiguous
+    slice of that.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        max_iterations: int,
+        *,
+        start_iteration: int = 0,
+        accumulation_steps: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        """Splits the global batch.
+
+        Raises:
+            ValueError: the batch does not divide by accumulation_steps * world_size.
+        """
+        parts = accumulation_steps * world_size
+        if batch_size < 1 or parts < 1:
+            raise ValueError(
+                f"batch size {batch_size}, accumulation steps {accumulation_steps}, processes {world_size}: "
+                "each must be at least 1"
+            )
+        if batch_size % parts:
+            below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
+            divisors = [n for n in range(1, batch_size + 1) if batch_size % (accumulation_steps * n) == 0]
+            raise ValueError(
+                f"batch size {batch_size} (of all processes together) does not divide by {accumulation_steps} "
+                f"accumulation step(s) x {world_size} process(es) = {parts}; batch sizes that do: "
+                f"{', '.join(str(size) for size in (below, above) if size)}"
+                + (f"; numbers of processes that do: {', '.join(map(str, divisors))}" if divisors else "")
+            )
+        self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
+        self.start_iteration, self.max_iterations = start_iteration, max_iterations
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return max(0, self.max_iterations - self.start_iteration) * self.accumulation_steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        micro_batch = self.batch_size // self.accumulation_steps
+        own = micro_batch // self.world_size
+        for iteration in range(self.start_iteration, self.max_iterations):
+            for part in range(self.accumulation_steps):
+                start = iteration * self.batch_size + part * micro_batch + self.rank * own
+                yield list(range(start, start + own))

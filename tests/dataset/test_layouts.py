@@ -1,0 +1,167 @@
+"""Every data set in its real layout, with one image per split."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dataset import DATASETS, build_dataset
+from tests.pseudo_datasets import MASK_VALUES, SPLITS, block_mask, sample_paths, write_mask, write_pseudo_dataset
+
+CASES = [(name, split) for name, splits in SPLITS.items() for split in splits]
+
+# mask value -> train id, written out by hand for the values that the pseudo masks hold
+TRAIN_IDS = {
+    "citys": {7: 0, 8: 1, 11: 2, 0: 255, 33: 18},
+    "voc": {0: 0, 1: 1, 20: 20, 255: 255},
+    "camvid": {0: 0, 3: 3, 10: 10, 11: 255},
+    "ade20k": {0: 255, 1: 0, 2: 1, 150: 149},
+    "coco_stuff_164k": {0: 0, 90: 90, 181: 181, 255: 255},
+    "custom": {0: 0, 1: 1, 2: 2, 255: 255},
+    "synthetic": {0: 0, 1: 1, 2: 2, 255: 255},
+}
+NUM_CLASSES = {"citys": 19, "voc": 21, "camvid": 11, "ade20k": 150, "coco_stuff_164k": 182, "custom": 3, "synthetic": 3}
+
+
+@pytest.mark.parametrize(("name", "split"), CASES)
+def test_layout_is_read_and_labels_are_mapped(tmp_path, name, split):
+    data = build_dataset(name, write_pseudo_dataset(name, tmp_path), split)
+    assert len(data) == 1 and data.name == name and data.split == split
+    assert data.num_classes == len(data.classes) == len(data.palette) == NUM_CLASSES[name]
+    image, mask = data[0]
+    assert image.shape == (32, 48, 3) and image.dtype == np.uint8
+    if name == "citys" and split == "test":
+        assert mask is None and data.mask_paths is None
+        return
+    stored = block_mask((32, 48), MASK_VALUES[name], 1000 * SPLITS[name].index(split))
+    expected = np.vectorize(TRAIN_IDS[name].get)(stored)
+    np.testing.assert_array_equal(mask, expected)
+    assert mask.dtype == np.uint8
+    assert [data.label_ids[train_id] for train_id in TRAIN_IDS[name].values() if train_id != 255] == [
+        value for value, train_id in TRAIN_IDS[name].items() if train_id != 255
+    ]
+
+
+@pytest.mark.parametrize("name", list(SPLITS))
+def test_illegal_value_names_file_value_and_legal_ones(tmp_path, name):
+    illegal = {"citys": 77, "voc": 77, "camvid": 77, "ade20k": 151, "coco_stuff_164k": 182}.get(name, 3)
+    root = write_pseudo_dataset(name, tmp_path)
+    mask = block_mask((32, 48), MASK_VALUES[name])
+    mask[3, 4] = illegal
+    path = root / sample_paths(name, "train", "train_000")[1]
+    write_mask(path, mask, palette=name == "voc")
+    data = build_dataset(name, root, "train")
+    with pytest.raises(ValueError, match=rf"(?s){path.name}.*{illegal} \(1 pixels\).*Legal.*255") as caught:
+        data.check_samples()
+    assert str(path) in str(caught.value)
+    data = build_dataset(name, root, "train", ignore_label=illegal)
+    assert data[0][1][3, 4] == 255
+
+
+def test_published_ignore_label_means_255(tmp_path):
+    root = write_pseudo_dataset("camvid", tmp_path)
+    np.testing.assert_array_equal(
+        build_dataset("camvid", root, "train", ignore_label=-1)[0][1], build_dataset("camvid", root, "train")[0][1]
+    )
+    with pytest.raises(ValueError, match="ignore label 256"):
+        build_dataset("camvid", root, "train", ignore_label=256)
+
+
+def test_cityscapes_void_labels_are_legal(tmp_path):
+    root = write_pseudo_dataset("citys", tmp_path)
+    values = np.array([*range(34), 255], dtype=np.uint8)
+    write_mask(root / sample_paths("citys", "train", "train_000")[1], np.resize(values, (32, 48)))
+    mask = build_dataset("citys", root, "train")[0][1]
+    assert sorted(np.unique(mask)) == [*range(19), 255]
+    ids = np.resize(values, (32, 48))
+    assert (mask[ids == 24] == 11).all() and (mask[ids == 26] == 13).all() and (mask[ids == 29] == 255).all()
+
+
+def test_unknown_names_and_splits_list_what_exists(tmp_path):
+    with pytest.raises(ValueError, match="citys, voc, camvid, ade20k, coco_stuff_164k, custom, synthetic"):
+        build_dataset("cityscapes", tmp_path, "train")
+    with pytest.raises(ValueError, match="no split 'test'; it has train, val"):
+        build_dataset("voc", write_pseudo_dataset("voc", tmp_path / "voc"), "test")
+    root = write_pseudo_dataset("custom", tmp_path / "custom")
+    (root / "test.txt").unlink()
+    with pytest.raises(ValueError, match="no split 'test'; it has train, val"):
+        build_dataset("custom", root, "test")
+
+
+@pytest.mark.parametrize("name", list(DATASETS))
+def test_missing_root_and_empty_root_say_the_layout(tmp_path, name):
+    with pytest.raises(FileNotFoundError, match=rf"(?s)nowhere does not exist.*expected layout of {name}.*ROOT/"):
+        build_dataset(name, tmp_path / "nowhere", "train")
+    with pytest.raises(FileNotFoundError, match=rf"(?s)does not exist.*expected layout of {name}.*ROOT/"):
+        build_dataset(name, tmp_path, "train")
+
+
+def test_missing_masks_are_counted_and_the_first_are_named(tmp_path):
+    root = write_pseudo_dataset("ade20k", tmp_path, count=9)
+    for index in range(1, 9):
+        (root / sample_paths("ade20k", "train", f"train_{index:03d}")[1]).unlink()
+    with pytest.raises(FileNotFoundError, match=r"(?s)8 of 18 files.*train_001.*train_005.*expected layout") as caught:
+        build_dataset("ade20k", root, "train")
+    assert "train_006" not in str(caught.value)
+
+
+def test_folder_above_the_root_is_accepted(tmp_path):
+    write_pseudo_dataset("ade20k", tmp_path / "ADEChallengeData2016")
+    assert build_dataset("ade20k", tmp_path, "val").root == tmp_path / "ADEChallengeData2016"
+
+
+class TestVOCLists:
+    def test_second_name_of_the_training_list(self, tmp_path):
+        root = write_pseudo_dataset("voc", tmp_path, count=3)
+        lists = root / "ImageSets/Segmentation"
+        (lists / "trainaug.txt").unlink()
+        (lists / "train_aug.txt").write_text("/JPEGImages/train_001.jpg /SegmentationClassAug/train_001.png\n")
+        data = build_dataset("voc", root, "train")
+        assert list(data.mask_paths) == [str(root / "SegmentationClassAug/train_001.png")]
+        assert list(data.image_paths) == [str(root / "JPEGImages/train_001.jpg")]
+
+    @pytest.mark.parametrize("pairs", [False, True])
+    def test_without_a_list_all_augmented_masks_but_those_of_val(self, tmp_path, pairs):
+        root = write_pseudo_dataset("voc", tmp_path, count=3)
+        lists = root / "ImageSets/Segmentation"
+        (lists / "trainaug.txt").unlink()
+        write_mask(root / "SegmentationClassAug/val_001.png", block_mask((32, 48), (0, 1)))
+        if pairs:
+            lines = [f"/JPEGImages/val_{i:03d}.jpg /SegmentationClass/val_{i:03d}.png\n" for i in range(3)]
+            (lists / "val.txt").write_text("".join(lines))
+        data = build_dataset("voc", root, "train")
+        assert [Path(path).stem for path in data.mask_paths] == ["train_000", "train_001", "train_002"]
+        assert len(build_dataset("voc", root, "val")) == 3
+
+
+def test_classes_file_of_a_custom_data_set(tmp_path):
+    root = write_pseudo_dataset("custom", tmp_path)
+    (root / "classes.txt").write_text("road 128 64 128\r\ntraffic light\r\n\r\nroute 66 is long\r\nsky 1 2 3\r\n")
+    data = build_dataset("custom", root, "train")
+    assert data.classes == ["road", "traffic light", "route 66 is long", "sky"]
+    assert data.palette[0] == (128, 64, 128) and data.palette[3] == (1, 2, 3)
+    (root / "classes.txt").write_text("road\nroad\n")
+    with pytest.raises(ValueError, match=r"line 2: the class 'road' is there twice"):
+        build_dataset("custom", root, "train")
+    (root / "classes.txt").write_text("road 1 2 256\n")
+    with pytest.raises(ValueError, match=r"above 255"):
+        build_dataset("custom", root, "train")
+
+
+def test_palettes_hold_bytes():
+    for name, kind in DATASETS.items():
+        if name not in ("custom", "synthetic"):
+            assert all(len(c) == 3 and 0 <= min(c) <= max(c) <= 255 for c in kind.PALETTE), name
+    citys = DATASETS["citys"]
+    assert citys.PALETTE[citys.CLASSES.index("sky")] == (70, 130, 180)
+
+
+def test_camvid_as_it_is_on_disk():
+    root = Path(os.environ.get("CAMVID_ROOT", Path(__file__).parents[3] / "shared" / "camvid"))
+    if not root.is_dir():
+        pytest.skip(f"no CamVid: neither CAMVID_ROOT nor {root}")
+    for split, count in (("train", 367), ("val", 101), ("test", 233)):
+        data = build_dataset("camvid", root, split)
+        data.check_samples(3)
+        assert len(data) == count and data[0][0].shape == (360, 480, 3)

@@ -1,0 +1,185 @@
+"""Crop before resize equals resize before crop; padding, flip and normalisation."""
+
+from fractions import Fraction
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dataset.transforms import (
+    BGR_MEAN,
+    PUBLISHED_SCALES,
+    CropWindow,
+    TrainTransform,
+    nearest_indices,
+    normalize,
+    resized_window,
+    scaled_length,
+)
+from tests.pseudo_datasets import block_mask, textured_image
+
+SIZES = [(101, 203), (64, 97), (333, 127), (7, 5)]
+
+
+def bilinear_by_definition(image, scale):
+    """float64 bilinear samples at (x + 1/2) / scale - 1/2, edges repeated."""
+    result = image.astype(np.float64)
+    for axis in (0, 1):
+        length = image.shape[axis]
+        at = np.clip((np.arange(scaled_length(length, scale)) + 0.5) / float(scale) - 0.5, 0, length - 1)
+        low = np.floor(at).astype(int)
+        weight = (at - low).reshape([-1 if a == axis else 1 for a in range(3)])
+        high = np.minimum(low + 1, length - 1)
+        result = result.take(low, axis) * (1 - weight) + result.take(high, axis) * weight
+    return result
+
+
+def noisy(size, seed=0):
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3))
+    return ((textured_image(size, seed).astype(int) + noise) // 2).astype(np.uint8)
+
+
+def random_windows(size, scale, crop, count):
+    rng = np.random.default_rng(3)
+    transform = TrainTransform(crop, [float(scale)])
+    return [transform.draw(size, rng) for _ in range(count)]
+
+
+@pytest.mark.parametrize("scale", [*PUBLISHED_SCALES, 0.25, 1.25, 3.7])
+@pytest.mark.parametrize("size", SIZES)
+def test_window_equals_resize_then_crop(size, scale):
+    scale = Fraction(scale).limit_denominator(100)
+    image = noisy(size)
+    exact = bilinear_by_definition(image, scale)
+    whole = cv2.resize(image, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_LINEAR)
+    assert whole.shape == exact.shape
+    for window in random_windows(size, scale, (41, 53), 8):
+        part = resized_window(image, window)
+        place = np.s_[window.top : window.top + window.height, window.left : window.left + window.width]
+        assert np.abs(part - exact[place]).max() <= 1.0
+        assert np.abs(part.astype(int) - whole[place]).max() <= 1
+        assert (part != whole[place]).mean() < 0.02
+
+
+@pytest.mark.parametrize("scale", PUBLISHED_SCALES)
+def test_only_the_shown_part_is_read(scale):
+    image = np.zeros((400, 600, 3), dtype=np.uint8)
+    for window in random_windows((400, 600), scale, (40, 50), 5):
+        # poison what lies further than two blocks of 20 source pixels away: the window must not change
+        factor = float(window.scale)
+        top, bottom = window.top / factor - 45, (window.top + window.height) / factor + 45
+        left, right = window.left / factor - 45, (window.left + window.width) / factor + 45
+        poisoned = np.full_like(image, 255)
+        place = np.s_[max(0, int(top)) : int(bottom), max(0, int(left)) : int(right)]
+        poisoned[place] = 0
+        assert resized_window(poisoned, window).max() == 0
+
+
+@pytest.mark.parametrize("scale", PUBLISHED_SCALES)
+def test_mask_takes_the_pixel_of_the_largest_bilinear_weight(scale):
+    """The chosen pixel is at most half a pixel from the coordinate where the image is sampled."""
+    scale = Fraction(scale).limit_denominator(100)
+    length = 61
+    index = nearest_indices(0, scaled_length(length, scale), scale, length)
+    centre = (np.arange(len(index)) + 0.5) / float(scale) - 0.5
+    assert np.abs(index - np.clip(centre, 0, length - 1)).max() <= 0.5 + 1e-9
+    assert (np.diff(index) >= 0).all()
+
+
+def test_image_and_mask_stay_aligned():
+    """An image painted with its labels shows, after any transform, the label's colour wherever blocks are flat."""
+    mask = np.kron(block_mask((8, 10), (0, 1, 2, 3)), np.ones((16, 16), dtype=np.uint8))
+    image = np.repeat(mask[..., None] * 60, 3, axis=2).astype(np.uint8)
+    transform = TrainTransform((60, 80))
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        window = transform.draw(mask.shape, rng)
+        pixels, target = np.empty((3, 60, 80), np.uint8), np.empty((60, 80), np.uint8)
+        transform.apply(image, mask, window, pixels, target)
+        inside = np.s_[: window.height, : window.width]
+        difference = np.abs(pixels[0][inside].astype(int) - target[inside] * 60)
+        # a pixel is mixed at edges only, and never nearer to another label's colour when there are two of them
+        assert (difference > 1).mean() < 0.15
+        assert (target[window.height :] == 255).all() and (target[:, window.width :] == 255).all()
+        assert (pixels[:, window.height :] == 0).all() and (pixels[:, :, window.width :] == 0).all()
+
+
+def test_flip_mirrors_the_image_and_keeps_the_padding_right_and_below():
+    image, mask = noisy((20, 30)), block_mask((20, 30), (0, 1, 2))
+    transform = TrainTransform((32, 40), [1.0])
+    plain, flipped = (CropWindow(Fraction(1), 0, 0, 20, 30, flip) for flip in (False, True))
+    results = []
+    for window in (plain, flipped):
+        pixels, target = np.empty((3, 32, 40), np.uint8), np.empty((32, 40), np.uint8)
+        transform.apply(image, mask, window, pixels, target)
+        results.append((pixels[:, :20, :30], target[:20, :30]))
+        assert (target[20:] == 255).all() and (target[:, 30:] == 255).all()
+    np.testing.assert_array_equal(results[0][0], image.transpose(2, 0, 1))
+    np.testing.assert_array_equal(results[1][0], image[:, ::-1].transpose(2, 0, 1))
+    np.testing.assert_array_equal(results[0][1], mask)
+    np.testing.assert_array_equal(results[1][1], mask[:, ::-1])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])
+def test_tiny_images(size):
+    image, mask = noisy(size), np.ones(size, dtype=np.uint8)
+    transform = TrainTransform((6, 6))
+    for seed in range(60):
+        window = transform.draw(size, np.random.default_rng(seed))
+        pixels, target = np.empty((3, 6, 6), np.uint8), np.empty((6, 6), np.uint8)
+        transform.apply(image, mask, window, pixels, target)
+        assert (target[: window.height, : window.width] == 1).all() and (
+            target == 1
+        ).sum() == window.height * window.width
+
+
+def test_draws_cover_scales_places_and_flips():
+    transform = TrainTransform((40, 40))
+    windows = [transform.draw((100, 100), np.random.default_rng(seed)) for seed in range(2000)]
+    assert {float(w.scale) for w in windows} == set(PUBLISHED_SCALES)
+    assert 900 < sum(w.flip for w in windows) < 1100
+    half = [w for w in windows if w.scale == Fraction(1, 2)]
+    assert {w.top for w in half} == set(range(11)) == {w.left for w in half}
+    assert not any(
+        w.flip for w in (TrainTransform((4, 4), flip=False).draw((9, 9), np.random.default_rng(s)) for s in range(20))
+    )
+
+
+@pytest.mark.parametrize("crop", [(0, 0), (-1, 5), (5, 0)])
+def test_bad_crop_size(crop):
+    with pytest.raises(ValueError, match="at least 1"):
+        TrainTransform(crop)
+
+
+@pytest.mark.parametrize("scales", [[], [0.0], [-1.0], [float("nan")], [float("inf")], [0.001]])
+def test_bad_scales(scales):
+    with pytest.raises(ValueError, match="scale"):
+        TrainTransform((5, 5), scales)
+
+
+def test_normalize():
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    valid_size = torch.tensor([[5, 7], [3, 4]])
+    result = normalize(images, valid_size)
+    expected = images.flip(1).double() - torch.tensor(BGR_MEAN).double().view(1, 3, 1, 1)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(normalize(images), expected.float())
+    expected[1, :, 3:], expected[1, :, :, 4:] = 0, 0
+    torch.testing.assert_close(result, expected.float())
+    assert (result[1, :, 3:] == 0).all() and (result[1, :, :, 4:] == 0).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_normalize_does_not_wait_for_the_device():
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    valid_size = torch.tensor([[5, 7], [3, 4]])
+    on_device, size = images.cuda(), valid_size.cuda()
+    normalize(on_device, size)  # the mean is copied once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        result = normalize(on_device, size)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(result.cpu(), normalize(images, valid_size))
