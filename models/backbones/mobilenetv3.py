@@ -1,0 +1,233 @@
+"""MobileNetV3 small and large with dilated last stages, output stride 8.
+
+Howard et al. 2019 (arXiv:1905.02244), tables 1 and 2. Blocks count from 1, the stem is layer 0.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Row(NamedTuple):
+    """One block of the paper's table; `stride` is the paper's, also where dilation replaces it."""
+
+    kernel_size: int
+    mid_channels: int
+    out_channels: int
+    squeeze: bool
+    hard_swish: bool
+    stride: int
+
+
+SMALL = (
+    Row(3, 16, 16, True, False, 2),
+    Row(3, 72, 24, False, False, 2),
+    Row(3, 88, 24, False, False, 1),
+    Row(5, 96, 40, True, True, 2),
+    Row(5, 240, 40, True, True, 1),
+    Row(5, 240, 40, True, True, 1),
+    Row(5, 120, 48, True, True, 1),
+    Row(5, 144, 48, True, True, 1),
+    Row(5, 288, 96, True, True, 2),
+    Row(5, 576, 96, True, True, 1),
+    Row(5, 576, 96, True, True, 1),
+)
+LARGE = (
+    Row(3, 16, 16, False, False, 1),
+    Row(3, 64, 24, False, False, 2),
+    Row(3, 72, 24, False, False, 1),
+    Row(5, 72, 40, True, False, 2),
+    Row(5, 120, 40, True, False, 1),
+    Row(5, 120, 40, True, False, 1),
+    Row(3, 240, 80, False, True, 2),
+    Row(3, 200, 80, False, True, 1),
+    Row(3, 184, 80, False, True, 1),
+    Row(3, 184, 80, False, True, 1),
+    Row(3, 480, 112, True, True, 1),
+    Row(3, 672, 112, True, True, 1),
+    Row(5, 672, 160, True, True, 2),
+    Row(5, 960, 160, True, True, 1),
+    Row(5, 960, 160, True, True, 1),
+)
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution that pads at run time to out = ceil(in / stride), the smaller half left and above."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, bottom = self._padding(x.shape[-2], 0)
+        left, right = self._padding(x.shape[-1], 1)
+        return super().forward(F.pad(x, (left, right, top, bottom)))
+
+    def _padding(self, size: int, axis: int) -> tuple[int, int]:
+        stride = self.stride[axis]
+        reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
+        out = -(-size // stride)
+        total = max((out - 1) * stride + reach - size, 0)
+        return total // 2, total - total // 2
+
+
+class ConvBlock(nn.Module):
+    """Convolution without bias, batch norm, activation or none.
+
+    Args:
+        same: pad "SAME" at run time instead of dilation * (kernel_size - 1) / 2.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        same: bool = False,
+        activation: nn.Module | None = None,
+    ) -> None:
+        super().__init__()
+        conv_type = SameConv2d if same else nn.Conv2d
+        self.conv = conv_type(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=0 if same else dilation * (kernel_size - 1) // 2,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+        )
+        self.bn = nn.BatchNorm2d(out_channels)
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.bn(self.conv(x))
+        return x if self.activation is None else self.activation(x)
+
+
+class BiasedConv(nn.Module):
+    """1x1 convolution with bias under the name `conv`."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class SqueezeExcite(nn.Module):
+    """Scale channels by a gate of their global average (Hu et al., arXiv:1709.01507), with the hard sigmoid."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        width = round_channels(channels / 4)
+        self.conv1 = BiasedConv(channels, width)
+        self.conv2 = BiasedConv(width, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = F.relu(self.conv1(F.adaptive_avg_pool2d(x, 1)), inplace=True)  # N, C/4, 1, 1
+        return x * F.hardsigmoid(self.conv2(gate))  # clamp((x + 3) / 6, 0, 1)
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, squeeze-excite, project; the input is added where the built stride is 1 and widths agree.
+
+    Args:
+        in_channels: input channels.
+        row: the paper's line.
+        dilation: of the depthwise convolution.
+        dilated: the block belongs to the dilated stages: its stride is dropped, its padding rule stays.
+    """
+
+    def __init__(self, in_channels: int, row: Row, *, dilation: int, dilated: bool) -> None:
+        super().__init__()
+        act = nn.Hardswish if row.hard_swish else nn.ReLU
+        mid = row.mid_channels
+        self.adds_input = row.stride == 1 and in_channels == row.out_channels
+        self.expand_conv = None if in_channels == mid else ConvBlock(in_channels, mid, activation=act(inplace=True))
+        self.depthwise_conv = ConvBlock(
+            mid,
+            mid,
+            row.kernel_size,
+            stride=1 if dilated else row.stride,
+            dilation=dilation,
+            groups=mid,
+            same=row.stride == 2,
+            activation=act(inplace=True),
+        )
+        self.se = SqueezeExcite(mid) if row.squeeze else None
+        self.linear_conv = ConvBlock(mid, row.out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = x if self.expand_conv is None else self.expand_conv(x)
+        out = self.depthwise_conv(out)
+        if self.se is not None:
+            out = self.se(out)
+        out = self.linear_conv(out)
+        return x + out if self.adds_input else out
+
+
+class MobileNetV3(nn.Module):
+    """MobileNetV3 without its classifier.
+
+    Args:
+        rows: the paper's table.
+        last_channels: width of the last 1x1 convolution.
+        dilations: (first, last, dilation) of the dilated runs of blocks, counted from 1.
+        stage_ends: layers whose outputs are the four stages.
+
+    Attributes:
+        channels: channels of the four stages.
+        output_stride: 8.
+    """
+
+    output_stride = 8
+
+    def __init__(
+        self,
+        rows: tuple[Row, ...],
+        last_channels: int,
+        dilations: tuple[tuple[int, int, int], ...],
+        stage_ends: tuple[int, int, int, int],
+    ) -> None:
+        super().__init__()
+        self.num_layers = len(rows) + 2
+        self.stage_ends = stage_ends
+        self.layer0 = ConvBlock(3, 16, 3, stride=2, same=True, activation=nn.Hardswish(inplace=True))
+        in_channels, widths = 16, {}
+        for index, row in enumerate(rows, start=1):
+            dilation = next((d for first, last, d in dilations if first <= index <= last), 1)
+            self.add_module(
+                f"layer{index}", InvertedResidual(in_channels, row, dilation=dilation, dilated=dilation > 1)
+            )
+            in_channels = widths[index] = row.out_channels
+        last = self.num_layers - 1
+        self.add_module(f"layer{last}", ConvBlock(in_channels, last_channels, activation=nn.Hardswish(inplace=True)))
+        widths[last] = last_channels
+        self.channels = tuple(widths[end] for end in stage_ends)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Map images (N, 3, H, W) to the four stages, at strides 4, 8, 8 and 8."""
+        stages = []
+        for index in range(self.num_layers):
+            x = getattr(self, f"layer{index}")(x)
+            if index in self.stage_ends:
+                stages.append(x)
+        return stages
+
+
+def round_channels(channels: float, divisor: int = 8) -> int:
+    """Round to a multiple of `divisor`, at least `divisor` and not below 0.9 of the value."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def mobilenetv3_small() -> MobileNetV3:
+    return MobileNetV3(SMALL, 576, dilations=((4, 8, 2), (9, 11, 4)), stage_ends=(1, 3, 8, 12))
+
+
+def mobilenetv3_large() -> MobileNetV3:
+    return MobileNetV3(LARGE, 960, dilations=((7, 12, 2), (13, 15, 4)), stage_ends=(3, 6, 12, 16))

@@ -1,0 +1,1 @@
+"""Segmentation heads: backbone stages -> (logits, features)."""

@@ -1,0 +1,50 @@
+"""Pyramid pooling head of PSPNet (Zhao et al. 2017, arXiv:1612.01105, section 3.2)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import conv_bn_relu
+
+
+class PyramidPooling(nn.Module):
+    """Average pools of several sizes, each reduced to a quarter of the channels, beside the map itself."""
+
+    sizes = (1, 2, 3, 6)
+
+    def __init__(self, in_channels: int) -> None:
+        super().__init__()
+        width = in_channels // 4
+        for index in range(1, len(self.sizes) + 1):
+            self.add_module(f"conv{index}", conv_bn_relu(in_channels, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for index, size in enumerate(self.sizes, start=1):
+            pooled = getattr(self, f"conv{index}")(F.adaptive_avg_pool2d(x, size))  # N, C/4, size, size
+            maps.append(F.interpolate(pooled, size=x.shape[-2:], mode="bilinear", align_corners=True))
+        return torch.cat(maps, dim=1)  # N, 2C, h, w
+
+
+class PSPHead(nn.Module):
+    """Pyramid pooling, a 3x3 convolution whose output is the distilled map, and the classifier.
+
+    Args:
+        in_channels: channels of the backbone's last stage.
+        num_classes: K.
+        width: channels of the features.
+    """
+
+    classifier_name = "classifier"
+    pools_globally = True
+
+    def __init__(self, in_channels: int, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.psp = PyramidPooling(in_channels)
+        self.block = nn.Sequential(*conv_bn_relu(in_channels + 4 * (in_channels // 4), width, 3), nn.Dropout(0.1))
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Return (logits (N, K, h, w), features (N, width, h, w)) at the size of the last stage."""
+        features = self.block(self.psp(stages[-1]))
+        return self.classifier(features), features
