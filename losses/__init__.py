@@ -1,0 +1,45 @@
+"""Registry of distillation methods."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from losses.base import Distiller
+from losses.cirkdv2 import CIRKDV2
+
+METHODS: dict[str, type[Distiller]] = {
+    "cirkdv2": CIRKDV2,
+}
+
+
+def build_distiller(
+    method: str,
+    student_shape: tuple[int, int, int],
+    teacher_shape: tuple[int, int, int],
+    num_classes: int,
+    config: Any | Mapping[str, Any] | None = None,
+) -> Distiller:
+    """Build a distillation loss.
+
+    Args:
+        method: a key of METHODS.
+        student_shape, teacher_shape: (C, h, w) of the features at the training crop.
+        num_classes: number of classes.
+        config: the method's ``Config``, a mapping of some of its fields, or None for the published settings.
+
+    Raises:
+        ValueError: unknown method or field, a value out of range, or a shape that is not (C, h, w).
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown distillation method {method!r}: there are {', '.join(sorted(METHODS))}")
+    for name, shape in (("student_shape", student_shape), ("teacher_shape", teacher_shape)):
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(f"{name} must be (channels, height, width), each at least 1, got {tuple(shape)}")
+    method_class = METHODS[method]
+    if config is None or isinstance(config, Mapping):
+        options = dict(config or {})
+        known = method_class.Config.__dataclass_fields__
+        unknown = sorted(set(options) - set(known))
+        if unknown:
+            raise ValueError(f"{method} has no option {', '.join(unknown)}: there are {', '.join(known)}")
+        config = method_class.Config(**options)
+    return method_class(tuple(student_shape), tuple(teacher_shape), num_classes, config)

@@ -1,0 +1,208 @@
+"""Pure functions of the distillation losses: no state, no collectives, no host synchronisation.
+
+Symbols: B images, N anchors, C channels, D embedding, K keys; KL(p || q) has the teacher's distribution as p.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.relation_function import RelationPairs, RelationSum, compute_dtype
+from utils.seed import hash_bits
+
+
+def relation_kl(
+    student: Tensor,
+    teacher: Tensor,
+    student_keys: Tensor,
+    teacher_keys: Tensor,
+    temperature: float,
+    *,
+    anchor_weight: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Mean KL divergence between the teacher's and the student's distributions of similarity to the keys.
+
+    mean over anchors of KL(softmax(T Q_t^T / temperature) || softmax(S Q_s^T / temperature)). Anchors are visited in
+    chunks and the gradient is formed on the way, so that nothing of size N x K is kept.
+
+    Args:
+        student: (N, D_s), any strides; the gradient has its dtype.
+        teacher: (N, D_t), no gradient.
+        student_keys: (K, D_s); gets a gradient where it requires one.
+        teacher_keys: (K, D_t), no gradient.
+        temperature: divisor of the similarities.
+        anchor_weight: (N,) not negative; the result is the weighted sum / the sum of weights. None = all one.
+        key_mask: (K,) bool, False = the key does not exist. None = all exist.
+        chunk_size: anchors per chunk, by default so many that a chunk x K buffer takes a few MiB.
+
+    Returns:
+        0-dimensional, float32 (float64 for float64 input). 0 with zero gradients, yet connected to the graph, when no
+        anchor has weight or no key exists (N = 0 and K = 0 included).
+
+    Raises:
+        ValueError: shapes that do not fit, temperature or chunk size not above 0.
+    """
+    total = relation_kl_sum(
+        student,
+        teacher,
+        student_keys,
+        teacher_keys,
+        temperature,
+        anchor_weight=anchor_weight,
+        key_mask=key_mask,
+        chunk_size=chunk_size,
+    )
+    if anchor_weight is None:
+        return total / max(student.shape[0], 1)
+    weight = anchor_weight.detach().sum(dtype=total.dtype)
+    return total * torch.where(weight > 0, 1 / torch.where(weight > 0, weight, 1.0), 0.0)
+
+
+def relation_kl_sum(
+    student: Tensor,
+    teacher: Tensor,
+    student_keys: Tensor,
+    teacher_keys: Tensor,
+    temperature: float,
+    *,
+    anchor_weight: Tensor | None = None,
+    key_mask: Tensor | None = None,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """The (weighted) sum over anchors instead of the mean; see :func:`relation_kl`.
+
+    For means over several processes, whose divisor is not known from one process's anchors.
+    """
+    _check_relation(student, teacher, student_keys, teacher_keys, temperature, chunk_size)
+    num_anchors, num_keys = student.shape[0], student_keys.shape[0]
+    if anchor_weight is not None and anchor_weight.shape != (num_anchors,):
+        raise ValueError(f"anchor_weight must have shape ({num_anchors},), got {tuple(anchor_weight.shape)}")
+    if key_mask is not None and key_mask.shape != (num_keys,):
+        raise ValueError(f"key_mask must have shape ({num_keys},), got {tuple(key_mask.shape)}")
+    return RelationSum.apply(
+        student,
+        student_keys,
+        teacher.detach(),
+        teacher_keys.detach(),
+        1.0 / temperature,
+        anchor_weight,
+        key_mask,
+        chunk_size,
+        torch.is_grad_enabled(),
+    )
+
+
+def relation_kl_pairs(
+    student: Tensor,
+    teacher: Tensor,
+    pairs: list[tuple[int, int]],
+    temperature: float,
+    *,
+    chunk_size: int | None = None,
+) -> Tensor:
+    """Relations between images: mean over pairs (i, j) of :func:`relation_kl` with anchors of i and keys of j.
+
+    One gradient buffer of the size of ``student`` serves all pairs.
+
+    Args:
+        student: (B, L, D_s) rows of every image, any strides.
+        teacher: (B, L, D_t), no gradient.
+        pairs: (anchor image, key image), as host integers.
+        temperature, chunk_size: as in :func:`relation_kl`.
+    """
+    if student.dim() != 3 or teacher.dim() != 3 or student.shape[:2] != teacher.shape[:2]:
+        raise ValueError(
+            "student and teacher must be (B, L, D) with the same B and L, "
+            f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    if temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, got {temperature}")
+    total = RelationPairs.apply(
+        student, teacher.detach(), tuple(pairs), 1.0 / temperature, chunk_size, torch.is_grad_enabled()
+    )
+    return total / max(len(pairs) * student.shape[1], 1)
+
+
+def _check_relation(student, teacher, student_keys, teacher_keys, temperature, chunk_size) -> None:
+    shapes = [tuple(tensor.shape) for tensor in (student, teacher, student_keys, teacher_keys)]
+    fits = (
+        all(len(shape) == 2 for shape in shapes)
+        and shapes[0][0] == shapes[1][0]
+        and shapes[2][0] == shapes[3][0]
+        and shapes[0][1] == shapes[2][1]
+        and shapes[1][1] == shapes[3][1]
+    )
+    if not fits:
+        raise ValueError(
+            "student (N, D_s), teacher (N, D_t), student_keys (K, D_s), teacher_keys (K, D_t) do not fit: got "
+            + ", ".join(map(str, shapes))
+        )
+    if temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, got {temperature}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+
+
+def pixel_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Knowledge distillation of the logits at every position (Hinton et al., 2015), ignored pixels included.
+
+    Args:
+        student_logits: (B, Y, h, w).
+        teacher_logits: (B, Y, h', w'), resized to the student's size where it differs; no gradient.
+        temperature: both logits are divided by it; the result is multiplied by its square.
+
+    Returns:
+        0-dimensional: mean over B*h*w of temperature^2 * KL over the classes.
+    """
+    dtype = compute_dtype(student_logits)
+    teacher_logits = resize_like(teacher_logits.detach().to(dtype), student_logits)
+    log_student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher_logits / temperature, dim=1)
+    positions = student_logits.shape[0] * student_logits.shape[2:].numel()
+    return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * (temperature**2 / positions)
+
+
+def unit(tensor: Tensor, dim: int) -> Tensor:
+    """Divide by the L2 norm along ``dim``, in at least float32; a zero vector stays zero and its gradient is finite."""
+    return F.normalize(tensor.to(compute_dtype(tensor)), p=2.0, dim=dim, eps=1e-12)
+
+
+def pool4x4(tensor: Tensor) -> Tensor:
+    """Average 4x4 positions, (N, C, h, w) -> (N, C, ceil(h/4), ceil(w/4)); border windows average what is there."""
+    return F.avg_pool2d(tensor, 4, 4, ceil_mode=True, count_include_pad=False)
+
+
+def resize_like(tensor: Tensor, reference: Tensor) -> Tensor:
+    """Resize (N, C, h, w) bilinearly (align_corners=True) to the size of ``reference``; the same tensor where equal."""
+    if tensor.shape[2:] == reference.shape[2:]:
+        return tensor
+    return F.interpolate(tensor, size=reference.shape[2:], mode="bilinear", align_corners=True)
+
+
+def resize_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
+    """Nearest-neighbour resize of labels (N, H, W) to (N, h, w): source index = floor(i * H / h), in integers."""
+    height, width = target.shape[1:]
+    rows = torch.arange(size[0], device=target.device) * height // size[0]
+    columns = torch.arange(size[1], device=target.device) * width // size[1]
+    return target[:, rows[:, None], columns]
+
+
+def sample_partners(batch: int, partners: int | None, *keys: int) -> list[list[int]]:
+    """For every image of a batch the images that it is compared with.
+
+    ``partners`` images are drawn uniformly from all, the image itself included, without repetition: the mean over the
+    pairs drawn is an unbiased estimate of the mean over all pairs. Computed on the host from the keys alone, so every
+    process gets the same lists.
+
+    Args:
+        batch: number of images of the global batch.
+        partners: images drawn for each, None or >= ``batch`` for all.
+        keys: what the draw depends on, e.g. seed, iteration, micro-batch.
+    """
+    if partners is None or partners >= batch:
+        return [list(range(batch)) for _ in range(batch)]
+    images = torch.arange(batch)
+    order = hash_bits(*keys, images[:, None], images).argsort(dim=1, stable=True)
+    return order[:, :partners].tolist()

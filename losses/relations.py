@@ -1,0 +1,223 @@
+"""The relation terms of CIRKDV2: across the images of the batch, and to the memory banks.
+
+Every random choice is a hash of (seed, iteration, micro-batch, purpose, global index), and all that processes exchange
+is what other processes' terms read, so results do not depend on how many processes share a batch.
+
+Symbols: N images of this process, B of the global micro-batch, C channels, L positions, Y classes, D width of a bank.
+"""
+
+from enum import IntEnum
+
+import torch
+from torch import Tensor, nn
+
+from losses.base import IGNORE_INDEX
+from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, sample_partners, unit
+from losses.memory_bank import ClasswiseBank, FlatBank, class_means, select_class_pixels
+from losses.task import mean_scale
+from utils.distributed import all_gather_cat, all_gather_with_grad, all_reduce_sum, get_rank, get_world_size
+from utils.seed import hash_bits
+from utils.types import Step
+
+PIXELS_PER_CLASS = 16
+CHANNEL_ROWS_PER_STEP = 256
+
+
+class Purpose(IntEnum):
+    """Keeps the random numbers of different selections apart. Values are part of what a resumed run relies on."""
+
+    PARTNERS = 1
+    PIXEL_ROWS = 2
+    PIXEL_KEYS = 3
+    REGION_KEYS = 4
+    CHANNEL_ROWS = 5
+    CHANNEL_KEYS = 6
+
+
+def random_keys(seed: int, step: Step, purpose: Purpose) -> tuple[int, int, int, int]:
+    """The leading keys of every random number of one purpose in one micro-batch."""
+    return seed, step.iteration, step.micro_batch, int(purpose)
+
+
+def minibatch_relation(
+    student: Tensor, teacher: Tensor, row_dim: int, partners: int | None, temperature: float, keys: tuple[int, ...]
+) -> Tensor:
+    """Relations of every image of this process to images of the global batch, mean over rows and pairs.
+
+    Args:
+        student: (N, C, h, w), with gradient.
+        teacher: (N, C', h, w).
+        row_dim: 2 = rows are pixels, L2-normalised over channels; 1 = rows are channels (C = C'), L2-normalised over
+            positions.
+        partners: images drawn for each image, None = all.
+        temperature: of the similarities.
+        keys: of the draw of partners; the same for pixels and channels.
+
+    Returns:
+        mean over this process's images; the mean over processes is the mean over the batch.
+    """
+    batch = student.shape[0]
+    first = get_rank() * batch
+    chosen = sample_partners(get_world_size() * batch, partners, *keys)
+    pairs = [(i, j) for i in range(first, first + batch) for j in chosen[i]]
+    student = _unit_rows(all_gather_with_grad(student.flatten(2)), row_dim)
+    teacher = _unit_rows(all_gather_cat(teacher.flatten(2)), row_dim)
+    return relation_kl_pairs(student, teacher, pairs, temperature)
+
+
+def _unit_rows(maps: Tensor, row_dim: int) -> Tensor:
+    """(B, C, L) -> rows of unit length: (B, L, C) for pixels (a view), (B, C, L) for channels."""
+    return unit(maps, 1).transpose(1, 2) if row_dim == 2 else unit(maps, 2)
+
+
+class PixelMemory(nn.Module):
+    """Pixel and region banks and the relations of pixels to them; a bank of size 0 does not exist."""
+
+    def __init__(
+        self,
+        num_classes: int,
+        channels: int,
+        pixel_size: int,
+        region_size: int,
+        pixel_draw: int,
+        region_draw: int,
+        dtype: torch.dtype,
+        seed: int,
+    ) -> None:
+        """Build the banks.
+
+        Args:
+            num_classes: Y.
+            channels: D, the teacher's channels.
+            pixel_size, region_size: rows per class; 0 = no such bank and no such term.
+            pixel_draw, region_draw: keys drawn of all classes together; each gives floor(draw / Y) + 1.
+            dtype: of the rows.
+            seed: of the run, equal in all processes.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.seed = seed
+        self.pixel_bank = ClasswiseBank(num_classes, pixel_size, channels, dtype) if pixel_size else None
+        self.region_bank = ClasswiseBank(num_classes, region_size, channels, dtype) if region_size else None
+        self.pixel_keys_per_class = pixel_draw // num_classes + 1
+        self.region_keys_per_class = region_draw // num_classes + 1
+
+    def forward(
+        self, projected: Tensor, teacher: Tensor, target: Tensor, step: Step, temperature: float, kd_temperature: float
+    ) -> dict[str, Tensor]:
+        """Write the batch to the banks, draw keys, compare.
+
+        Args:
+            projected: the student's features in the teacher's channels, (N, C, h, w).
+            teacher: (N, C, h, w).
+            target: (N, H, W).
+            step: where in the run this is.
+            temperature: of the similarities.
+            kd_temperature: divides them once more, its square multiplies the result.
+
+        Returns:
+            unweighted "memory_pixel" and "memory_region", as far as the banks exist.
+        """
+        size = teacher.shape[2:]
+        labels = resize_labels(target, size).flatten(1)  # (N, L)
+        teacher_rows = unit(teacher, 1).flatten(2).transpose(1, 2)  # (N, L, C)
+        if self.training:
+            self._enqueue(teacher_rows, labels, step)
+
+        anchors = unit(projected, 1).flatten(2).transpose(1, 2).flatten(0, 1)  # (N * L, C)
+        teacher_anchors = teacher_rows.flatten(0, 1)
+        weight = (labels != IGNORE_INDEX).flatten().to(anchors.dtype)
+        scale = mean_scale(target, step, lambda labels: (resize_labels(labels, size) != IGNORE_INDEX).sum())
+        terms = {}
+        for name, bank, count, purpose in (
+            ("memory_pixel", self.pixel_bank, self.pixel_keys_per_class, Purpose.PIXEL_KEYS),
+            ("memory_region", self.region_bank, self.region_keys_per_class, Purpose.REGION_KEYS),
+        ):
+            if bank is None:
+                continue
+            keys, mask = bank.draw(count, *random_keys(self.seed, step, purpose))
+            total = relation_kl_sum(
+                anchors,
+                teacher_anchors,
+                keys,
+                keys,
+                temperature * kd_temperature,
+                anchor_weight=weight,
+                key_mask=mask,
+            )
+            terms[name] = total * (scale * kd_temperature**2)
+        return terms
+
+    @torch.no_grad()
+    def _enqueue(self, rows: Tensor, labels: Tensor, step: Step) -> None:
+        """Only the selected rows travel between processes: (N, M, C) and (N, Y, C), in the bank's dtype."""
+        if self.pixel_bank is not None:
+            images = get_rank() * rows.shape[0] + torch.arange(rows.shape[0], device=rows.device)
+            position, classes, valid = select_class_pixels(
+                labels, self.num_classes, PIXELS_PER_CLASS, images, *random_keys(self.seed, step, Purpose.PIXEL_ROWS)
+            )
+            chosen = rows.gather(1, position[:, :, None].expand(-1, -1, rows.shape[2])).to(self.pixel_bank.queue.dtype)
+            self.pixel_bank.enqueue(all_gather_cat(chosen), all_gather_cat(classes), all_gather_cat(valid))
+        if self.region_bank is not None:
+            means, present = class_means(rows, labels, self.num_classes)  # (N, Y, C), (N, Y)
+            means, present = all_gather_cat(unit(means, 2).to(self.region_bank.queue.dtype)), all_gather_cat(present)
+            classes = torch.arange(self.num_classes, device=rows.device).expand(present.shape)
+            self.region_bank.enqueue(means, classes, present)
+
+
+class ChannelMemory(nn.Module):
+    """Bank of the teacher's channel maps and the relations of channels to them."""
+
+    def __init__(self, size: int, draw: int, positions: tuple[int, int], dtype: torch.dtype, seed: int) -> None:
+        """Build the bank.
+
+        Args:
+            size: rows.
+            draw: keys per step.
+            positions: (height, width) of the maps at the training crop; maps of another size are resized to it.
+            dtype: of the rows.
+            seed: of the run, equal in all processes.
+        """
+        super().__init__()
+        self.seed = seed
+        self.draw = draw
+        self.positions = positions
+        self.bank = FlatBank(size, positions[0] * positions[1], dtype)
+
+    def forward(
+        self, student: Tensor, teacher: Tensor, step: Step, temperature: float, kd_temperature: float
+    ) -> Tensor:
+        """Write rows of the batch to the bank, draw keys, compare.
+
+        Args:
+            student: pooled and projected maps, (N, C, h, w).
+            teacher: pooled maps, (N, C, h, w).
+            step: where in the run this is.
+            temperature, kd_temperature: as in :class:`PixelMemory`.
+
+        Returns:
+            mean over the N * C maps, unweighted.
+        """
+        student = unit(self._fit(student).flatten(2), 2).flatten(0, 1)  # (N * C, D)
+        teacher = unit(self._fit(teacher).flatten(2), 2).flatten(0, 1)
+        if self.training:
+            self._enqueue(teacher, step)
+        keys, mask = self.bank.draw(self.draw, *random_keys(self.seed, step, Purpose.CHANNEL_KEYS))
+        total = relation_kl_sum(student, teacher, keys, keys, temperature * kd_temperature, key_mask=mask)
+        return total * (kd_temperature**2 / student.shape[0])
+
+    def _fit(self, maps: Tensor) -> Tensor:
+        if maps.shape[2:] == self.positions:
+            return maps
+        return nn.functional.interpolate(maps, size=self.positions, mode="bilinear", align_corners=True)
+
+    @torch.no_grad()
+    def _enqueue(self, rows: Tensor, step: Step) -> None:
+        """Choose rows of the global batch; each process fills in those it holds, the sum over processes is whole."""
+        local = rows.shape[0]
+        everything = torch.arange(get_world_size() * local, device=rows.device)
+        order = hash_bits(*random_keys(self.seed, step, Purpose.CHANNEL_ROWS), everything).argsort(stable=True)
+        chosen = order[:CHANNEL_ROWS_PER_STEP].sort().values - get_rank() * local
+        mine = (chosen >= 0) & (chosen < local)
+        selected = torch.where(mine[:, None], rows[chosen.clamp(0, local - 1)], 0)
+        self.bank.enqueue(all_reduce_sum(selected))

@@ -1,0 +1,102 @@
+"""The formulas of the losses, written out plainly in float64 with loops and whole matrices."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows (..., D) divided by their length; a zero row stays zero (a position whose hidden units are all inactive)."""
+    return rows / rows.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def kl_rows(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(softmax(teacher) || softmax(student)) of every row of logits."""
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    return (p * (p.log() - q.log())).sum(-1)
+
+
+def relation(student, teacher, student_keys, teacher_keys, temperature) -> Tensor:
+    return kl_rows(student @ student_keys.T / temperature, teacher @ teacher_keys.T / temperature)
+
+
+def pixels(maps: Tensor) -> list[Tensor]:
+    """(N, C, h, w) -> for every image its pixels (h * w, C) of unit length."""
+    return [unit(image.flatten(1).T) for image in maps]
+
+
+def channels(maps: Tensor) -> list[Tensor]:
+    """(N, C, h, w) -> for every image its channels (C, h * w) of unit length."""
+    return [unit(image.flatten(1)) for image in maps]
+
+
+def minibatch(student: list[Tensor], teacher: list[Tensor], pairs, temperature: float) -> Tensor:
+    values = [relation(student[i], teacher[i], student[j], teacher[j], temperature).mean() for i, j in pairs]
+    return sum(values) / len(values)
+
+
+def pool(maps: Tensor) -> Tensor:
+    """Mean over 4x4 windows, smaller at the border."""
+    h, w = maps.shape[2:]
+    rows = [[maps[:, :, y : y + 4, x : x + 4].mean(dim=(2, 3)) for x in range(0, w, 4)] for y in range(0, h, 4)]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def conv1x1(weight: Tensor, maps: Tensor) -> Tensor:
+    return torch.einsum("oc,nchw->nohw", weight[:, :, 0, 0], maps)
+
+
+def batch_norm(maps: Tensor) -> Tensor:
+    """Training-mode batch norm with weight 1 and bias 0."""
+    mean = maps.mean(dim=(0, 2, 3), keepdim=True)
+    variance = ((maps - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
+    return (maps - mean) / (variance + 1e-5).sqrt()
+
+
+def projector(module, maps: Tensor) -> Tensor:
+    return conv1x1(module[3].weight, batch_norm(conv1x1(module[0].weight, maps)).clamp(min=0))
+
+
+def context(module, maps: Tensor, pooled: bool = False) -> Tensor:
+    """Graph context: attention over all positions, then fusion with the input."""
+    q = conv1x1(module.query.weight, maps)
+    k, v = (conv1x1(layer.weight, maps) for layer in (module.key, module.value))
+    if pooled:
+        k, v = pool(k), pool(v)
+    inner = q.shape[1]
+    attention = (torch.einsum("ncp,nck->npk", q.flatten(2), k.flatten(2)) / math.sqrt(inner)).softmax(-1)
+    y = torch.einsum("npk,nck->ncp", attention, v.flatten(2)).reshape(q.shape)
+    y = batch_norm(conv1x1(module.expand[0].weight, y)).clamp(min=0)
+    return batch_norm(conv1x1(module.fuse[0].weight, torch.cat([maps, y], 1))).clamp(min=0)
+
+
+def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corners aligned, as two products with interpolation matrices."""
+
+    def matrix(out: int, length: int) -> Tensor:
+        weights = torch.zeros(out, length, dtype=maps.dtype)
+        for i in range(out):
+            place = i * (length - 1) / (out - 1) if out > 1 else 0.0
+            low = min(int(place), length - 1)
+            weights[i, low] += 1 - (place - low)
+            if place > low:
+                weights[i, low + 1] += place - low
+        return weights
+
+    return matrix(size[0], maps.shape[2]) @ maps @ matrix(size[1], maps.shape[3]).T
+
+
+def nearest(target: Tensor, size: tuple[int, int]) -> Tensor:
+    h, w = size
+    rows = [[target[:, y * target.shape[1] // h, x * target.shape[2] // w] for x in range(w)] for y in range(h)]
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    logits = resize(logits, tuple(target.shape[1:]))
+    total, count = logits.sum() * 0, 0
+    for n, y, x in (target != 255).nonzero().tolist():
+        total = total - logits[n, :, y, x].log_softmax(0)[target[n, y, x]]
+        count += 1
+    return total / max(count, 1)
