@@ -1,0 +1,94 @@
+"""Evaluation of a network on a split, and the check of a teacher before it is distilled from."""
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from dataset.transforms import normalize
+from engine.amp import autocast
+from engine.inference import whole_image
+from utils.metrics import ConfusionMatrix, SegMetrics
+from utils.types import Batch
+
+Predictor = Callable[[nn.Module, Tensor], Tensor]
+# called with each image's batch (on the CPU) and its predicted labels (H, W), uint8, on the CPU
+PredictionHook = Callable[[Batch, Tensor], None]
+
+TEACHER_CHECK_IMAGES = 20
+TEACHER_CHECK_FACTOR = 1.5
+
+
+@contextmanager
+def evaluation_mode(network: nn.Module):
+    """Evaluation mode inside, every module's own mode again after."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    loader: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+    *,
+    predictor: Predictor = whole_image,
+    amp: str = "off",
+    on_prediction: PredictionHook | None = None,
+    progress: bool = False,
+) -> SegMetrics:
+    """Metrics of `network` over the images of all processes' loaders.
+
+    Args:
+        network: returns a `SegOutput`; its modes are the same after as before.
+        loader: this process's share of the split, each image in one process only.
+        num_classes: K.
+        device: where to compute.
+        predictor: turns images into logits at image size.
+        amp: "off", "bf16" or "fp16".
+        on_prediction: called for every batch, for pictures and files.
+        progress: show a bar where stderr is a terminal.
+    """
+    confusion = ConfusionMatrix(num_classes, device)
+    with evaluation_mode(network):
+        for batch in tqdm(loader, unit="image", disable=None if progress else True, dynamic_ncols=True):
+            images = normalize(batch.images.to(device, non_blocking=True), batch.valid_size.to(device))
+            with autocast(device, amp):
+                logits = predictor(network, images)
+            prediction = logits.argmax(dim=1)  # (N, H, W)
+            confusion.update(prediction, batch.target.to(device, non_blocking=True).long())
+            if on_prediction is not None:
+                on_prediction(batch, prediction.to(torch.uint8).cpu())
+    confusion.reduce()
+    return confusion.compute()
+
+
+def check_teacher(
+    teacher: nn.Module, loader: Iterable[Batch], num_classes: int, device: torch.device, amp: str = "off"
+) -> SegMetrics:
+    """Refuses a teacher that knows no more than which class is frequent.
+
+    Args:
+        loader: some validation images; all processes' loaders together make the sample.
+
+    Raises:
+        ValueError: when the teacher's mIoU is not above 1.5 times that of the best constant prediction.
+    """
+    metrics = evaluate(teacher, loader, num_classes, device, amp=amp)
+    bound = TEACHER_CHECK_FACTOR * metrics.best_constant_miou()
+    if not metrics.miou > bound:
+        raise ValueError(
+            f"the teacher's mIoU on {int(TEACHER_CHECK_IMAGES)} validation images at most is {metrics.miou:.2%}, "
+            f"expected more than {bound:.2%} (1.5 times that of the best constant prediction, "
+            f"{metrics.best_constant_miou():.2%}). Check --teacher-pretrained, --teacher-model and --teacher-backbone; "
+            "--skip-teacher-check goes on all the same."
+        )
+    return metrics

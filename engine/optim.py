@@ -1,0 +1,62 @@
+"""Optimisers and the learning-rate schedule."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+POLY_POWER = 0.9
+
+
+def poly_lr(base_lr: float, iteration: int, max_iterations: int, warmup_iters: int = 0) -> float:
+    """Learning rate of a step: base · (1 − it/max)^0.9, rising linearly over the first `warmup_iters` steps.
+
+    Args:
+        base_lr: rate at the start of the decay.
+        iteration: number of steps done before this one, 0 at the first.
+        max_iterations: number of steps of the whole run.
+        warmup_iters: number of steps over which the rate rises from base/warmup_iters.
+    """
+    rate = base_lr * (1 - iteration / max_iterations) ** POLY_POWER
+    if iteration < warmup_iters:
+        rate *= (iteration + 1) / warmup_iters
+    return rate
+
+
+def build_optimizer(
+    task: nn.Module,
+    backbone: Iterable[nn.Parameter],
+    *,
+    kind: str,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    head_lr_mult: float = 1.0,
+) -> torch.optim.Optimizer:
+    """SGD with momentum or AdamW over all trainable parameters of `task`.
+
+    Args:
+        task: holds everything that trains.
+        backbone: the parameters that `head_lr_mult` leaves alone.
+        kind: "sgd" or "adamw".
+        head_lr_mult: the rate of all other parameters is multiplied by this.
+    """
+    backbone_ids = {id(parameter) for parameter in backbone}
+    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    if head_lr_mult == 1.0:
+        groups = [{"params": parameters, "lr_mult": 1.0}]
+    else:
+        groups = [
+            {"params": [p for p in parameters if id(p) in backbone_ids], "lr_mult": 1.0},
+            {"params": [p for p in parameters if id(p) not in backbone_ids], "lr_mult": head_lr_mult},
+        ]
+    if kind == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay)
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+    raise ValueError(f"unknown optimiser {kind!r}: expected sgd or adamw.")
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_mult"]

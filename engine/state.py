@@ -1,0 +1,107 @@
+"""The full state of a training run: all that a resume needs, as plain data without times."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.optim import POLY_POWER
+from engine.run import STATE_FORMAT
+from utils.distributed import all_gather_object, get_rank, get_world_size
+from utils.meters import LossMeter
+
+
+@dataclass
+class Best:
+    """The best validation so far."""
+
+    miou: float = -1.0
+    iteration: int = 0
+
+
+@dataclass
+class Training:
+    """The moving parts of a run.
+
+    Attributes:
+        task: holds the network and, in distillation, the distiller with its banks.
+        optimizer, scaler: as in torch.
+        ema: the network with averaged weights, or None.
+        meter: losses since they were last logged.
+        best: the best validation so far.
+        iteration: optimiser steps done.
+        data: what identifies the training data.
+    """
+
+    task: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: nn.Module | None = None
+    meter: LossMeter = field(default_factory=LossMeter)
+    best: Best = field(default_factory=Best)
+    iteration: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """The network that is validated and saved: the averaged one where there is one."""
+        return self.task.network if self.ema is None else self.ema.module
+
+    def state(self, arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """Everything as plain data. Called by all processes together, since each has generators of its own.
+
+        Args:
+            arguments: the run's arguments as built-in types.
+            device: where the run trains.
+        """
+        names = ("lr", "max_iterations", "warmup_iters")
+        return {
+            "format": STATE_FORMAT,
+            "iteration": self.iteration,
+            **self.task.trained_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"kind": "poly", "power": POLY_POWER} | {name: arguments[name] for name in names},
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "best": asdict(self.best),
+            # one entry a process
+            "generators": all_gather_object(_generators(device)),
+            "meters": all_gather_object(self.meter.state_dict()),
+            "arguments": arguments,
+            "data": self.data,
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Puts a saved state back.
+
+        Random generators and the losses since the last log continue where they stood when as many processes run as
+        when it was saved; otherwise each process keeps the generator it was seeded with (only dropout draws from it).
+
+        Raises:
+            ValueError: the state belongs to another network or distiller.
+        """
+        try:
+            self.task.load_trained_state(state)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"--resume: the state does not fit this network and its losses: {error}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.best = Best(**state["best"])
+        self.iteration = state["iteration"]
+        if len(state["generators"]) == get_world_size():
+            _restore_generators(state["generators"][get_rank()], device)
+            self.meter.load_state_dict(state["meters"][get_rank()], device)
+
+
+def _generators(device: torch.device) -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)

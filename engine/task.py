@@ -1,0 +1,93 @@
+"""What trains: (images, target, step) -> named losses. The one module that is wrapped for several processes."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from losses.base import Distiller
+from losses.task import segmentation_loss
+from utils.types import Step
+
+
+class SegmentationTask(nn.Module):
+    """A network trained on labels alone.
+
+    Args:
+        network: returns a `SegOutput`.
+        freeze_bn: keep batch norms on their running statistics while training (their scale and shift still learn).
+    """
+
+    def __init__(self, network: nn.Module, freeze_bn: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        self.freeze_bn = freeze_bn
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
+        """Losses by name, weighted, scalars; their sum is what is minimised.
+
+        Args:
+            images: (N, 3, H, W) in the convention of the loaders' `normalize`.
+            target: (N, H, W) int64 train ids, 255 ignored.
+            step: where the micro-batch stands in the run.
+        """
+        return segmentation_loss(self.network(images), target, step=step)
+
+    def train(self, mode: bool = True) -> "SegmentationTask":
+        super().train(mode)
+        if mode and self.freeze_bn:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def trained_state(self) -> dict[str, dict[str, Tensor]]:
+        """State dictionaries of all that trains, for the run's state."""
+        return {"network": self.network.state_dict()}
+
+    def load_trained_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        self.network.load_state_dict(state["network"])
+
+
+class DistillationTask(SegmentationTask):
+    """A student trained on labels and on a frozen teacher.
+
+    Args:
+        network: the student.
+        teacher: stays outside this module's children, in evaluation mode and without gradients.
+        distiller: turns both outputs into losses; its own parameters train with the student.
+    """
+
+    def __init__(self, network: nn.Module, teacher: nn.Module, distiller: Distiller, freeze_bn: bool = False) -> None:
+        super().__init__(network, freeze_bn)
+        self.distiller = distiller
+        # In a tuple it is no child: not trained, not saved, not flipped to training mode, not broadcast.
+        self._teacher = (teacher.eval().requires_grad_(False),)
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self._teacher[0]
+
+    def forward(self, images: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
+        with torch.no_grad():
+            teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux)
+        student = self.network(images)
+        return segmentation_loss(student, target, step=step) | self.distiller(student, teacher, target, step)
+
+    def trained_state(self) -> dict[str, dict[str, Tensor]]:
+        return super().trained_state() | {"distiller": self.distiller.state_dict()}
+
+    def load_trained_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        super().load_trained_state(state)
+        self.distiller.load_state_dict(state["distiller"])
+
+
+def disable_dropout(modules: Iterable[nn.Module]) -> None:
+    """Sets every drop probability (of units and of residual paths) to 0."""
+    for module in modules:
+        if isinstance(module, _DropoutNd):
+            module.p = 0.0
+        elif hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0

@@ -1,0 +1,81 @@
+"""Evaluates a network on a split: mIoU, per-class table, confusion matrix and, on request, its masks.
+
+    python eval.py --model deeplabv3 --backbone resnet18 --pretrained CHECKPOINT.pth --dataset camvid \
+        --data data/CamVid --split test
+    torchrun --nproc-per-node=4 eval.py ...
+"""
+
+import argparse
+from functools import partial
+
+import torch
+
+from dataset import build_dataset
+from dataset.loaders import build_eval_loader
+from engine.amp import grad_scaler
+from engine.args import Parser, add_data_args, add_device_args, add_evaluation_args, finish_evaluation_args
+from engine.cli import run_cli
+from engine.evaluate import evaluate
+from engine.inference import multi_scale
+from engine.replaced_flags import REPLACED_IN_EVALUATION
+from engine.report import PredictionWriter, describe_network, write_report
+from models import build_model
+from models.weights import load_weights
+from utils.distributed import get_rank, get_world_size, is_main_process, setup_distributed
+from utils.seed import seed_everything, set_deterministic
+
+
+def parse_args() -> argparse.Namespace:
+    parser = Parser("Evaluate a segmentation network.", REPLACED_IN_EVALUATION)
+    add_evaluation_args(parser)
+    add_data_args(parser, train=False)
+    add_device_args(parser)
+    return finish_evaluation_args(parser.parse_args())
+
+
+def main() -> None:
+    args = parse_args()
+    device = setup_distributed(args.device)
+    grad_scaler(device, args.amp)  # refuses what the device cannot do
+    set_deterministic(args.deterministic)
+    seed_everything(args.seed)
+    say = print if is_main_process() else lambda _: None
+
+    # data and network
+    dataset = build_dataset(
+        args.dataset,
+        args.data,
+        args.split,
+        list_file=getattr(args, f"{args.split}_list"),
+        ignore_label=args.ignore_label,
+    )
+    network = build_model(args.model, args.backbone, dataset.num_classes)
+    load_weights(network, args.pretrained, allow_partial=args.allow_partial, log=say)
+    network = network.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+    loader = build_eval_loader(
+        dataset, rank=get_rank(), world_size=get_world_size(), workers=args.workers, pin_memory=device.type == "cuda"
+    )
+
+    # prediction
+    predictor = partial(multi_scale, scales=args.scales, flip=args.flip_eval)
+    writer = PredictionWriter(dataset, args.output) if args.save_pred or args.blend else None
+    if writer is not None:
+        writer.prepare(masks=args.save_pred, blends=args.blend)
+    metrics = evaluate(
+        network,
+        loader,
+        dataset.num_classes,
+        device,
+        predictor=predictor,
+        amp=args.amp,
+        on_prediction=writer,
+        progress=is_main_process(),
+    )
+
+    # report
+    if is_main_process():
+        write_report(metrics, dataset, describe_network(network, dataset), args, say)
+
+
+if __name__ == "__main__":
+    run_cli(main)
