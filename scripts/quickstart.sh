@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# A teacher, a student trained alone and the same student distilled with CIRKDV2, on drawn street scenes, on any CPU.
+# What is finished is reused; --fresh starts anew. QUICKSTART_DIR chooses the folder (runs/quickstart), SEED the seed.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+output="${QUICKSTART_DIR:-$PROJECT_ROOT/runs/quickstart}"
+seed="${SEED:-0}"
+fresh=()
+case "${1:-}" in
+    "") ;;
+    --fresh) fresh=(--overwrite) ;;
+    *) fail "unknown option $1; the only one is --fresh" ;;
+esac
+
+ensure_venv
+mkdir -p "$output" || fail "$output cannot be written; choose another folder: QUICKSTART_DIR=FOLDER bash $0"
+output="$(cd "$output" && pwd)"
+[ "$(free_mib "$output")" -ge 1000 ] || fail "the quickstart writes about 1 GB to $output, and less is free."
+runs="$output/seed$seed"
+cd "$PROJECT_ROOT"
+
+teacher=(psp resnet18)
+student=(psp_mobile mobilenetv3_small)
+common=(
+    --dataset synthetic
+    --data "$output/data"
+    --crop-size 64 96
+    --batch-size 8
+    --optimizer-type adamw
+    --workers 1
+    --channels-last
+    --log-iter 20
+    --val-per-iters 250
+    --save-per-iters 250
+    --seed "$seed"
+    --save-dir "$runs"
+)
+[ ${#fresh[@]} -gt 0 ] && common+=(--overwrite) || common+=(--resume auto)
+
+# A few hundred steps from scratch on pictures of 64x96: logits teach most, relations a tenth of their published weight,
+# the channel term scaled by p/512 as well (p = 6 pooled positions), banks as small as the data set.
+distillation=(
+    --lambda-kd 5
+    --lambda-fitnet 0.1
+    --lambda-minibatch-pixel 0.1
+    --lambda-minibatch-channel 0.1
+    --lambda-memory-pixel 0.01
+    --lambda-memory-region 0.01
+    --lambda-memory-channel 0.01
+    --lambda-channel-kd 0.12
+    --pixel-memory-size 1000
+    --region-memory-size 500
+    --channel-memory-size 2000
+    --pixel-contrast-size 1024
+    --region-contrast-size 512
+    --channel-contrast-size 512
+)
+
+python() { "$VENV/bin/python" "$@"; }
+started=$SECONDS
+step() { printf '\n[%s s] %s\n' "$((SECONDS - started))" "$*"; }
+
+step "Data: drawn street scenes in $output/data"
+python -m dataset.synthetic --root "$output/data" --num-train 400 --num-val 60 --num-test 60 --size 64 96 \
+    --difficulty easy --closeness 1 ${fresh[@]+"${fresh[@]}"}
+
+step "Teacher: ${teacher[*]}"
+python train_baseline.py --model "${teacher[0]}" --backbone "${teacher[1]}" "${common[@]}" \
+    --lr 0.002 --max-iterations 450 --save-dir-name teacher
+
+step "Student alone: ${student[*]}"
+python train_baseline.py --model "${student[0]}" --backbone "${student[1]}" "${common[@]}" \
+    --lr 0.005 --max-iterations 500 --save-dir-name student_alone
+
+step "Student distilled with CIRKDV2, with weights for a short run: ${distillation[*]}"
+python train_cirkdv2.py --teacher-model "${teacher[0]}" --teacher-backbone "${teacher[1]}" \
+    --teacher-pretrained "$runs/teacher/${teacher[0]}_${teacher[1]}_synthetic_best_model.pth" \
+    --student-model "${student[0]}" --student-backbone "${student[1]}" "${common[@]}" \
+    --lr 0.005 --max-iterations 500 --save-dir-name student_distilled "${distillation[@]}"
+
+step "Evaluation on the test scenes"
+evaluate() { # name model backbone checkpoint
+    python eval.py --model "$2" --backbone "$3" --pretrained "$runs/$1/$4_best_model.pth" \
+        --dataset synthetic --data "$output/data" --split test --save-pred --workers 1 \
+        --save-dir "$runs" --save-dir-name "evaluation_$1" >"$runs/evaluation_$1.txt"
+}
+evaluate teacher "${teacher[@]}" "${teacher[0]}_${teacher[1]}_synthetic"
+evaluate student_alone "${student[@]}" "${student[0]}_${student[1]}_synthetic"
+evaluate student_distilled "${student[@]}" "kd_${student[0]}_${student[1]}_synthetic"
+
+step "Results"
+python -m engine.comparison --dataset synthetic --data "$output/data" --split test --output "$runs/comparison" \
+    --run "student alone" "$runs/student_alone" "$runs/evaluation_student_alone" \
+    --run "student distilled" "$runs/student_distilled" "$runs/evaluation_student_distilled" \
+    --run "teacher" "$runs/teacher" "$runs/evaluation_teacher"
+say "curves:     $VENV/bin/tensorboard --logdir $runs"
+say "total time: $((SECONDS - started)) s"
