@@ -13,6 +13,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+if dist.is_available():
+    # Its functions keep, as default argument, the group that exists when it is imported, and torch imports it late and
+    # by itself (with torch._dynamo). Imported while there is no group, nothing outlives destroy_process_group; else
+    # gloo's threads live into the interpreter's end, where one of them at times aborts the process.
+    import torch.distributed.nn
+
 
 def is_distributed() -> bool:
     """Whether a process group is initialised (it may hold one process)."""

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -110,3 +112,17 @@ def test_two_processes():
             assert gathered.float().tolist() == [[0, 0], [1, 1]]
         assert result["strided"].tolist() == [[0, 3], [1, 4], [2, 5], [10, 13], [11, 14], [12, 15]]
         torch.testing.assert_close(result["grad"], model.weight.grad, rtol=1e-12, atol=1e-12)
+
+
+def _threads_after_cleanup() -> list[str]:
+    import torch._dynamo
+
+    du.all_reduce_sum(torch.ones(1))
+    du.cleanup_distributed()
+    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads are read from Linux's /proc")
+def test_no_thread_outlives_the_process_group():
+    for names in run_processes(_threads_after_cleanup, 2):
+        assert not [name for name in names if "gloo" in name]
