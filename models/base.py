@@ -1,9 +1,11 @@
 """What every segmentation network has in common: its input convention, its parts and its output."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from models.layers import initialize_weights
 from utils.types import SegOutput
@@ -36,36 +38,37 @@ PUBLISHED = InputConvention("BGR", 1.0, (104.00698793, 116.66876762, 122.6789143
 # torchvision's and most of timm's ImageNet weights.
 IMAGENET_RGB = InputConvention("RGB", 1.0 / 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
+# The entry of a checkpoint that tells where its weights differ from the released ones; absent where they do not.
+CONVENTION_KEY = "weights_convention"
+
 
 class SegmentationNetwork(nn.Module):
     """A backbone, a head and possibly an auxiliary head on the backbone's last stage but one.
 
-    The children are called `pretrained`, `head` and `auxlayer` because the released checkpoints call them so. A
-    network whose checkpoint names differ sets the prefixes and overrides `encode` and `decode`.
+    The children are called `pretrained`, `head` and `auxlayer` because most released checkpoints call them so.
 
-    A backbone is a module that maps (N, 3, H, W) to its four stages' maps, shallow to deep, and has `channels` (of the
-    stages) and `output_stride`. A head maps the stages to (logits, features), and has `classifier_name` and
-    `pools_globally`; it may set `output_stride_factor` where it is coarser than the backbone.
+    A backbone is a module that maps (N, 3, H, W) to its four stages' maps, shallow to deep, and has `channels` and
+    `strides` (of the stages). It may set `input_convention`, where its weights come with one of their own. A head maps
+    the stages to (logits, features), and has `classifier_name` and `pools_globally`; it may set `output_stage`, the
+    stage whose size its output has (the last, unless it says so), and `output_stride_factor` where it is coarser.
 
     Args:
         model_name, backbone_name: registry names.
         num_classes: K.
         backbone, head: the modules.
         auxlayer: auxiliary head, or None.
-        input_convention: what the weights expect; batches come in the `PUBLISHED` one and are converted inside, so
-            that networks of different conventions share a batch.
+        flat_names: the names in `state_dict()` lack `pretrained.` and `head.`, as the released SegFormers' do.
 
     Attributes:
+        input_convention: what the weights expect; batches come in the `PUBLISHED` one and are converted inside, so
+            that networks of different conventions share a batch. It is saved with the weights.
         output_stride: image side / logits side.
         pools_globally: True where training normalises a 1x1 map over the batch, which needs two images per process
             (or batch norm synchronised over processes, or frozen).
         backbone_state_prefix: what the backbone's names begin with in `state_dict()`.
         head_state_prefixes: what the names of all that is not backbone begin with.
-        classifier_names: modules whose output channels are the classes.
+        classifier_names: modules, by `named_modules()`, whose output channels are the classes.
     """
-
-    backbone_state_prefix = "pretrained."
-    head_state_prefixes = ("head.", "auxlayer.")
 
     def __init__(
         self,
@@ -75,7 +78,7 @@ class SegmentationNetwork(nn.Module):
         backbone: nn.Module,
         head: nn.Module,
         auxlayer: nn.Module | None = None,
-        input_convention: InputConvention = PUBLISHED,
+        flat_names: bool = False,
     ) -> None:
         super().__init__()
         self.model_name = model_name
@@ -84,17 +87,38 @@ class SegmentationNetwork(nn.Module):
         self.pretrained = backbone
         self.head = head
         self.auxlayer = auxlayer
-        self.output_stride = backbone.output_stride * getattr(head, "output_stride_factor", 1)
+        self.output_stride = backbone.strides[getattr(head, "output_stage", -1)]
+        self.output_stride *= getattr(head, "output_stride_factor", 1)
         self.pools_globally = head.pools_globally
         self.classifier_names = [f"head.{head.classifier_name}"]
         if auxlayer is not None:
             self.classifier_names.append(f"auxlayer.{auxlayer.classifier_name}")
-        self.set_input_convention(input_convention)
+        self.backbone_state_prefix, self.head_state_prefixes = "pretrained.", ("head.", "auxlayer.")
+        self._long_names: dict[str, str] = {}  # name in `state_dict()` -> name in the module tree, where they differ
+        if flat_names:
+            head_parts = {f"{name.split('.')[0]}." for name in head.state_dict()}
+            self.backbone_state_prefix, self.head_state_prefixes = "", (*sorted(head_parts), "auxlayer.")
+            for child in ("pretrained", "head"):
+                names = getattr(self, child).state_dict()
+                self._long_names |= {name: f"{child}.{name}" for name in names}
+            self.register_state_dict_post_hook(_shorten_names)
         initialize_weights(self, self.classifier_names)
+        self._built_eps = [norm.eps for norm in self._backbone_norms()]
+        self.set_batch_norm_eps(None)
+        self.set_input_convention(getattr(backbone, "input_convention", PUBLISHED))
 
     @property
     def backbone(self) -> nn.Module:
         return self.pretrained
+
+    def set_batch_norm_eps(self, eps: float | None) -> None:
+        """Give all batch norms of the backbone the eps that its weights were trained with; None as they were built."""
+        self.batch_norm_eps = eps
+        for norm, built in zip(self._backbone_norms(), self._built_eps, strict=True):
+            norm.eps = built if eps is None else eps
+
+    def _backbone_norms(self) -> list[_BatchNorm]:
+        return [module for module in self.pretrained.modules() if isinstance(module, _BatchNorm)]
 
     def set_input_convention(self, convention: InputConvention) -> None:
         """Declare what the weights expect; weights of another library bring their convention with them."""
@@ -110,7 +134,7 @@ class SegmentationNetwork(nn.Module):
             like = next(self.parameters())
             gain = (convention.scale / std).view(1, 3, 1, 1).to(like)
             shift = ((published_mean * convention.scale - mean) / std).view(1, 3, 1, 1).to(like)
-        # Not persistent: the names in a checkpoint are fixed.
+        # Not persistent: they follow from the convention, which is saved in full precision.
         self.register_buffer("input_gain", gain, persistent=False)
         self.register_buffer("input_shift", shift, persistent=False)
 
@@ -145,3 +169,52 @@ class SegmentationNetwork(nn.Module):
         logits, features = self.decode(stages)
         aux_logits = self.auxlayer(stages[-2]) if need_aux and self.auxlayer is not None else None
         return SegOutput(logits, features, aux_logits)
+
+    def weights_convention(self) -> Tensor | None:
+        """Return what a checkpoint keeps under `CONVENTION_KEY`, None where all is as in the released checkpoints.
+
+        Float64, (10,): 1 for RGB or 0 for BGR, scale, three means, three stds, eps of the backbone's batch norms or 0
+        for the one it was built with, and the entry's version, 1.
+        """
+        own = self.input_convention
+        if own == PUBLISHED and self.batch_norm_eps is None:
+            return None
+        values = [float(own.channel_order == "RGB"), own.scale, *own.mean, *own.std, self.batch_norm_eps or 0.0, 1.0]
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
+
+    def set_weights_convention(self, entry: Tensor | None) -> None:
+        """Set input convention and batch-norm eps to what `weights_convention` gave.
+
+        Raises:
+            ValueError: an entry of another form.
+        """
+        if entry is None:
+            self.set_input_convention(PUBLISHED)
+            self.set_batch_norm_eps(None)
+            return
+        if entry.shape != (10,) or float(entry[9]) != 1.0:
+            raise ValueError(
+                f"{CONVENTION_KEY} has shape {list(entry.shape)} or an unknown version; expected 10 values"
+            )
+        rgb, scale, *rest = entry.tolist()
+        self.set_input_convention(InputConvention("RGB" if rgb else "BGR", scale, tuple(rest[:3]), tuple(rest[3:6])))
+        self.set_batch_norm_eps(rest[6] or None)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        entry = self.weights_convention()
+        if entry is not None:
+            destination[prefix + CONVENTION_KEY] = entry
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.set_weights_convention(state_dict.pop(prefix + CONVENTION_KEY, None))
+        for short, long in self._long_names.items():
+            if prefix + short in state_dict:
+                state_dict[prefix + long] = state_dict.pop(prefix + short)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _shorten_names(network: SegmentationNetwork, state_dict: dict[str, Any], prefix: str, _metadata: Any) -> None:
+    short_names = {prefix + long: prefix + short for short, long in network._long_names.items()}
+    for name in list(state_dict):  # taken out and put back one by one, which keeps the order
+        state_dict[short_names.get(name, name)] = state_dict.pop(name)

@@ -181,10 +181,10 @@ class MobileNetV3(nn.Module):
 
     Attributes:
         channels: channels of the four stages.
-        output_stride: 8.
+        strides: of the four stages.
     """
 
-    output_stride = 8
+    strides = (4, 8, 8, 8)
 
     def __init__(
         self,

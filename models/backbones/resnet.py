@@ -80,10 +80,10 @@ class ResNet(nn.Module):
 
     Attributes:
         channels: channels of the four stages.
-        output_stride: 8.
+        strides: of the four stages.
     """
 
-    output_stride = 8
+    strides = (4, 8, 8, 8)
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> None:
         super().__init__()

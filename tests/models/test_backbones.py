@@ -15,7 +15,7 @@ def test_stages_have_the_declared_channels_and_strides(name):
     stages = backbone(torch.empty(1, 3, 97, 131, device="meta"))
     assert tuple(stage.shape[1] for stage in stages) == backbone.channels
     assert [tuple(stage.shape[-2:]) for stage in stages] == [(25, 33), (13, 17), (13, 17), (13, 17)]
-    assert backbone.output_stride == 8
+    assert backbone.strides == (4, 8, 8, 8)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
-from models.base import IMAGENET_RGB, PUBLISHED, InputConvention
+from models.base import CONVENTION_KEY, IMAGENET_RGB, PUBLISHED, InputConvention
 
 
 def published(rgb: torch.Tensor) -> torch.Tensor:
@@ -45,15 +47,39 @@ def test_bgr_convention_with_its_own_scale():
     torch.testing.assert_close(network.to_input_convention(published(rgb)), by_hand, atol=1e-4, rtol=0)
 
 
-def test_convention_adds_no_names_and_follows_the_network():
+def test_convention_follows_the_network():
     network = small_network()
-    names = list(network.state_dict())
     network.set_input_convention(IMAGENET_RGB)
-    assert list(network.state_dict()) == names
     assert network.double().input_gain.dtype == torch.float64
     network.set_input_convention(PUBLISHED)
     images = torch.randn(1, 3, 4, 4)
     assert network.to_input_convention(images) is images
+
+
+def test_checkpoint_keeps_what_differs_from_the_published_convention_and_nothing_else():
+    network, other = small_network(), small_network()
+    names = list(network.state_dict())
+    network.set_input_convention(IMAGENET_RGB)
+    network.set_batch_norm_eps(1e-3)
+    assert [name for name in network.state_dict() if name not in names] == [CONVENTION_KEY]
+    other.load_state_dict(network.half().state_dict())  # exact at any precision of the weights
+    assert other.input_convention == IMAGENET_RGB and other.batch_norm_eps == 1e-3
+    eps = {m.eps for m in other.pretrained.modules() if isinstance(m, nn.BatchNorm2d)}
+    assert eps == {1e-3} and other.head.block[1].eps == 1e-5
+    other.load_state_dict(small_network().state_dict())
+    assert other.input_convention == PUBLISHED and list(other.state_dict()) == names
+    assert {m.eps for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
+    with pytest.raises(ValueError, match=CONVENTION_KEY):
+        other.set_weights_convention(torch.zeros(3))
+
+
+def test_averaged_copy_keeps_the_convention():
+    network = small_network()
+    network.set_input_convention(IMAGENET_RGB)
+    copy = AveragedModel(network)
+    copy.load_state_dict(copy.state_dict())
+    assert copy.module.input_convention == IMAGENET_RGB
+    assert f"module.{CONVENTION_KEY}" in copy.state_dict()
 
 
 @pytest.mark.parametrize("arguments", [("RBG", 1.0, (0, 0, 0), (1, 1, 1)), ("RGB", 1.0, (0, 0, 0), (1, 0, 1))])
