@@ -1,29 +1,75 @@
 """Registry of segmentation networks."""
 
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from models.backbones import BACKBONES, TIMM_PREFIX
 from models.base import SegmentationNetwork
 from models.deeplabv3 import DeepLabV3
 from models.pspnet import PSPNet
+from models.segformer import SegFormer
+from models.upernet import UPerNet
 from models.weights import load_backbone_weights
 
 RESNETS = ("resnet18", "resnet50", "resnet101")
 MOBILENETS_V3 = ("mobilenetv3_small", "mobilenetv3_large")
+MITS = ("MiT_B0", "MiT_B1", "MiT_B2", "MiT_B3", "MiT_B4", "MiT_B5")
 
-# name -> (class, auxiliary head unless asked otherwise, further arguments, backbones)
+
+class NetworkEntry(NamedTuple):
+    """A network of the registry.
+
+    Attributes:
+        network: the class.
+        backbones: those it goes with, beside `timm:<name>`.
+        aux: whether it has an auxiliary head unless asked otherwise.
+        options: further arguments of the class.
+    """
+
+    network: type[SegmentationNetwork]
+    backbones: tuple[str, ...]
+    aux: bool = False
+    options: dict[str, Any] = {}
+
+
 NETWORKS = {
-    "deeplabv3": (DeepLabV3, True, {"width": 512}, RESNETS),
-    "deeplabv3_mobilenet_ssseg": (DeepLabV3, False, {"width": 128}, MOBILENETS_V3),
-    "psp": (PSPNet, True, {}, RESNETS),
-    "psp_mobile": (PSPNet, False, {}, MOBILENETS_V3),
+    "deeplabv3": NetworkEntry(DeepLabV3, RESNETS, aux=True, options={"width": 512}),
+    "deeplabv3_mobilenet_ssseg": NetworkEntry(DeepLabV3, MOBILENETS_V3, options={"width": 128}),
+    "deeplab_mobile": NetworkEntry(DeepLabV3, ("mobilevit_xx_small", "mobilenetv2"), options={"width": 128}),
+    "psp": NetworkEntry(PSPNet, RESNETS, aux=True),
+    "psp_mobile": NetworkEntry(PSPNet, (*MOBILENETS_V3, "mobilevit_xx_small", "mobilenetv2")),
+    "upernet": NetworkEntry(UPerNet, RESNETS, aux=True, options={"width": 512}),
+    "upernet_lite": NetworkEntry(UPerNet, RESNETS, aux=True, options={"width": 128}),
+    "segformer": NetworkEntry(SegFormer, MITS),
 }
 
-# plain name -> the networks it may mean; the backbone decides
+# plain name -> the networks it may mean; the backbone decides, and the first takes timm's
 ALIASES = {
-    "deeplabv3": ("deeplabv3", "deeplabv3_mobilenet_ssseg"),
+    "deeplabv3": ("deeplabv3", "deeplabv3_mobilenet_ssseg", "deeplab_mobile"),
     "psp": ("psp", "psp_mobile"),
     "pspnet": ("psp", "psp_mobile"),
 }
+
+
+def resolve_names(name: str, backbone: str) -> tuple[str, str]:
+    """Return the registry's names of a network and its backbone, given these or plain aliases, in any case.
+
+    Raises:
+        ValueError: an unknown name or combination; lists what exists.
+    """
+    listing = "\n".join(f"  {model}: {', '.join(entry.backbones)}" for model, entry in NETWORKS.items())
+    listing += f"\n  each of them: {TIMM_PREFIX}<name of a network in timm>"
+    lower = {known.lower(): known for known in BACKBONES}
+    backbone = lower.get(backbone.lower(), backbone)
+    candidates = [model for model in ALIASES.get(name.lower(), (name.lower(),)) if model in NETWORKS]
+    if not candidates:
+        raise ValueError(f"unknown model {name!r}; models and their backbones are\n{listing}")
+    if backbone.startswith(TIMM_PREFIX):
+        return candidates[0], backbone
+    model = next((model for model in candidates if backbone in NETWORKS[model].backbones), None)
+    if model is None:
+        raise ValueError(f"model {name!r} has no backbone {backbone!r}; models and their backbones are\n{listing}")
+    return model, backbone
 
 
 def build_model(
@@ -37,32 +83,27 @@ def build_model(
 
     Args:
         name: a name of `NETWORKS` or `ALIASES`.
-        backbone: one of the network's backbones.
+        backbone: one of the network's backbones, or `timm:<name>` for any network of timm.
         num_classes: K.
         aux: whether it has an auxiliary head; None = as the released networks.
-        pretrained_base: ImageNet backbone file; the whole backbone must be covered.
+        pretrained_base: ImageNet backbone file or source, as for `load_backbone_weights`; the whole backbone must be
+            covered.
 
     Raises:
         ValueError: an unknown name, backbone or combination (lists what exists), a class count below 1, an unsuitable
             file.
         FileNotFoundError: no such file.
     """
-    listing = "\n".join(f"  {model}: {', '.join(backbones)}" for model, backbones in list_models().items())
-    candidates = [model for model in ALIASES.get(name, (name,)) if model in NETWORKS]
-    if not candidates:
-        raise ValueError(f"unknown model {name!r}; models and their backbones are\n{listing}")
-    model = next((model for model in candidates if backbone in NETWORKS[model][3]), None)
-    if model is None:
-        raise ValueError(f"model {name!r} has no backbone {backbone!r}; models and their backbones are\n{listing}")
+    model, backbone = resolve_names(name, backbone)
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; expected at least 1")
-    network_class, default_aux, options, _ = NETWORKS[model]
-    network = network_class(model, backbone, num_classes, aux=default_aux if aux is None else aux, **options)
+    entry = NETWORKS[model]
+    network = entry.network(model, backbone, num_classes, aux=entry.aux if aux is None else aux, **entry.options)
     if pretrained_base is not None:
         load_backbone_weights(network, pretrained_base)
     return network
 
 
 def list_models() -> dict[str, list[str]]:
-    """Return the networks and the backbones each goes with."""
-    return {name: list(entry[3]) for name, entry in NETWORKS.items()}
+    """Return the networks and the backbones each goes with, beside `timm:<name>`."""
+    return {name: list(entry.backbones) for name, entry in NETWORKS.items()}

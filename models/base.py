@@ -48,9 +48,10 @@ class SegmentationNetwork(nn.Module):
     The children are called `pretrained`, `head` and `auxlayer` because most released checkpoints call them so.
 
     A backbone is a module that maps (N, 3, H, W) to its four stages' maps, shallow to deep, and has `channels` and
-    `strides` (of the stages). It may set `input_convention`, where its weights come with one of their own. A head maps
-    the stages to (logits, features), and has `classifier_name` and `pools_globally`; it may set `output_stage`, the
-    stage whose size its output has (the last, unless it says so), and `output_stride_factor` where it is coarser.
+    `strides` (of the stages). It may set `input_convention`, where its weights come with one of their own, and
+    `draws_own_weights`, where fresh weights are not drawn here. A head maps the stages to (logits, features), and has
+    `classifier_name` and `pools_globally`; it may set `output_stage`, the stage whose size its output has (the last,
+    unless it says so), and `output_stride_factor` where it is coarser.
 
     Args:
         model_name, backbone_name: registry names.
@@ -102,7 +103,10 @@ class SegmentationNetwork(nn.Module):
                 names = getattr(self, child).state_dict()
                 self._long_names |= {name: f"{child}.{name}" for name in names}
             self.register_state_dict_post_hook(_shorten_names)
-        initialize_weights(self, self.classifier_names)
+        for name, child in self.named_children():
+            if not getattr(child, "draws_own_weights", False):
+                within = f"{name}."
+                initialize_weights(child, [c.removeprefix(within) for c in self.classifier_names if within in c])
         self._built_eps = [norm.eps for norm in self._backbone_norms()]
         self.set_batch_norm_eps(None)
         self.set_input_convention(getattr(backbone, "input_convention", PUBLISHED))

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers import ConvBlock, InvertedResidual
+
 
 class Row(NamedTuple):
     """One block of the paper's table; `stride` is the paper's, also where dilation replaces it."""
@@ -52,61 +54,6 @@ LARGE = (
 )
 
 
-class SameConv2d(nn.Conv2d):
-    """Convolution that pads at run time to out = ceil(in / stride), the smaller half left and above."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        top, bottom = self._padding(x.shape[-2], 0)
-        left, right = self._padding(x.shape[-1], 1)
-        return super().forward(F.pad(x, (left, right, top, bottom)))
-
-    def _padding(self, size: int, axis: int) -> tuple[int, int]:
-        stride = self.stride[axis]
-        reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
-        out = -(-size // stride)
-        total = max((out - 1) * stride + reach - size, 0)
-        return total // 2, total - total // 2
-
-
-class ConvBlock(nn.Module):
-    """Convolution without bias, batch norm, activation or none.
-
-    Args:
-        same: pad "SAME" at run time instead of dilation * (kernel_size - 1) / 2.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int = 1,
-        *,
-        stride: int = 1,
-        dilation: int = 1,
-        groups: int = 1,
-        same: bool = False,
-        activation: nn.Module | None = None,
-    ) -> None:
-        super().__init__()
-        conv_type = SameConv2d if same else nn.Conv2d
-        self.conv = conv_type(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=0 if same else dilation * (kernel_size - 1) // 2,
-            dilation=dilation,
-            groups=groups,
-            bias=False,
-        )
-        self.bn = nn.BatchNorm2d(out_channels)
-        self.activation = activation
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.bn(self.conv(x))
-        return x if self.activation is None else self.activation(x)
-
-
 class BiasedConv(nn.Module):
     """1x1 convolution with bias under the name `conv`."""
 
@@ -132,7 +79,7 @@ class SqueezeExcite(nn.Module):
         return x * F.hardsigmoid(self.conv2(gate))  # clamp((x + 3) / 6, 0, 1)
 
 
-class InvertedResidual(nn.Module):
+def inverted_residual(in_channels: int, row: Row, *, dilation: int, dilated: bool) -> InvertedResidual:
     """Expand, depthwise, squeeze-excite, project; the input is added where the built stride is 1 and widths agree.
 
     Args:
@@ -141,33 +88,25 @@ class InvertedResidual(nn.Module):
         dilation: of the depthwise convolution.
         dilated: the block belongs to the dilated stages: its stride is dropped, its padding rule stays.
     """
-
-    def __init__(self, in_channels: int, row: Row, *, dilation: int, dilated: bool) -> None:
-        super().__init__()
-        act = nn.Hardswish if row.hard_swish else nn.ReLU
-        mid = row.mid_channels
-        self.adds_input = row.stride == 1 and in_channels == row.out_channels
-        self.expand_conv = None if in_channels == mid else ConvBlock(in_channels, mid, activation=act(inplace=True))
-        self.depthwise_conv = ConvBlock(
-            mid,
-            mid,
-            row.kernel_size,
-            stride=1 if dilated else row.stride,
-            dilation=dilation,
-            groups=mid,
-            same=row.stride == 2,
-            activation=act(inplace=True),
-        )
-        self.se = SqueezeExcite(mid) if row.squeeze else None
-        self.linear_conv = ConvBlock(mid, row.out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = x if self.expand_conv is None else self.expand_conv(x)
-        out = self.depthwise_conv(out)
-        if self.se is not None:
-            out = self.se(out)
-        out = self.linear_conv(out)
-        return x + out if self.adds_input else out
+    act = nn.Hardswish if row.hard_swish else nn.ReLU
+    mid = row.mid_channels
+    layers: dict[str, nn.Module] = {}
+    if in_channels != mid:
+        layers["expand_conv"] = ConvBlock(in_channels, mid, activation=act(inplace=True))
+    layers["depthwise_conv"] = ConvBlock(
+        mid,
+        mid,
+        row.kernel_size,
+        stride=1 if dilated else row.stride,
+        dilation=dilation,
+        groups=mid,
+        same=row.stride == 2,
+        activation=act(inplace=True),
+    )
+    if row.squeeze:
+        layers["se"] = SqueezeExcite(mid)
+    layers["linear_conv"] = ConvBlock(mid, row.out_channels)
+    return InvertedResidual(layers, adds_input=row.stride == 1 and in_channels == row.out_channels)
 
 
 class MobileNetV3(nn.Module):
@@ -201,7 +140,7 @@ class MobileNetV3(nn.Module):
         for index, row in enumerate(rows, start=1):
             dilation = next((d for first, last, d in dilations if first <= index <= last), 1)
             self.add_module(
-                f"layer{index}", InvertedResidual(in_channels, row, dilation=dilation, dilated=dilation > 1)
+                f"layer{index}", inverted_residual(in_channels, row, dilation=dilation, dilated=dilation > 1)
             )
             in_channels = widths[index] = row.out_channels
         last = self.num_layers - 1

@@ -1,10 +1,9 @@
 """Pyramid pooling head of PSPNet (Zhao et al. 2017, arXiv:1612.01105, section 3.2)."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import conv_bn_relu
+from models.layers import adaptive_avg_pools, conv_bn_relu, resize
 
 
 class PyramidPooling(nn.Module):
@@ -20,9 +19,9 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         maps = [x]
-        for index, size in enumerate(self.sizes, start=1):
-            pooled = getattr(self, f"conv{index}")(F.adaptive_avg_pool2d(x, size))  # N, C/4, size, size
-            maps.append(F.interpolate(pooled, size=x.shape[-2:], mode="bilinear", align_corners=True))
+        for index, pooled in enumerate(adaptive_avg_pools(x, self.sizes), start=1):
+            reduced = getattr(self, f"conv{index}")(pooled)  # N, C/4, size, size
+            maps.append(resize(reduced, x.shape[-2:], align_corners=True))
         return torch.cat(maps, dim=1)  # N, 2C, h, w
 
 

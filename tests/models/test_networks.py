@@ -9,23 +9,20 @@ import torch
 from models import build_model, list_models
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden" / "outputs"
-RELEASED = [
-    ("deeplabv3", "resnet18"),
-    ("deeplabv3", "resnet101"),
-    ("deeplabv3_mobilenet_ssseg", "mobilenetv3_small"),
-    ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large"),
-    ("psp", "resnet18"),
-    ("psp", "resnet101"),
-    ("psp_mobile", "mobilenetv3_small"),
-    ("psp_mobile", "mobilenetv3_large"),
-]
+MANIFESTS = Path(__file__).parents[1] / "data" / "manifest"
 PAIRS = [(name, backbone) for name, backbones in list_models().items() for backbone in backbones]
-SMALL_PAIRS = [pair for pair in PAIRS if pair[1] in ("resnet18", "mobilenetv3_small", "mobilenetv3_large")]
+RELEASED = [pair for pair in PAIRS if (MANIFESTS / f"{'_'.join(pair)}_19.json").is_file()]
+QUICK = ("resnet18", "mobilenetv2", "mobilenetv3_small", "mobilenetv3_large", "mobilevit_xx_small", "MiT_B0")
+SMALL_PAIRS = [pair for pair in PAIRS if pair[1] in QUICK]
 
 
 def meta_model(*args, **options):
     with torch.device("meta"):
         return build_model(*args, **options)
+
+
+def test_every_manifest_is_a_network_of_ours(manifest):
+    assert len(RELEASED) == len(manifest("summary")) == 16
 
 
 @pytest.mark.parametrize("num_classes", [19, 21, 150, 182])
@@ -66,7 +63,7 @@ def test_outputs_are_those_of_the_released_networks(fill_network, path):
     assert compared == (3 if output.aux_logits is not None else 2)
 
 
-@pytest.mark.parametrize("size", [(97, 131), (64, 33), (8, 8)])
+@pytest.mark.parametrize("size", [(97, 131), (64, 33), (29, 29)])
 @pytest.mark.parametrize("name, backbone", SMALL_PAIRS)
 def test_one_image_of_any_size_gives_maps_at_the_output_stride(name, backbone, size):
     network = build_model(name, backbone, 5).eval()
@@ -97,7 +94,8 @@ def test_auxiliary_head_follows_the_table_or_the_argument(name, backbone, aux):
         assert (output.aux_logits is not None) == expected
         assert network(images, need_aux=False).aux_logits is None
         if expected:
-            assert output.aux_logits.shape == output.logits.shape == (2, 7, 5, 7)
+            stride = network.backbone.strides[-2]
+            assert output.aux_logits.shape == (2, 7, -(-40 // stride), -(-56 // stride))
     assert any(key.startswith("auxlayer.") for key in network.state_dict()) == expected
 
 
@@ -159,3 +157,13 @@ def test_what_does_not_exist_is_refused_with_what_does(arguments, said):
         build_model(*arguments)
     if arguments[2]:
         assert "deeplabv3: resnet18, resnet50, resnet101" in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, backbone", PAIRS)
+def test_every_network_evaluates_a_large_image(name, backbone):
+    network = build_model(name, backbone, 19).eval()
+    with torch.no_grad():
+        output = network(torch.randn(1, 3, 1024, 1024), need_aux=False)
+    side = 1024 // network.output_stride
+    assert output.logits.shape == (1, 19, side, side) and torch.isfinite(output.logits).all()
