@@ -132,7 +132,7 @@ class LossMeter:
 
 
 class RateMeter:
-    """Images per second and the share of time spent waiting for data, between two reads.
+    """Images per second and the time spent waiting for data, between two reads.
 
     Call `data_ready` when a batch has arrived and `step_done` when it has been used. On a GPU a single interval only
     shows how fast work is queued; the figures hold from read to read when the loop waits for the device in between,
@@ -166,7 +166,7 @@ class RateMeter:
         """Figures since the last read, then starts anew; empty when nothing was done.
 
         Returns:
-            images_per_second, seconds_per_iteration, data_share (0..1).
+            images_per_second, seconds_per_iteration, data_seconds (of each iteration, waiting for data).
         """
         self._work += self._lap()  # includes what the loop just waited for
         seconds, images, iterations, data = self._data + self._work, self._images, self._iterations, self._data
@@ -179,7 +179,7 @@ class RateMeter:
         return {
             "images_per_second": images / seconds,
             "seconds_per_iteration": per_iteration,
-            "data_share": data / seconds,
+            "data_seconds": data / iterations,
         }
 
     def eta(self, remaining_iterations: int) -> str:

@@ -201,7 +201,7 @@ def test_rates():
         meter.step_done(images=8)
     clock.now += 2.0  # the loop waits for the device
     assert meter.eta(10) == "?"
-    assert meter.read() == {"images_per_second": 2.0, "seconds_per_iteration": 4.0, "data_share": 0.25}
+    assert meter.read() == {"images_per_second": 2.0, "seconds_per_iteration": 4.0, "data_seconds": 1.0}
     assert meter.eta(30) == "2:00"
     clock.now += 1000.0
     meter.skip()  # validation
