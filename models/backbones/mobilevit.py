@@ -85,7 +85,7 @@ class MobileViTBlock(nn.Module):
         sequences = _unfold(resize(local, even, align_corners=False))
         whole = _fold(self.global_rep(sequences), even)
         whole = self.conv_proj(resize(whole, size, align_corners=False))
-        return self.conv_fusion(torch.cat([whole, x], dim=1))
+        return self.conv_fusion(torch.cat([x, whole], dim=1))
 
 
 def _unfold(x: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def test_mobilevit_block_by_hand_at_an_odd_size():
             out[:, :, row::2, column::2] = sequence.transpose(1, 2).reshape(1, 16, 3, 4)
     out = F.interpolate(out, size=(5, 7), mode="bilinear", align_corners=False)
     out = block.conv_proj.bn(block.conv_proj.conv(out))  # no activation
-    fused = block.conv_fusion.bn(block.conv_fusion.conv(torch.cat([out, x], dim=1)))
+    fused = block.conv_fusion.bn(block.conv_fusion.conv(torch.cat([x, out], dim=1)))
     torch.testing.assert_close(block(x), silu(fused), rtol=1e-10, atol=1e-10)
 
 

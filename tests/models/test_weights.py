@@ -1,11 +1,24 @@
 """Loading is complete and loud, or refused with the names."""
 
+import re
+
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
-from models.conversions import CONVERSIONS, Conversion, conversion_for
-from models.weights import describe_file, is_backbone_file, load_backbone_weights, load_weights, read_state
+from models.base import CONVENTION_KEY, IMAGENET_RGB, PUBLISHED, InputConvention
+from models.weights import (
+    backbone_state,
+    describe_file,
+    is_backbone_file,
+    load_backbone_weights,
+    load_weights,
+    read_arguments,
+    read_file,
+    read_state,
+)
+from tests.models.weight_files import Untouched, same, silent, write_file
 
 
 def small(num_classes=4, **options):
@@ -20,31 +33,7 @@ def released(fill_network):
 
 @pytest.fixture
 def save(tmp_path):
-    def write(content, name="file.pth"):
-        torch.save(content, tmp_path / name)
-        return tmp_path / name
-
-    return write
-
-
-def same(network, state):
-    own = network.state_dict()
-    return all(torch.equal(own[name], tensor) for name, tensor in state.items()) and own.keys() == state.keys()
-
-
-class Untouched:
-    """Context in which a load has to be refused and the network left as it was."""
-
-    def __init__(self, network, said):
-        self.network, self.raises = network, pytest.raises(ValueError, match=said)
-
-    def __enter__(self):
-        self.before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        return self.raises.__enter__()
-
-    def __exit__(self, *error):
-        assert same(self.network, self.before)
-        return self.raises.__exit__(*error)
+    return write_file(tmp_path)
 
 
 WRAPPINGS = {
@@ -81,34 +70,43 @@ def test_report_is_printed_unless_sent_elsewhere(released, save, capsys):
     assert "272 of 272 tensors" in capsys.readouterr().out
 
 
+# network, backbone, a tensor of the backbone, one of the head, a vector, the classifier's weight
+NETWORKS = [
+    ("psp_mobile", "mobilenetv3_small", "pretrained.layer5.se.conv2.conv.bias", "head.block.0.weight"),
+    ("deeplabv3", "resnet18", "pretrained.layer4.1.bn2.running_var", "auxlayer.block.4.bias"),
+    ("upernet_lite", "resnet18", "pretrained.conv2.weight", "head.conv_last.1.weight"),
+    ("deeplab_mobile", "mobilenetv2", "pretrained.net.features.17.conv.7.num_batches_tracked", "head.block.0.weight"),
+    ("psp_mobile", "mobilevit_xx_small", "pretrained.conv_1x1_exp.bn.bias", "head.classifier.bias"),
+    ("segformer", "MiT_B0", "block3.1.attn.kv.weight", "linear_c2.proj.bias"),
+]
+
+
+@pytest.mark.parametrize("model, backbone, inner, outer", NETWORKS)
+def test_one_tensor_removed_renamed_or_reshaped_is_refused_by_name(save, model, backbone, inner, outer):
+    network = build_model(model, backbone, 4)
+    whole = dict(build_model(model, backbone, 4).state_dict())
+    for name in (inner, outer):
+        shown = re.escape(name)
+        removed = {key: tensor for key, tensor in whole.items() if key != name}
+        with Untouched(network, f"1 missing in the file: {shown}\n"):
+            load_weights(network, save(removed))
+        with Untouched(network, f"(?s)1 missing in the file: {shown}.*1 unexpected in the file: {shown}x"):
+            load_weights(network, save(removed | {f"{name}x": whole[name]}))
+        got = [*whole[name].shape, 2]
+        wrong = rf"1 of another shape: {shown} {re.escape(str(got))} in the file, {re.escape(str(got[:-1]))} here"
+        if name not in ("head.conv_last.1.weight", "head.classifier.bias", "auxlayer.block.4.bias"):
+            with Untouched(network, wrong):
+                load_weights(network, save(removed | {name: torch.zeros(got)}))
+    assert load_weights(network, save(whole)).complete and same(network, whole)
+
+
 @pytest.mark.parametrize(
-    "name", ["head.block.0.weight", "pretrained.layer5.se.conv2.conv.bias", "head.block.1.num_batches_tracked"]
+    "model, backbone", [("psp_mobile", "mobilenetv3_small"), ("deeplabv3", "resnet18"), ("segformer", "MiT_B0")]
 )
-def test_a_removed_tensor_is_refused_by_name(released, save, name):
-    state = {key: tensor for key, tensor in released.items() if key != name}
-    network = small()
-    with Untouched(network, f"1 missing in the file: {name}"):
+def test_another_class_count_is_said_in_classes(save, model, backbone):
+    network, state = build_model(model, backbone, 7), build_model(model, backbone, 4).state_dict()
+    with Untouched(network, f"was trained for 4 classes, {model} with {backbone} is built for 7"):
         load_weights(network, save(state))
-
-
-def test_a_renamed_tensor_is_refused_by_both_names(released, save):
-    state = {key.replace("head.block.0.weight", "head.bloc.0.weight"): tensor for key, tensor in released.items()}
-    network = small()
-    with Untouched(network, r"(?s)1 missing in the file: head\.block\.0\.weight.*1 unexpected in the file: head\.bloc"):
-        load_weights(network, save(state))
-
-
-def test_a_tensor_of_another_shape_is_refused_with_both_shapes(released, save):
-    state = released | {"pretrained.layer0.conv.weight": torch.zeros(16, 3, 5, 5)}
-    network = small()
-    with Untouched(network, r"pretrained\.layer0\.conv\.weight \[16, 3, 5, 5\] in the file, \[16, 3, 3, 3\] here"):
-        load_weights(network, save(state))
-
-
-def test_another_class_count_is_said_in_classes(released, save):
-    network = small(num_classes=7)
-    with Untouched(network, "was trained for 4 classes, psp_mobile with mobilenetv3_small is built for 7"):
-        load_weights(network, save(released))
 
 
 def test_a_deeper_networks_file_is_refused_though_it_covers_everything(save):
@@ -171,93 +169,111 @@ def test_unusable_files_are_refused_by_name(released, save, tmp_path, capsys):
             load_weights(network, save(content, "odd.pth"))
 
 
-def backbone_file(backbone, manifest):
-    """Weights as the ImageNet file of the backbone holds them, and the names in the network's backbone."""
-    described = manifest(f"backbone_{backbone}")
-    generator = torch.Generator().manual_seed(0)
-    state = {
-        name: torch.rand(shape, generator=generator) if dtype == "float32" else torch.tensor(5)
-        for name, (dtype, shape) in described["keys"].items()
-    }
-    if backbone.startswith("resnet"):
-        width = 512 if backbone == "resnet18" else 2048
-        return state | {"fc.weight": torch.zeros(1000, width), "fc.bias": torch.zeros(1000)}, state
-    inside = {f"backbone.{name}": tensor for name, tensor in state.items()}
-    inside |= {"head.layers.0.weight": torch.zeros(8, 8), "head.layers.0.bias": torch.zeros(8)}
-    return {"state_dict": inside, "meta": {}}, state
+FOREIGN = InputConvention("RGB", 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 
 
-BACKBONE_FILES = [
-    ("deeplabv3", "resnet18"),
-    ("psp", "resnet101"),
-    ("psp_mobile", "mobilenetv3_small"),
-    ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large"),
-]
+def trained_elsewhere(num_classes=4):
+    network = small(num_classes)
+    network.set_input_convention(FOREIGN)
+    network.set_batch_norm_eps(1e-3)
+    return network
 
 
-@pytest.mark.parametrize("name, backbone", BACKBONE_FILES)
-def test_backbone_files_cover_the_whole_backbone(manifest, save, name, backbone):
-    content, expected = backbone_file(backbone, manifest)
-    network, said = build_model(name, backbone, 3), []
-    head = network.head.block[0].weight.clone()
-    report = load_backbone_weights(network, save(content), log=said.append)
-    assert same(network.backbone, expected)
-    assert torch.equal(network.head.block[0].weight, head)
-    assert report.complete and len(report.dropped) == 2
-    assert f"{len(expected)} of {len(expected)} tensors of the backbone loaded" in said[0]
-    assert "2 left out on purpose: " + report.dropped[0] in said[0]
+@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
+def test_convention_and_eps_come_with_our_checkpoints(save, wrap):
+    source, network, said = trained_elsewhere(), small(), []
+    report = load_weights(network, save(wrap(source.state_dict())), log=said.append)
+    assert (network.input_convention, network.batch_norm_eps) == (FOREIGN, 1e-3)
+    assert report.complete and not any(CONVENTION_KEY in names for names in (report.loaded, report.dropped))
+    assert "mean (0.5, 0.4, 0.3)" in said[0] and "batch-norm eps 0.001" in said[0]
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(network.eval()(image).logits, source.eval()(image).logits, rtol=0, atol=0)
 
 
-def test_backbone_file_at_construction(manifest, save, capsys):
-    content, expected = backbone_file("mobilenetv3_small", manifest)
-    network = small(pretrained_base=save(content))
-    assert same(network.backbone, expected)
-    assert "240 of 240 tensors of the backbone" in capsys.readouterr().out
+def test_a_checkpoint_without_convention_sets_the_published_one(released, save):
+    network = trained_elsewhere()
+    report = load_weights(network, save(released), log=silent)
+    assert report.complete and (network.input_convention, network.batch_norm_eps) == (PUBLISHED, None)
 
 
-def test_old_backbone_file_without_counters(manifest, save):
-    content, expected = backbone_file("resnet18", manifest)
-    old = {name: tensor for name, tensor in content.items() if not name.endswith("num_batches_tracked")}
-    network, said = build_model("psp", "resnet18", 3), []
-    load_backbone_weights(network, save(old), log=said.append)
-    assert torch.equal(network.backbone.layer4[1].conv2.weight, expected["layer4.1.conv2.weight"])
-    assert "23 batch-norm update counters absent" in said[0]
+def test_a_malformed_convention_is_refused_before_anything_is_written(released, save):
+    network = trained_elsewhere()
+    with Untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
+        load_weights(network, save(released | {CONVENTION_KEY: torch.zeros(3)}))
 
 
-def test_incomplete_and_foreign_backbone_files_are_refused(manifest, save):
-    content, _ = backbone_file("resnet18", manifest)
-    network = build_model("psp", "resnet18", 3)
-    cut = {name: tensor for name, tensor in content.items() if not name.startswith("layer4.1.bn2")}
-    with Untouched(network, r"(?s)5 missing in the file: layer4\.1\.bn2\.weight.*ImageNet file of resnet18"):
-        load_backbone_weights(network, save(cut))
-    other, _ = backbone_file("mobilenetv3_small", manifest)
-    with Untouched(network, "0 of 138 tensors of the backbone"):
-        load_backbone_weights(network, save(other))
-    deeper = content | {"layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
-    with Untouched(network, r"1 unexpected in the file: layer3\.2\.conv1\.weight"):
-        load_backbone_weights(network, save(deeper))
-    with Untouched(network, "whole segmentation network"):
-        load_backbone_weights(network, save(network.state_dict()))
-    report = load_backbone_weights(network, save(cut), allow_partial=True, log=lambda text: None)
-    assert len(report.missing) == 5
-    assert torch.equal(network.backbone.conv1.weight, content["conv1.weight"])
+def test_convention_in_safetensors(tmp_path):
+    from safetensors.torch import save_file
+
+    source, network = trained_elsewhere(), small()
+    save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, tmp_path / "a.safetensors")
+    load_weights(network, tmp_path / "a.safetensors", log=silent)
+    assert network.input_convention == FOREIGN and same(network, source.state_dict())
 
 
-@pytest.mark.parametrize("name, backbone", [pair for pair in BACKBONE_FILES if pair[1] != "resnet101"])
-def test_a_backbone_file_is_told_from_a_network_and_refused_as_one(manifest, save, name, backbone):
-    content, _ = backbone_file(backbone, manifest)
-    network, path = build_model(name, backbone, 3), save(content)
-    assert describe_file(path, network) == "backbone" and is_backbone_file(read_state(path), network)
-    with Untouched(network, f"file of the backbone {backbone} alone"):
-        load_weights(network, path)
-    whole = save(network.state_dict())
-    assert describe_file(whole, network) == "network" and not is_backbone_file(read_state(whole), network)
-    assert describe_file(save({"layers.0.weight": torch.zeros(3)}), network) == "other"
+def last_state(network, ema=None):
+    arguments = {"model": "psp_mobile", "backbone": "mobilenetv3_small", "crop_size": [64, 64], "save_dir": "runs"}
+    averaged = None if ema is None else ema.state_dict()
+    return {"format": 1, "iteration": 3, "network": network.state_dict(), "ema": averaged, "arguments": arguments}
 
 
-def test_conversions_rename_in_turn_and_keep_unknown_families_as_they_are():
-    conversion = Conversion(prefix="net.", renames=((r"\.qkv\.", ".in_"), (r"^", "body.")))
-    kept, dropped = conversion.apply(["net.a.qkv.weight", "net.head.weight", "other.weight"])
-    assert kept == {"body.a.in_weight": "net.a.qkv.weight"} and dropped == ["net.head.weight", "other.weight"]
-    assert conversion_for("resnet50") is CONVERSIONS["resnet"]
-    assert conversion_for("unknown") == Conversion()
+def test_averaged_weights_are_preferred_and_said(save):
+    averaged, plain, network, said = trained_elsewhere(), trained_elsewhere(), small(), []
+    path = save(last_state(plain, AveragedModel(averaged, use_buffers=True)))
+    report = load_weights(network, path, log=said.append)
+    assert report.complete and same(network, averaged.state_dict())
+    assert "averaged weights (those that the run evaluates and saves)" in said[0]
+    assert network.input_convention == FOREIGN
+    assert read_file(path).averaged and read_state(path).keys() == averaged.state_dict().keys()
+    load_weights(network, save(last_state(plain)), log=said.append)
+    assert same(network, plain.state_dict()) and "averaged weights" not in said[1]
+    broken = last_state(plain, AveragedModel(averaged))
+    del broken["ema"]["module.head.classifier.bias"]
+    with Untouched(network, "1 missing in the file: head.classifier.bias"):
+        load_weights(network, save(broken))
+
+
+def test_arguments_of_a_run_are_read_from_its_state(released, save):
+    state = last_state(small())
+    path = save(state)
+    assert read_arguments(path) == state["arguments"] == read_file(path).arguments
+    assert read_arguments(save(released)) is None
+    assert read_arguments(save({"state_dict": released, "arguments": {"model": "of another program"}})) is None
+
+
+def test_a_file_is_read_once_where_its_content_is_handed_on(save):
+    source, network, said = small(), small(), []
+    path = save(last_state(source))
+    file = read_file(path)
+    path.unlink()
+    assert describe_file(file, network) == "network" and read_arguments(file)["model"] == "psp_mobile"
+    assert not is_backbone_file(read_state(file), network)
+    load_weights(network, file, log=said.append)
+    assert same(network, source.state_dict()) and str(path) in said[0]
+
+
+@pytest.mark.parametrize("convention", [PUBLISHED, IMAGENET_RGB])
+def test_flat_names_divide_into_backbone_and_head(save, convention):
+    network = build_model("segformer", "MiT_B0", 4)
+    network.set_input_convention(convention)
+    own = backbone_state(network)
+    assert own.keys() == network.backbone.state_dict().keys()
+    path = save(network.state_dict())
+    assert describe_file(path, network) == "network" and not is_backbone_file(read_state(path), network)
+    other = build_model("segformer", "MiT_B0", 4)
+    load_weights(other, path, log=silent)
+    assert same(other, network.state_dict()) and other.input_convention == convention
+    alone = save({name: tensor.clone() for name, tensor in own.items()})
+    assert describe_file(alone, network) == "backbone"
+    for tensor in own.values():
+        tensor.zero_()
+    assert load_backbone_weights(network, alone, log=silent).complete
+    assert same(network.backbone, other.backbone.state_dict())
+    assert network.input_convention == PUBLISHED  # such a file has no place for another
+
+
+def test_partial_loading_keeps_the_convention_where_the_backbone_stays(save):
+    source = {name: tensor for name, tensor in small().state_dict().items() if name.startswith("head.")}
+    network = trained_elsewhere()
+    load_weights(network, save(source), allow_partial=True, log=silent)
+    assert network.input_convention == FOREIGN

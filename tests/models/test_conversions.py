@@ -1,0 +1,121 @@
+"""Published ImageNet files fill the whole backbone or are refused by name."""
+
+import re
+
+import pytest
+import torch
+
+from models import build_model
+from models.base import IMAGENET_RGB, PUBLISHED
+from models.conversions import CONVERSIONS, Conversion, conversion_for
+from models.weights import describe_file, load_backbone_weights, load_weights
+from tests.models.weight_files import Untouched, published_file, same, silent, write_file
+
+PUBLISHED_FILES = {
+    "resnet18": "deeplabv3",
+    "resnet101": "psp",
+    "mobilenetv3_small": "psp_mobile",
+    "mobilenetv3_large": "deeplabv3_mobilenet_ssseg",
+    "mobilevit_xx_small": "deeplab_mobile",
+    "mobilenetv2": "psp_mobile",
+    "MiT_B0": "segformer",
+    "MiT_B4": "segformer",
+}
+QUICK = [pair for pair in PUBLISHED_FILES.items() if pair[0] not in ("resnet101", "MiT_B4")]
+
+
+@pytest.fixture
+def save(tmp_path):
+    return write_file(tmp_path)
+
+
+@pytest.mark.parametrize("backbone, name", PUBLISHED_FILES.items())
+def test_published_files_cover_the_whole_backbone(save, backbone, name):
+    content, expected, left = published_file(backbone)
+    network, said = build_model(name, backbone, 3), []
+    network.set_input_convention(IMAGENET_RGB)
+    network.set_batch_norm_eps(1e-3)
+    head = {key: tensor.clone() for key, tensor in network.head.state_dict().items()}
+    report = load_backbone_weights(network, save(content), log=said.append)
+    assert same(network.backbone, expected) and same(network.head, head)
+    assert report.complete and sorted(report.dropped) == sorted(left)
+    assert f"{len(expected)} of {len(expected)} tensors of the backbone loaded" in said[0]
+    assert f"{len(left)} left out on purpose: {report.dropped[0]}" in said[0]
+    assert "read as published" in said[0]
+    assert network.input_convention == PUBLISHED and network.batch_norm_eps is None
+    assert "images as the released checkpoints expect them; batch-norm eps as built" in said[0]
+
+
+@pytest.mark.parametrize("backbone, name", QUICK)
+def test_incomplete_and_cut_files_are_refused(save, backbone, name):
+    content, expected, _ = published_file(backbone)
+    state = content.get("state_dict", content)
+    kept = [key for key in state if not key.endswith("num_batches_tracked")]
+    ours = {id(tensor): key for key, tensor in expected.items()}
+    for place in (0, len(kept) // 2):
+        cut = {key: tensor for key, tensor in state.items() if key not in kept[place : place + 3]}
+        names = [ours[id(state[key])] for key in kept[place : place + 3]]
+        network = build_model(name, backbone, 3)
+        with Untouched(network, f"(?s)3 missing in the file: {re.escape(names[0])}.*{re.escape(names[2])}") as error:
+            load_backbone_weights(network, save({"state_dict": cut}), log=silent)
+        assert "none was loaded" in str(error.value)
+    path = save(content, "cut.pth")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    with Untouched(network, "cut.pth is damaged or cut short"):
+        load_backbone_weights(network, path, log=silent)
+
+
+@pytest.mark.parametrize("backbone, name", QUICK)
+def test_backbone_files_are_told_from_networks_and_refused_as_such(save, backbone, name):
+    content, _, _ = published_file(backbone)
+    network, path = build_model(name, backbone, 3), save(content)
+    assert describe_file(path, network) == "backbone"
+    with Untouched(network, f"file of the backbone {backbone} alone"):
+        load_weights(network, path, log=silent)
+    whole = save(network.state_dict())
+    assert describe_file(whole, network) == "network"
+    with Untouched(network, "whole segmentation network"):
+        load_backbone_weights(network, whole, log=silent)
+    assert describe_file(save({"layers.0.weight": torch.zeros(3)}), network) == "other"
+
+
+def test_incomplete_and_foreign_files(save):
+    content, _, _ = published_file("resnet18")
+    network = build_model("psp", "resnet18", 3)
+    cut = {name: tensor for name, tensor in content.items() if not name.startswith("layer4.1.bn2")}
+    with Untouched(network, r"(?s)5 missing in the file: layer4\.1\.bn2\.weight.*ImageNet weights of resnet18"):
+        load_backbone_weights(network, save(cut))
+    other, _, _ = published_file("mobilenetv3_small")
+    with Untouched(network, "0 of 138 tensors of the backbone"):
+        load_backbone_weights(network, save(other))
+    deeper = content | {"layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
+    with Untouched(network, r"1 unexpected in the file: layer3\.2\.conv1\.weight"):
+        load_backbone_weights(network, save(deeper))
+    report = load_backbone_weights(network, save(cut), allow_partial=True, log=silent)
+    assert len(report.missing) == 5
+    assert torch.equal(network.backbone.conv1.weight, content["conv1.weight"])
+
+
+def test_files_older_than_the_update_counters(save):
+    content, expected, _ = published_file("resnet18")
+    old = {name: tensor for name, tensor in content.items() if not name.endswith("num_batches_tracked")}
+    network, said = build_model("psp", "resnet18", 3), []
+    load_backbone_weights(network, save(old), log=said.append)
+    assert torch.equal(network.backbone.layer4[1].conv2.weight, expected["layer4.1.conv2.weight"])
+    assert "23 batch-norm update counters absent" in said[0]
+
+
+def test_file_at_construction(save, capsys):
+    content, expected, _ = published_file("mobilenetv3_small")
+    network = build_model("psp_mobile", "mobilenetv3_small", 4, pretrained_base=save(content))
+    assert same(network.backbone, expected)
+    assert "240 of 240 tensors of the backbone" in capsys.readouterr().out
+
+
+def test_unknown_families_keep_their_names():
+    assert conversion_for("resnet50", ["conv1.weight"]) is CONVERSIONS["resnet"][-1]
+    kind = conversion_for("unknown", ["a.weight"])
+    assert kind == Conversion("weights of unknown")
+    converted = kind.apply({"a.weight": torch.ones(2), "head.weight": torch.ones(1), "b": torch.ones(1)}, ["a.weight"])
+    assert list(converted.tensors) == ["a.weight"]
+    assert (converted.unexpected, converted.dropped) == (["b"], ["head.weight"])

@@ -1,0 +1,266 @@
+"""Files of torchvision, timm and Hugging Face fill the whole backbone, which then computes what they compute."""
+
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+
+from models import build_model
+from models.base import IMAGENET_RGB, PUBLISHED
+from models.layers import ConvBlock
+from models.weights import describe_file, load_backbone_weights
+from tests.models.weight_files import Untouched, batches, published_file, randomise, same, silent, write_file
+
+
+@pytest.fixture
+def save(tmp_path):
+    return write_file(tmp_path)
+
+
+class Case:
+    """A library's network that is the same as one of our backbones.
+
+    Args:
+        build: makes it with random weights.
+        features: what of it computes our last stage, given the network and images.
+        network, backbone: of ours.
+        convention, eps: that the library's weights expect.
+        sides: image sides at which both pad alike.
+    """
+
+    def __init__(self, build, features, network, backbone, convention=IMAGENET_RGB, eps=None, sides=((65, 97),)):
+        self.build, self.features, self.network, self.backbone = build, features, network, backbone
+        self.convention, self.eps, self.sides = convention, eps, sides
+
+
+def timm_mobilenet(network, x):
+    return network.blocks(network.bn1(network.conv_stem(x)))
+
+
+V3 = {"network": "psp_mobile", "backbone": "mobilenetv3_small"}
+V3_LARGE = {"network": "deeplabv3_mobilenet_ssseg", "backbone": "mobilenetv3_large"}
+V2 = {"network": "psp_mobile", "backbone": "mobilenetv2"}
+# MobileNetV3's convolutions with stride 2 pad "SAME" here and both sides alike in torchvision and most of timm, which
+# is the same for odd sides only: 8n + 1 stay odd down to stride 8.
+CASES = {
+    "torchvision mobilenet_v3_small": Case(
+        torchvision.models.mobilenet_v3_small, lambda network, x: network.features(x), **V3, eps=1e-3
+    ),
+    "torchvision mobilenet_v3_large": Case(
+        torchvision.models.mobilenet_v3_large, lambda network, x: network.features(x), **V3_LARGE, eps=1e-3
+    ),
+    "torchvision mobilenet_v2": Case(
+        torchvision.models.mobilenet_v2,
+        lambda network, x: network.features[:18](x),
+        **V2,
+        sides=((65, 97), (64, 96), (70, 91)),
+    ),
+    "timm mobilenetv3_small": Case(lambda: timm.create_model("mobilenetv3_small_100"), timm_mobilenet, **V3),
+    "timm mobilenetv3_large": Case(lambda: timm.create_model("mobilenetv3_large_100"), timm_mobilenet, **V3_LARGE),
+    "timm mobilenetv2": Case(
+        lambda: timm.create_model("mobilenetv2_100"), timm_mobilenet, **V2, sides=((65, 97), (64, 96), (70, 91))
+    ),
+    "timm resnet*s": Case(
+        lambda: timm.create_model("resnet50s"),
+        lambda network, x: network.forward_features(x),
+        "deeplabv3",
+        "resnet50",
+        sides=((65, 97), (64, 96)),
+    ),
+}
+
+
+def with_our_geometry(source, backbone):
+    """Give a library's convolutions the strides and dilations of ours, and their paddings unless they pad "SAME"."""
+
+    def spatial(network):
+        convs = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+        return [conv for conv in convs if conv.kernel_size[0] > 1]
+
+    ours = dict(backbone.named_modules())
+    for name, module in source.named_modules():
+        if name.endswith("downsample.0"):  # a ResNet's shortcut, the one 1x1 convolution with a stride
+            module.stride = ours[name].stride
+    for their, our in zip(spatial(source), spatial(backbone), strict=True):
+        assert their.weight.shape == our.weight.shape
+        their.stride, their.dilation = our.stride, our.dilation
+        if type(their) is torch.nn.Conv2d:
+            their.padding = tuple(d * (k - 1) // 2 for d, k in zip(our.dilation, our.kernel_size, strict=True))
+    return source
+
+
+@torch.no_grad()
+def differences(case, source, network):
+    """Largest difference of our last stage from the library's, relative to the largest value, over all image sizes."""
+    network.eval()
+    found = 0.0
+    for height, width in case.sides:
+        theirs, ours = batches(case.convention, height, width)
+        expected = case.features(source, theirs)
+        got = network.encode(network.to_input_convention(ours))[-1]
+        assert got.shape == expected.shape
+        found = max(found, ((got - expected).abs().max() / expected.abs().max()).item())
+    return found
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_libraries_files_give_the_librarys_features(save, title):
+    case = CASES[title]
+    source = randomise(case.build())
+    network, said = build_model(case.network, case.backbone, 3), []
+    report = load_backbone_weights(network, save(source.state_dict()), log=said.append)
+    assert report.complete and f"read as {re.sub('_(small|large)$', '', title)}" in said[0]
+    assert (network.input_convention, network.batch_norm_eps) == (case.convention, case.eps)
+    assert "images in RGB / 255, mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)" in said[0]
+    assert ("batch-norm eps 0.001 in the backbone" if case.eps else "batch-norm eps as built") in said[0]
+    source = with_our_geometry(source, network.backbone)
+    assert differences(case, source, network) < 1e-4
+    network.set_input_convention(PUBLISHED)
+    assert differences(case, source, network) > 1e-2
+    network.set_input_convention(case.convention)
+    network.set_batch_norm_eps(None if case.eps else 1e-3)
+    assert differences(case, source, network) > 1e-2
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_a_tensor_missing_in_a_librarys_file_is_named_in_both_spellings(save, title):
+    case = CASES[title]
+    state = dict(case.build().state_dict())
+    name = [key for key in state if key.endswith("running_var")][-3]
+    del state[name]
+    network = build_model(case.network, case.backbone, 3)
+    with Untouched(network, rf"1 missing in the file: (\S+ \(there )?{re.escape(name)}"):
+        load_backbone_weights(network, save(state), log=silent)
+
+
+@pytest.mark.parametrize("backbone, name, library", [("mobilenetv3_small", "psp_mobile", "tf_mobilenetv3_small_100")])
+def test_what_cannot_be_known_from_a_file_is_said(save, backbone, name, library):
+    network, said = build_model(name, backbone, 3), []
+    load_backbone_weights(network, save(timm.create_model(library).state_dict()), log=said.append)
+    assert "assumed" in said[0] and "timm:<name.tag>" in said[0]
+
+
+def hugging_face_names(depths):
+    """(name in Hugging Face's SegFormer, ours) of all tensors; two theirs for one ours: keys, then values."""
+    for stage, depth in enumerate(depths):
+        norms = [(f"patch_embeddings.{stage}.layer_norm", f"patch_embed{stage + 1}.norm")]
+        norms += [(f"patch_embeddings.{stage}.proj", f"patch_embed{stage + 1}.proj")]
+        norms += [(f"layer_norm.{stage}", f"norm{stage + 1}")]
+        for block in range(depth):
+            theirs, ours = f"block.{stage}.{block}", f"block{stage + 1}.{block}"
+            norms += [
+                (f"{theirs}.layer_norm_1", f"{ours}.norm1"),
+                (f"{theirs}.layer_norm_2", f"{ours}.norm2"),
+                (f"{theirs}.attention.self.query", f"{ours}.attn.q"),
+                (f"{theirs}.attention.self.key", f"{ours}.attn.kv"),
+                (f"{theirs}.attention.self.value", f"{ours}.attn.kv"),
+                (f"{theirs}.attention.output.dense", f"{ours}.attn.proj"),
+                (f"{theirs}.mlp.dense1", f"{ours}.mlp.fc1"),
+                (f"{theirs}.mlp.dwconv.dwconv", f"{ours}.mlp.dwconv.dwconv"),
+                (f"{theirs}.mlp.dense2", f"{ours}.mlp.fc2"),
+            ]
+            if stage < 3:
+                norms += [(f"{theirs}.attention.self.sr", f"{ours}.attn.sr")]
+                norms += [(f"{theirs}.attention.self.layer_norm", f"{ours}.attn.norm")]
+        for theirs, ours in norms:
+            for leaf in ("weight", "bias"):
+                yield f"segformer.encoder.{theirs}.{leaf}", f"{ours}.{leaf}"
+
+
+@pytest.mark.parametrize("prefix", ["segformer.", ""])
+def test_hugging_face_segformers_keys_and_values_are_joined(save, prefix):
+    own = published_file("MiT_B0")[1]
+    content = {}
+    for theirs, ours in hugging_face_names((2, 2, 2, 2)):
+        tensor = own[ours]
+        if ".key." in theirs or ".value." in theirs:
+            half = len(tensor) // 2
+            tensor = tensor[:half] if ".key." in theirs else tensor[half:]
+        content[theirs.replace("segformer.", prefix)] = tensor.clone()
+    content |= {"classifier.weight": torch.zeros(1000, 256), "classifier.bias": torch.zeros(1000)}
+    network, said = build_model("segformer", "MiT_B0", 3), []
+    assert describe_file(save(content), network) == "backbone"
+    report = load_backbone_weights(network, save(content), log=said.append)
+    assert same(network.backbone, own)
+    assert report.complete and report.dropped == ["classifier.weight", "classifier.bias"]
+    assert network.input_convention == IMAGENET_RGB and "read as Hugging Face SegFormer" in said[0]
+    value = f"{prefix}encoder.block.2.1.attention.self.value.weight"
+    with Untouched(network, rf"block3\.1\.attn\.kv\.weight \(there \S+key\.weight and {re.escape(value)}\)"):
+        load_backbone_weights(network, save({k: v for k, v in content.items() if k != value}), log=silent)
+    with Untouched(network, r"1 of another shape: block3\.1\.attn\.kv\.weight"):
+        load_backbone_weights(network, save(content | {value: torch.zeros(160, 150)}), log=silent)
+
+
+ALIKE = {
+    "torchvision resnet18": (torchvision.models.resnet18, "resnet18", "plain ResNet with one 7x7"),
+    "torchvision resnet50": (torchvision.models.resnet50, "resnet50", "plain ResNet with one 7x7"),
+    "timm resnet18": (lambda: timm.create_model("resnet18"), "resnet18", "plain ResNet with one 7x7"),
+    "timm resnet18d": (lambda: timm.create_model("resnet18d"), "resnet18", "deep stem has 32-32-64 channels"),
+    "timm resnet50c": (lambda: timm.create_model("resnet50c"), "resnet50", "deep stem has 32-32-64 channels"),
+    "ResNet-D with a wide stem": (
+        lambda: timm.create_model("resnet50s", avg_down=True),
+        "resnet50",
+        "average pooling in its shortcuts",
+    ),
+    "timm mobilevit_xxs": (
+        lambda: timm.create_model("mobilevit_xxs"),
+        "mobilevit_xx_small",
+        "an activation after each block's last 1x1 convolution",
+    ),
+}
+
+
+@pytest.mark.parametrize("title", ALIKE)
+def test_networks_that_only_look_alike_are_refused_with_the_reason(save, title):
+    build, backbone, reason = ALIKE[title]
+    network = build_model("deeplab_mobile" if backbone.startswith("mobile") else "psp", backbone, 3)
+    path = save(build().state_dict())
+    for partial in (False, True):
+        with Untouched(network, f"{reason}.*--backbone timm:<name>; or take the published file"):
+            load_backbone_weights(network, path, allow_partial=partial, log=silent)
+
+
+MOBILEVIT_RULES = (
+    (r"^layers", "stages"),
+    (r"conv\.0\.(conv|bn)", r"conv1_1x1.\1"),
+    (r"conv\.1\.(conv|bn)", r"conv2_kxk.\1"),
+    (r"conv\.2\.(conv|bn)", r"conv3_1x1.\1"),
+    (r"local_rep\.0", "conv_kxk"),
+    (r"local_rep\.1\.conv", "conv_1x1"),
+    (r"global_rep\.\d+\.(weight|bias)", r"norm.\1"),
+    ("global_rep", "transformer"),
+    (r"\.ln(\d)", r".norm\1"),
+    (r"attn\.attn\.in_proj_", "attn.qkv."),
+    (r"attn\.attn\.out_proj", "attn.proj"),
+    (r"ffn\.layers\.0\.0", "mlp.fc1"),
+    (r"ffn\.layers\.1", "mlp.fc2"),
+    ("conv_1x1_exp", "final_conv"),
+)
+
+
+def test_timms_mobilevit_differs_by_that_activation_and_by_nothing_else():
+    source = randomise(timm.create_model("mobilevit_xxs"))
+    backbone = build_model("deeplab_mobile", "mobilevit_xx_small", 3).backbone.eval()
+    theirs, renamed = source.state_dict(), {}
+    for name in backbone.state_dict():
+        library_name = name
+        for pattern, replacement in MOBILEVIT_RULES:
+            library_name = re.sub(pattern, replacement, library_name)
+        renamed[name] = theirs[library_name]
+    backbone.load_state_dict(renamed)
+    source = with_our_geometry(source, backbone)
+    for height, width in ((64, 96), (70, 91)):
+        x = batches(IMAGENET_RGB, height, width)[0]
+        with torch.no_grad():
+            expected = source.forward_features(x)
+            assert (backbone(x)[-1] - expected).abs().max() > 1e-2 * expected.abs().max()
+            hooks = [
+                module.register_forward_hook(lambda module, inputs, output: torch.nn.functional.silu(output))
+                for name, module in backbone.named_modules()
+                if name.endswith("conv_proj") and isinstance(module, ConvBlock)
+            ]
+            torch.testing.assert_close(backbone(x)[-1], expected, rtol=1e-4, atol=1e-4)
+            for hook in hooks:
+                hook.remove()

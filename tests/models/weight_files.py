@@ -1,0 +1,109 @@
+"""Files of weights to load in tests, and what a refused load has to leave behind."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.base import IMAGENET_RGB, PUBLISHED
+
+MANIFESTS = Path(__file__).parents[1] / "data" / "manifest"
+
+
+def same(network, state):
+    own = network.state_dict()
+    return all(torch.equal(own[name], tensor) for name, tensor in state.items()) and own.keys() == state.keys()
+
+
+class Untouched:
+    """Context in which a load has to be refused and the network left as it was, its convention and eps too."""
+
+    def __init__(self, network, said):
+        self.network, self.raises = network, pytest.raises(ValueError, match=said)
+
+    def __enter__(self):
+        self.before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.expects = self.network.input_convention, self.network.batch_norm_eps
+        return self.raises.__enter__()
+
+    def __exit__(self, *error):
+        assert same(self.network, self.before)
+        assert (self.network.input_convention, self.network.batch_norm_eps) == self.expects
+        return self.raises.__exit__(*error)
+
+
+def silent(text):
+    """Take a report and say nothing."""
+
+
+def write_file(folder):
+    """Return a function that saves something into `folder` and gives the path."""
+
+    def write(content, name="file.pth"):
+        torch.save(content, folder / name)
+        return folder / name
+
+    return write
+
+
+def random_values(shapes, seed=0):
+    """Different values for every tensor of name -> (dtype, shape)."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.rand(shape, generator=generator)
+        if dtype == "float32"
+        else torch.randint(1, 10**6, shape, generator=generator)
+        for name, (dtype, shape) in shapes.items()
+    }
+
+
+def published_file(backbone):
+    """Content of a made-up published ImageNet file, the backbone's tensors by our names, and what is left out of it."""
+    described = json.loads((MANIFESTS / f"backbone_{backbone}.json").read_text())
+    own = random_values(described["keys"])
+    if backbone.startswith("resnet"):
+        left = {"fc.weight": torch.zeros(1000, 8), "fc.bias": torch.zeros(1000)}
+        return own | left, own, list(left)
+    if backbone.startswith("MiT"):
+        left = {"head.weight": torch.zeros(1000, 8), "head.bias": torch.zeros(1000)}
+        return own | left, own, list(left)
+    if backbone == "mobilenetv2":
+        last = {f"features.18.1.{leaf}": torch.zeros(1280) for leaf in ("weight", "bias", "running_mean")}
+        left = {"features.18.0.weight": torch.zeros(1280, 320, 1, 1), **last, "classifier.1.weight": torch.zeros(10, 8)}
+        return own | left, {f"net.{name}": tensor for name, tensor in own.items()}, list(left)
+    file_names = described.get("external_key_to_model_key") or {f"backbone.{name}": name for name in own}
+    left = {"head.fc.weight": torch.zeros(1000, 8), "head.fc.bias": torch.zeros(1000)}
+    inside = {theirs: own[ours] for theirs, ours in file_names.items()} | left
+    return {"meta": {"epoch": 300}, "state_dict": inside}, own, list(left)
+
+
+@torch.no_grad()
+def randomise(network, seed=0):
+    """Give a library's network values under which every tensor counts; batch-norm variances so small that eps does."""
+    generator = torch.Generator().manual_seed(seed)
+    norms = [module for module in network.modules() if getattr(module, "running_var", None) is not None]
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            fan_in = module.weight[0].numel()
+            module.weight.normal_(
+                0, (0.02 / fan_in) ** 0.5 if module.bias is None else fan_in**-0.5, generator=generator
+            )
+            if module.bias is not None:
+                module.bias.normal_(0, 0.5, generator=generator)
+    for norm in norms:
+        norm.weight.uniform_(0.5, 1.5, generator=generator)
+        norm.bias.normal_(0, 0.3, generator=generator)
+        norm.momentum = 1.0  # the statistics of one batch
+    network.train()(torch.randn(4, 3, 129, 129, generator=generator))
+    return network.eval()
+
+
+def batches(convention, height, width):
+    """One random image as a library's own preprocessing and as our loaders give it."""
+    image = np.random.default_rng(3).integers(0, 256, (height, width, 3)).astype(np.float64)
+    theirs = (image * convention.scale - np.array(convention.mean)) / np.array(convention.std)
+    ours = image[..., ::-1] - np.array(PUBLISHED.mean)
+    assert convention.channel_order == IMAGENET_RGB.channel_order
+    return tuple(torch.from_numpy(x.copy()).permute(2, 0, 1)[None].float() for x in (theirs, ours))
