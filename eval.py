@@ -1,7 +1,8 @@
 """Evaluates a network on a split: mIoU, per-class table, confusion matrix and, on request, its masks.
 
-    python eval.py --model deeplabv3 --backbone resnet18 --pretrained CHECKPOINT.pth --dataset camvid \
-        --data data/CamVid --split test
+    python eval.py --pretrained kd_deeplabv3_resnet18_camvid_best_model.pth --data data/CamVid --split test
+    python eval.py --pretrained CHECKPOINT.pth --model deeplabv3 --backbone resnet18 --dataset camvid \
+        --data data/CamVid
     torchrun --nproc-per-node=4 eval.py ...
 """
 
@@ -17,6 +18,7 @@ from engine.args import Parser, add_data_args, add_device_args, add_evaluation_a
 from engine.cli import run_cli
 from engine.evaluate import evaluate
 from engine.inference import multi_scale
+from engine.released import infer_evaluation_args
 from engine.replaced_flags import REPLACED_IN_EVALUATION
 from engine.report import PredictionWriter, describe_network, write_report
 from models import build_model
@@ -30,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     add_evaluation_args(parser)
     add_data_args(parser, train=False)
     add_device_args(parser)
-    return finish_evaluation_args(parser.parse_args())
+    return parser.parse_args()
 
 
 def main() -> None:
@@ -40,6 +42,8 @@ def main() -> None:
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
     say = print if is_main_process() else lambda _: None
+    args, weights = infer_evaluation_args(args, say)
+    args = finish_evaluation_args(args)
 
     # data and network
     dataset = build_dataset(
@@ -50,7 +54,7 @@ def main() -> None:
         ignore_label=args.ignore_label,
     )
     network = build_model(args.model, args.backbone, dataset.num_classes)
-    load_weights(network, args.pretrained, allow_partial=args.allow_partial, log=say)
+    load_weights(network, weights, allow_partial=args.allow_partial, log=say)
     network = network.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
     loader = build_eval_loader(
         dataset, rank=get_rank(), world_size=get_world_size(), workers=args.workers, pin_memory=device.type == "cuda"

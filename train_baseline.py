@@ -9,6 +9,7 @@ import argparse
 from engine.args import Parser, add_model_args, add_training_args, finish_training_args
 from engine.cli import run_cli
 from engine.fit import build_data, build_training_network, check_setup, fit
+from engine.released import checkpoint_stem
 from engine.run import open_run
 from engine.task import SegmentationTask
 from utils.distributed import setup_distributed
@@ -27,7 +28,7 @@ def main() -> None:
     device = setup_distributed(args.device)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
-    run = open_run(args, f"{args.model}_{args.backbone}_{args.dataset}")
+    run = open_run(args, checkpoint_stem(args.model, args.backbone, args.dataset))
 
     # data and network
     data = build_data(args)

@@ -1,6 +1,6 @@
 """Distils a trained teacher into a student with CIRKDV2.
 
-    python train_cirkdv2.py --teacher-model deeplabv3 --teacher-backbone resnet101 --teacher-pretrained TEACHER.pth \
+    python train_cirkdv2.py --teacher-pretrained deeplabv3_resnet101_camvid_best_model.pth \
         --student-model deeplabv3 --student-backbone resnet18 --dataset camvid --data data/CamVid ...
     torchrun --nproc-per-node=8 train_cirkdv2.py ...
 """
@@ -11,6 +11,7 @@ from engine.args import Parser, add_distillation_args, add_training_args, finish
 from engine.cli import run_cli
 from engine.distill import add_cirkdv2_args, build_teacher, check_teacher_on, cirkdv2_config
 from engine.fit import build_data, build_training_network, check_setup, fit
+from engine.released import checkpoint_stem, infer_teacher_args
 from engine.run import open_run
 from engine.task import DistillationTask
 from losses import build_distiller
@@ -33,12 +34,14 @@ def main() -> None:
     device = setup_distributed(args.device)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
-    run = open_run(args, f"kd_{args.student_model}_{args.student_backbone}_{args.dataset}")
+    notes: list[str] = []
+    args = infer_teacher_args(args, notes.append)
+    stem = checkpoint_stem(args.student_model, args.student_backbone, args.dataset, distilled=True)
+    run = open_run(args, stem)
 
     # data, teacher, student
     data = build_data(args)
     num_classes = data.train.num_classes
-    notes: list[str] = []
     teacher = build_teacher(args, num_classes, log=notes.append)
     student = build_training_network(
         args.student_model,

@@ -67,7 +67,8 @@ def required_path(text: str) -> Path:
 
 def add_data_args(parser: Parser, train: bool = True) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("--dataset", required=True, help=", ".join(DATASETS))
+    default = "" if train else "; default: as the file tells"
+    group.add_argument("--dataset", required=train, help=", ".join(DATASETS) + default)
     group.add_argument("--data", required=True, type=required_path, metavar="FOLDER", help="the data set's root folder")
     if train:
         group.add_argument("--train-list", type=optional_path, help='file of "image mask" lines instead of the layout')
@@ -90,9 +91,9 @@ def add_model_args(parser: Parser) -> None:
 
 def add_distillation_args(parser: Parser) -> None:
     group = parser.add_argument_group("networks")
-    group.add_argument("--teacher-model", default="deeplabv3", help=", ".join(list_models()))
-    group.add_argument("--teacher-backbone", default="resnet101")
-    group.add_argument("--teacher-pretrained", type=required_path, required=True, help="the trained teacher's weights")
+    group.add_argument("--teacher-model", help=", ".join(list_models()) + "; default: as the file tells, or deeplabv3")
+    group.add_argument("--teacher-backbone", help="default: as the file tells, or resnet101")
+    group.add_argument("--teacher-pretrained", type=required_path, required=True, help="its weights or run folder")
     group.add_argument("--student-model", default="deeplabv3")
     group.add_argument("--student-backbone", default="resnet18")
     group.add_argument("--student-pretrained-base", type=optional_path, help="ImageNet weights of the backbone")
@@ -155,9 +156,11 @@ def add_training_args(parser: Parser) -> None:
 
 def add_evaluation_args(parser: Parser) -> None:
     group = parser.add_argument_group("evaluation")
-    group.add_argument("--model", default="deeplabv3", help=", ".join(list_models()))
-    group.add_argument("--backbone", default="resnet18")
-    group.add_argument("--pretrained", type=required_path, required=True, help="the network's weights")
+    group.add_argument("--model", help=", ".join(list_models()) + "; default: as the file tells")
+    group.add_argument("--backbone", help="default: as the file tells")
+    group.add_argument(
+        "--pretrained", type=required_path, required=True, help="the network's weights, or the folder of its run"
+    )
     group.add_argument("--allow-partial", action="store_true", help="accept a weight file that covers only a part")
     group.add_argument("--split", choices=("val", "test", "train"), default="val")
     group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="logits are averaged over these scales")

@@ -17,6 +17,7 @@ from utils.logger import RunLogger
 
 STATE_FORMAT = 1
 STATE_NAME = "last_state.pth"
+BEST_SUFFIX = "_best_model"
 
 # What may differ between the start of a run and its resume; everything else must agree.
 FREE_ON_RESUME = frozenset(
@@ -48,7 +49,7 @@ class Run:
 
     @property
     def best_checkpoint(self) -> Path:
-        return self.folder / f"{self.stem}_best_model.pth"
+        return self.folder / f"{self.stem}{BEST_SUFFIX}.pth"
 
     @property
     def last_state(self) -> Path:

@@ -1,0 +1,264 @@
+"""What a checkpoint says about itself: by its file's name, or by the arguments of the run that wrote it.
+
+Released files and our own are named `[kd_]<model>_<backbone>_<dataset>[_best_model].pth`, so that the name is enough to
+evaluate one. A name is a claim: before anything is computed it is compared with the tensors in the file.
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset import DATASETS
+from engine.run import BEST_SUFFIX, STATE_NAME
+from models import ALIASES, build_model, list_models, resolve_names
+from models.backbones import TIMM_PREFIX
+from models.base import SegmentationNetwork
+from models.weights import State, StateFile, load_weights, read_arguments, read_file
+
+FILE_SUFFIXES = (".pth", ".safetensors")
+NAME_FORM = f"[kd_]<model>_<backbone>_<dataset>[{BEST_SUFFIX}].pth"
+TEACHER_DEFAULTS = {"model": "deeplabv3", "backbone": "resnet101"}
+
+Say = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The network that a file is said to hold, and the data set it was trained on.
+
+    Attributes:
+        model, backbone, dataset: as the command line takes them.
+        source: what says so, for messages ("name" or "arguments").
+    """
+
+    model: str
+    backbone: str
+    dataset: str
+    source: str = "name"
+
+    def __str__(self) -> str:
+        return f"{self.model} with {self.backbone} on {self.dataset}"
+
+
+def checkpoint_stem(model: str, backbone: str, dataset: str, distilled: bool = False) -> str:
+    """The name, without ending, of a run's checkpoints; `read_name` is its inverse.
+
+    Args:
+        model, backbone, dataset: as the command line takes them; `timm:<name>` becomes `timm-<name>`, and `/` and `:`
+            in the name become `-` too.
+        distilled: whether the network is a distilled student.
+    """
+    return f"{'kd_' if distilled else ''}{model}_{re.sub('[:/]', '-', backbone)}_{dataset}"
+
+
+def read_name(path: str | Path) -> Identity | None:
+    """What the file's name tells, None where it is not of the form `NAME_FORM`.
+
+    Where a name gives a teacher and a student (`kd_segformer_MiT_B4_segformer_MiT_B0_citys`), the student, which comes
+    last, is the network in the file. A timm name in which something was replaced cannot be restored and tells nothing.
+    """
+    stem = Path(path).name
+    suffix = next((suffix for suffix in FILE_SUFFIXES if stem.endswith(suffix)), None)
+    if suffix is None:
+        return None
+    listing = list_models()
+    model = _one_of([*listing, *ALIASES])
+    backbone = _one_of({name for names in listing.values() for name in names}, r"timm-[^-]+")
+    pattern = (
+        rf"(?:kd_(?:{model}_{backbone}_)?)?(?P<model>{model})_(?P<backbone>{backbone})_(?P<dataset>{_one_of(DATASETS)})"
+        rf"(?:{BEST_SUFFIX})?"
+    )
+    match = re.fullmatch(pattern, stem.removesuffix(suffix), re.IGNORECASE)  # aliases are taken in any case
+    if match is None:
+        return None
+    return Identity(match["model"], re.sub("^timm-", TIMM_PREFIX, match["backbone"]), match["dataset"].lower())
+
+
+def _one_of(names: Any, *patterns: str) -> str:
+    """Pattern for one of the names, tried from the longest to the shortest, or else of the patterns."""
+    return f"(?:{'|'.join([*map(re.escape, sorted(names, key=len, reverse=True)), *patterns])})"
+
+
+def read_run_arguments(arguments: dict[str, Any] | None) -> Identity | None:
+    """What the arguments of a run (`StateFile.arguments`) tell; those of a distillation tell the student."""
+    if arguments is None:
+        return None
+    role = "student_" if "student_model" in arguments else ""
+    values = [arguments.get(name) for name in (f"{role}model", f"{role}backbone", "dataset")]
+    return Identity(*values, source="arguments") if all(isinstance(value, str) for value in values) else None
+
+
+def find_checkpoint(path: Path, say: Say) -> Path:
+    """The file to read for a run's folder, which is said: its best checkpoint, else its last; a file as it is.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: it holds several that could be meant.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(file for file in path.iterdir() if file.suffix in FILE_SUFFIXES)
+    best = [file for file in files if file.stem.endswith(BEST_SUFFIX)]
+    found = best or [file for file in files if file.name != STATE_NAME] or files
+    if not found:
+        raise FileNotFoundError(f"{path} is a folder without checkpoints; expected a file, or the folder of a run")
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several checkpoints, name one: {', '.join(file.name for file in found)}")
+    say(f"{path} is a folder: taking {found[0].name}")
+    return found[0]
+
+
+def infer_evaluation_args(args: argparse.Namespace, say: Say = print) -> tuple[argparse.Namespace, Path | StateFile]:
+    """Fills in `model`, `backbone` and `dataset` from the file where they are None, and says so.
+
+    What is given wins. Whatever is inferred is compared with the tensors in the file.
+
+    Args:
+        args: needs pretrained, allow_partial, model, backbone and dataset.
+        say: takes what was inferred and what contradicts it, a line each.
+
+    Returns:
+        The arguments, and the file for `load_weights`: what was read of it where it had to be read.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file does not tell what is missing, or its tensors are those of another network.
+    """
+    path = find_checkpoint(args.pretrained, say)
+    given = {name: getattr(args, name) for name in ("model", "backbone", "dataset")}
+    missing = [name for name, value in given.items() if value is None]
+    file = read_file(path) if missing else path
+    told = read_name(path) or (read_run_arguments(file.arguments) if missing else None)
+    if told is None and missing:
+        raise ValueError(_does_not_tell(file, missing))
+    if told is not None:
+        _say_contradictions(path, told, {f"--{name}": value for name, value in given.items()}, say)
+    if missing:
+        given |= {name: getattr(told, name) for name in missing}
+        say(f"{path.name}: by its {told.source}, {', '.join(f'--{name} {given[name]}' for name in missing)}")
+        if not args.allow_partial:
+            check_content(file, told, **given)
+    return argparse.Namespace(**vars(args) | given | {"pretrained": path}), file
+
+
+def infer_teacher_args(args: argparse.Namespace, say: Say = print) -> argparse.Namespace:
+    """Fills in `teacher_model` and `teacher_backbone`, from the teacher's file or else from `TEACHER_DEFAULTS`.
+
+    Args:
+        args: needs teacher_pretrained, teacher_model, teacher_backbone and dataset.
+        say: takes what was inferred and what contradicts it, a line each.
+
+    Raises:
+        FileNotFoundError, ValueError: the name does not tell and the file cannot be read.
+    """
+    path = find_checkpoint(args.teacher_pretrained, say)
+    given = {name: getattr(args, f"teacher_{name}") for name in TEACHER_DEFAULTS}
+    missing = [name for name, value in given.items() if value is None]
+    told = read_name(path) or (read_run_arguments(read_arguments(path)) if missing else None)
+    if told is not None:
+        flags = {f"--teacher-{name}": value for name, value in given.items()} | {"--dataset": args.dataset}
+        _say_contradictions(path, told, flags, say)
+        if missing:
+            inferred = ", ".join(f"--teacher-{name} {getattr(told, name)}" for name in missing)
+            say(f"{path.name}: by its {told.source}, {inferred}")
+    for name in missing:
+        given[name] = TEACHER_DEFAULTS[name] if told is None else getattr(told, name)
+    values = {f"teacher_{name}": value for name, value in given.items()}
+    return argparse.Namespace(**vars(args) | values | {"teacher_pretrained": path})
+
+
+def _say_contradictions(path: Path, told: Identity, flags: dict[str, str | None], say: Say) -> None:
+    """Says in one line which flags contradict what the file tells.
+
+    Args:
+        flags: the values of the flags for model, backbone and data set, in this order; None where one is not given.
+    """
+    expected = (told.model, told.backbone, told.dataset)
+    taken = (value or other for value, other in zip(flags.values(), expected, strict=True))
+    compared = zip(flags.items(), _plain_names(*taken), _plain_names(*expected), strict=True)
+    others = [f"{flag} {value}" for (flag, value), mine, other in compared if value and mine != other]
+    if others:
+        say(f"WARNING: {path.name} is {told} by its {told.source}; what is given wins: {', '.join(others)}")
+
+
+def _plain_names(model: str, backbone: str, dataset: str) -> tuple[str, str, str]:
+    """The registry's names where aliases are given; as they are where they do not go together."""
+    try:
+        return (*resolve_names(model, backbone), dataset)
+    except ValueError:
+        return model, backbone, dataset
+
+
+def check_content(file: StateFile, told: Identity, model: str, backbone: str, dataset: str) -> None:
+    """Compares what was inferred with the tensors in the file.
+
+    Args:
+        file: what was read.
+        told: what it says about itself.
+        model, backbone, dataset: what it is taken for. The data set fixes the class count, unless it is one whose
+            folder says its classes.
+
+    Raises:
+        ValueError: the file holds other tensors (they are named), or the network does not exist.
+    """
+    classes = len(DATASETS[dataset].CLASSES) if dataset in DATASETS else 0
+    mismatch = _mismatch(model, backbone, classes, file)
+    if mismatch is None:
+        return
+    content = describe_content(file)
+    raise ValueError(
+        f"{file.path} is {told} by its {told.source}. Expected {model} with {backbone}"
+        + (f" for the {classes} classes of {dataset}; " if classes else "; ")
+        + (f"it holds {content}. " if content else f"its tensors differ:\n{mismatch}\nCopy a damaged file anew. ")
+        + f"Where the {told.source} is wrong, --model, --backbone and --dataset override it."
+    )
+
+
+def describe_content(file: StateFile) -> str | None:
+    """The network of the registry whose tensors these are, as "<model> with <backbone> for <K> classes"."""
+    for model, backbones in list_models().items():
+        for backbone in backbones:
+            classes = _class_count(_skeleton(model, backbone, 1), file.state)
+            if classes and _mismatch(model, backbone, classes, file) is None:
+                return f"{model} with {backbone} for {classes} classes"
+    return None
+
+
+def _does_not_tell(file: StateFile, missing: list[str]) -> str:
+    content = describe_content(file)
+    *first, last = (f"--{name}" for name in missing)
+    return (
+        f"{file.path}: its name does not tell which network and data set it is for, so "
+        + (f"{', '.join(first)} and {last} are" if first else f"{last} is")
+        + f" needed (names that tell: {NAME_FORM})."
+        + (f" The file holds {content}." if content else "")
+    )
+
+
+def _mismatch(model: str, backbone: str, num_classes: int, file: StateFile) -> str | None:
+    """Why the file's weights are not those of the network, None where they are; 0 classes: as many as in the file."""
+    if not num_classes:
+        num_classes = _class_count(_skeleton(model, backbone, 1), file.state) or 1
+    try:
+        load_weights(_skeleton(model, backbone, num_classes), file, log=lambda _: None)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _skeleton(model: str, backbone: str, num_classes: int) -> SegmentationNetwork:
+    """The network without memory for its tensors: names and shapes."""
+    with torch.device("meta"):
+        return build_model(model, backbone, num_classes)
+
+
+def _class_count(network: SegmentationNetwork, state: State) -> int | None:
+    """Rows, in the file, of the tensor that is the network's classifier; None where the file lacks it."""
+    weight = network.get_submodule(network.classifier_names[0]).weight
+    name = next(name for name, tensor in network.state_dict(keep_vars=True).items() if tensor is weight)
+    return next(iter(state[name].shape), None) if name in state else None
