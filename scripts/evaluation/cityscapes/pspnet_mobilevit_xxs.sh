@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Evaluates PSPNet-MobileViT-XXS on Cityscapes, distilled with CIRKDV2; --pretrained PATH evaluates another checkpoint.
+# Published: 68.45 mIoU on the test images, whose labels only the test server has
+# (scripts/test_cityscapes.sh); this evaluates on the validation images.
+source "$(dirname "${BASH_SOURCE[0]}")/../../common.sh"
+
+launch eval.py \
+    --model psp_mobile \
+    --backbone mobilevit_xx_small \
+    --pretrained "$CKPT_ROOT/kd_psp_mobile_mobilevit_xx_small_citys_best_model.pth" \
+    --dataset citys \
+    --data "$CITYS_ROOT" \
+    --split val \
+    --save-dir "$SAVE_ROOT" \
+    "$@"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# DeepLabV3-ResNet18 on CamVid, trained alone.
+# The settings of the first CIRKD for CamVid; nothing was published for this network with CIRKDV2.
+source "$(dirname "${BASH_SOURCE[0]}")/../../common.sh"
+
+launch train_baseline.py \
+    --model deeplabv3 \
+    --backbone resnet18 \
+    --pretrained-base "$CKPT_ROOT/resnet18-imagenet.pth" \
+    --dataset camvid \
+    --data "$CAMVID_ROOT" \
+    --batch-size 16 \
+    --crop-size 360 360 \
+    --max-iterations 40000 \
+    --optimizer-type sgd \
+    --lr 0.02 \
+    --momentum 0.9 \
+    --weight-decay 0.0001 \
+    --save-dir "$SAVE_ROOT" \
+    "$@"
