@@ -15,12 +15,11 @@ import torch
 
 from dataset import DATASETS
 from engine.run import BEST_SUFFIX, STATE_NAME
-from models import ALIASES, build_model, list_models, resolve_names
-from models.backbones import TIMM_PREFIX
+from models import build_model, list_models, resolve_names
 from models.base import SegmentationNetwork
+from models.file_names import SUFFIXES, parse_file_name
 from models.weights import State, StateFile, load_weights, read_arguments, read_file
 
-FILE_SUFFIXES = (".pth", ".safetensors")
 NAME_FORM = f"[kd_]<model>_<backbone>_<dataset>[{BEST_SUFFIX}].pth"
 TEACHER_DEFAULTS = {"model": "deeplabv3", "backbone": "resnet101"}
 
@@ -62,26 +61,9 @@ def read_name(path: str | Path) -> Identity | None:
     Where a name gives a teacher and a student (`kd_segformer_MiT_B4_segformer_MiT_B0_citys`), the student, which comes
     last, is the network in the file. A timm name in which something was replaced cannot be restored and tells nothing.
     """
-    stem = Path(path).name
-    suffix = next((suffix for suffix in FILE_SUFFIXES if stem.endswith(suffix)), None)
-    if suffix is None:
-        return None
-    listing = list_models()
-    model = _one_of([*listing, *ALIASES])
-    backbone = _one_of({name for names in listing.values() for name in names}, r"timm-[^-]+")
-    pattern = (
-        rf"(?:kd_(?:{model}_{backbone}_)?)?(?P<model>{model})_(?P<backbone>{backbone})_(?P<dataset>{_one_of(DATASETS)})"
-        rf"(?:{BEST_SUFFIX})?"
-    )
-    match = re.fullmatch(pattern, stem.removesuffix(suffix), re.IGNORECASE)  # aliases are taken in any case
-    if match is None:
-        return None
-    return Identity(match["model"], re.sub("^timm-", TIMM_PREFIX, match["backbone"]), match["dataset"].lower())
-
-
-def _one_of(names: Any, *patterns: str) -> str:
-    """Pattern for one of the names, tried from the longest to the shortest, or else of the patterns."""
-    return f"(?:{'|'.join([*map(re.escape, sorted(names, key=len, reverse=True)), *patterns])})"
+    found = parse_file_name(path)
+    dataset = "" if found is None else found.rest.removesuffix(BEST_SUFFIX).lower()
+    return Identity(found.model, found.backbone, dataset) if dataset in DATASETS else None
 
 
 def read_run_arguments(arguments: dict[str, Any] | None) -> Identity | None:
@@ -102,7 +84,7 @@ def find_checkpoint(path: Path, say: Say) -> Path:
     """
     if not path.is_dir():
         return path
-    files = sorted(file for file in path.iterdir() if file.suffix in FILE_SUFFIXES)
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     best = [file for file in files if file.stem.endswith(BEST_SUFFIX)]
     found = best or [file for file in files if file.name != STATE_NAME] or files
     if not found:
@@ -227,6 +209,26 @@ def describe_content(file: StateFile) -> str | None:
             if classes and _mismatch(model, backbone, classes, file) is None:
                 return f"{model} with {backbone} for {classes} classes"
     return None
+
+
+def count_classes(model: str, backbone: str, file: Path | StateFile) -> int:
+    """The class count of the network in a file.
+
+    Args:
+        model, backbone: the network that the file holds.
+        file: a path, or what was read of it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the network does not exist, or the file lacks its classifier.
+    """
+    file = file if isinstance(file, StateFile) else read_file(file)
+    count = _class_count(_skeleton(model, backbone, 1), file.state)
+    if not count:
+        raise ValueError(
+            f"{file.path} holds no classifier of {model} with {backbone}; expected the weights of a whole network"
+        )
+    return count
 
 
 def _does_not_tell(file: StateFile, missing: list[str]) -> str:

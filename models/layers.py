@@ -138,7 +138,7 @@ def _windows(x: Tensor, length: int, sizes: Sequence[int]) -> tuple[Tensor, Tens
     start, end = torch.cat(starts).unsqueeze(1), torch.cat(ends).unsqueeze(1)
     position = torch.arange(length, device=x.device)
     count = (end - start).to(torch.float32)
-    power = torch.exp2(torch.ceil(torch.log2(count)))
+    power = 2.0 ** torch.ceil(torch.log2(count))  # ONNX has no exp2
     matrix = ((position >= start) & (position < end)) / power
     return matrix.to(x.dtype), (power.double() / count).squeeze(1).to(x.dtype)
 

@@ -147,7 +147,7 @@ def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_that_tells_nothin
         "psp_mobile_mobilenetv3_small_voc_worst_model.pth",
         "my_psp_mobile_mobilenetv3_small_voc.pth",
         "segformer_MiT_B4_segformer_MiT_B0_citys.pth",  # teacher and student, but not distilled
-        "psp_mobile_mobilenetv3_small_voc.pt",
+        "psp_mobile_mobilenetv3_small_voc.onnx",
         "psp_mobile_mobilenetv3_small_voc",
     ],
 )

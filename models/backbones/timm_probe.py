@@ -1,0 +1,217 @@
+"""Find out what a network of timm can give as a backbone.
+
+What a network of timm allows differs from one to the next and is only partly declared: whether its strides can be
+replaced by dilation, which image sizes it takes, in which order the axes of its maps stand. So it is tried when the
+backbone is built, on torch's "meta" device, where tensors have shapes and no values and a forward pass costs nothing.
+"""
+
+import difflib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+NUM_STAGES = 4
+MIN_STRIDE = 4
+# Output strides tried, in this order, where none is asked for; None leaves the network as it is.
+OUTPUT_STRIDES = (8, 16, None)
+# Arguments by which families of transformers take images of other sizes than those they were trained on.
+ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
+    {},
+    {"strict_img_size": False},
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
+    {"dynamic_img_size": True},
+)
+# Sides, in units of what sides must be divisible by, of the images a network is tried with: odd, and not square.
+PROBE_UNITS = ((9, 7), (5, 6))
+PROBE_PIXELS = ((97, 131), (160, 75))  # the same where any size is taken
+
+
+class Probe(NamedTuple):
+    """What a network was found to be: (channels, stride) per map, and what image sides must be divisible by."""
+
+    maps: list[tuple[int, int]]
+    channels_last: bool
+    multiple: int
+
+
+def check_name(name: str) -> None:
+    """Check that timm has a network of this name, with or without a weights tag.
+
+    Raises:
+        ValueError: it has not; the message has similar names.
+    """
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        similar = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        raise ValueError(
+            f"timm has no network {name!r}; "
+            + (f"similar names: {', '.join(similar)}" if similar else "timm.list_models() gives all names")
+        )
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ValueError(f"timm has no weights {tag!r} of {architecture}; there are: {', '.join(tags) or 'none'}")
+
+
+def find_options(name: str, output_stride: int | None) -> tuple[dict[str, Any], Probe]:
+    """Find the arguments with which the network has four stages, the wanted stride and the freest choice of sizes."""
+    indices = _stage_indices(name)
+    plain, plain_probe, refusal = _find_size_options(name, {"out_indices": indices})
+    if plain_probe is None:
+        raise ValueError(
+            f"timm:{name} takes images of one size only, or its maps do not cover images of any size ({refusal}); "
+            "choose another network"
+        )
+    for wanted in OUTPUT_STRIDES if output_stride is None else (output_stride,):
+        if wanted is None or plain_probe.maps[-1][1] == wanted:
+            return plain, plain_probe
+        options, probe, _ = _find_size_options(name, {"out_indices": indices, "output_stride": wanted})
+        if probe is not None and probe.maps[-1][1] == wanted:
+            return options, probe
+    raise ValueError(f"timm:{name} cannot give output stride {output_stride}; its own is {plain_probe.maps[-1][1]}")
+
+
+def _find_size_options(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], Probe | None, str]:
+    """Try the arguments that free the image size, and sides that are multiples of more and more.
+
+    Returns:
+        (options, what was found or None where nothing works, the first refusal).
+    """
+    best, refusal = None, ""
+    for more in ANY_SIZE_OPTIONS:
+        candidate = options | more
+        try:
+            with torch.device("meta"):
+                network = create(name, **candidate).eval()
+        except Exception as error:  # a constructor that does not know an argument may raise anything
+            refusal = refusal or _first_line(error)
+            continue
+        for multiple in _multiples(name, best[1].multiple if best else None):
+            try:
+                best = candidate, _probe(network, multiple)
+                break
+            except Exception as error:
+                refusal = refusal or _first_line(error)
+        if best is not None and best[1].multiple == 1:
+            break
+    return (*best, refusal) if best is not None else (options, None, refusal)
+
+
+def _multiples(name: str, below: int | None) -> list[int]:
+    """What sides may have to be divisible by: patch sizes, strides, windows; the side of training images last."""
+    sizes = [1, 8, 14, 16, 32, 64, *default_config(name)["input_size"][-2:]]
+    return [size for size in dict.fromkeys(sizes) if below is None or size < below]
+
+
+def _probe(network: nn.Module, multiple: int) -> Probe:
+    """Run a network on the meta device on two image sizes.
+
+    Raises:
+        ValueError: the maps are no maps or have other sizes than their strides say, or whatever the network raises.
+    """
+    declared = network.feature_info.channels()
+    images = PROBE_PIXELS if multiple == 1 else [(high * multiple, wide * multiple) for high, wide in PROBE_UNITS]
+    found: list[tuple[int, int]] | None = None
+    channels_last = False
+    for height, width in images:
+        maps = _meta_forward(network, height, width)
+        if len(maps) != NUM_STAGES or any(stage.ndim != 4 for stage in maps):
+            raise ValueError(f"expected {NUM_STAGES} maps, got {[tuple(stage.shape) for stage in maps]}")
+        pairs = list(zip(maps, declared, strict=True))
+        channels_last = any(stage.shape[1] != count and stage.shape[3] == count for stage, count in pairs)
+        shapes = [(*s.shape[1:3], s.shape[3]) if channels_last else (*s.shape[2:], s.shape[1]) for s in maps]
+        strides = [_stride((height, width), shape[:2]) for shape in shapes]
+        result = [(shape[2], stride) for shape, stride in zip(shapes, strides, strict=True)]
+        if found not in (None, result):
+            raise ValueError(f"channels and strides depend on the image size: {found}, {result}")
+        found = result
+    assert found is not None
+    return Probe(found, channels_last, multiple)
+
+
+def _stride(image: tuple[int, int], stage: tuple[int, int]) -> int:
+    """The power of two (or patch size) by which both sides were divided, up to one pixel of a border more or less."""
+    candidates = {round(side / part) for side, part in zip(image, stage, strict=True)} | {1, 2, 4, 8, 14, 16, 32, 64}
+    exact = [s for s in candidates if all(-(-side // s) == part for side, part in zip(image, stage, strict=True))]
+    if not exact:
+        raise ValueError(f"a map of {stage[0]}x{stage[1]} of an image of {image[0]}x{image[1]} has no whole stride")
+    return min(exact, key=lambda s: (s & (s - 1) != 0, s))
+
+
+def _stage_indices(name: str) -> list[int]:
+    """Choose four of the network's maps.
+
+    Raises:
+        ValueError: the network gives no maps, or fewer than four with stride 4 or more.
+    """
+    import timm
+
+    try:
+        with torch.device("meta"), _quiet():
+            levels = list(timm.create_model(name).feature_info)
+    except Exception as error:
+        raise ValueError(f"timm:{name} gives no feature maps ({_first_line(error)}); choose another network") from error
+    reductions = [level["reduction"] for level in levels]
+    usable = [index for index, reduction in enumerate(reductions) if reduction >= MIN_STRIDE]
+    if len(usable) < NUM_STAGES:
+        raise ValueError(
+            f"timm:{name} gives {len(usable)} feature maps of stride {MIN_STRIDE} or more (strides {reductions}); "
+            f"a backbone needs {NUM_STAGES}"
+        )
+    if len(set(reductions)) == 1:
+        return [len(levels) * quarter // NUM_STAGES - 1 for quarter in range(1, NUM_STAGES + 1)]
+    return usable[-NUM_STAGES:]
+
+
+def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    import timm
+
+    if pretrained and not timm.list_pretrained(f"{name.partition('.')[0]}.*"):
+        raise ValueError(f"timm has no weights of {name}")  # it would go on with random ones
+    try:
+        with _quiet():
+            return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise ValueError(
+            f"timm's weights of {name} cannot be had: {_first_line(error)}. They are fetched from the Hugging Face hub "
+            "on first use: check the connection, or give a file of them instead"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps timm from reporting on every trial."""
+    logger = logging.getLogger("timm")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _meta_forward(network: nn.Module, height: int, width: int) -> list[Tensor]:
+    with torch.device("meta"), torch.no_grad():
+        return list(network(torch.empty(1, 3, height, width)))
+
+
+def default_config(name: str) -> dict[str, Any]:
+    """What timm knows of the weights that a name stands for: input size, mean, std."""
+    import timm
+
+    return timm.models.get_pretrained_cfg(name).to_dict()
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

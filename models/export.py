@@ -1,0 +1,211 @@
+"""Writes a trained network in a form that other programs run, checked against the network before it is written.
+
+    python -m models.export --pretrained segformer_MiT_B0_citys_best_model.pth --format onnx
+    python -m models.export --pretrained last_state.pth --format torchscript --upsample --output network.pt
+
+ONNX and TorchScript files map images (N, 3, H, W) to logits; safetensors files hold the weights under their own names.
+"""
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models import build_model
+from models.base import PUBLISHED, SegmentationNetwork
+from models.cli import run_tool
+from models.export_formats import FORMATS, ExportError, LogitsOnly, Request
+from models.file_names import parse_file_name
+from models.weights import StateFile, load_weights, read_file
+
+DEFAULT_SIZE = (512, 1024)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m models.export",
+        description="Write a trained network as ONNX, TorchScript or safetensors, checked against it first.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--pretrained", type=Path, required=True, metavar="FILE", help="weights of the whole network")
+    parser.add_argument(
+        "--format", choices=tuple(FORMATS), required=True, help="torchscript is traced on the CPU, and for it"
+    )
+    parser.add_argument("--model", help="by default what the file tells, by its name or its run's arguments")
+    parser.add_argument("--backbone", help="the same")
+    parser.add_argument("--num-classes", type=int, help="by default what the classifier in the file has")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the weights, under their name")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help=f"image size the network is traced with (default: {DEFAULT_SIZE[0]} {DEFAULT_SIZE[1]})",
+    )
+    parser.add_argument("--fixed-size", action="store_true", help="a graph for images of --size alone")
+    parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default: %(default)s)")
+    parser.add_argument("--upsample", action="store_true", help="logits at image size, as the evaluation resizes them")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    args = parser.parse_args()
+    if args.size is not None and min(args.size) < 1:
+        parser.error(f"--size {args.size}: expected height and width of at least 1 pixel")
+    return args
+
+
+def export(
+    network: SegmentationNetwork,
+    output: Path,
+    kind: str,
+    size: Sequence[int] = DEFAULT_SIZE,
+    fixed_size: bool = False,
+    upsample: bool = False,
+    opset: int = 17,
+    say: Callable[[str], Any] = print,
+) -> dict[str, str]:
+    """Write a network to a file, once what is in the file gives the network's numbers.
+
+    Args:
+        network: on the CPU; left in evaluation mode.
+        output: the file to write or replace.
+        kind: a name of `FORMATS`.
+        size: (height, width) the network is traced with.
+        fixed_size: do not try to keep height and width free.
+        upsample: logits at image size instead of at the output stride.
+        opset: ONNX operator set.
+        say: takes what was done, a line each.
+
+    Returns:
+        What the file says of itself.
+
+    Raises:
+        ValueError: the network cannot be exported, a library is missing, or the file's numbers are others; nothing is
+            written then.
+        OSError: the file cannot be written.
+    """
+    _, write, traces = FORMATS[kind]
+    height, width = size
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} to")
+    # The name's ending tells readers the format, so the temporary name has it too.
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, {})
+    try:
+        for fixed in (True,) if fixed_size or not traces else (False, True):
+            metadata = describe_for_file(network, upsample)
+            if traces:
+                metadata["size"] = f"{height}x{width}" if fixed else "any"
+            try:
+                report = write(request._replace(fixed=fixed, metadata=metadata))
+                break
+            except ExportError as error:
+                if fixed:
+                    raise ValueError(f"{output} is not written: {error}") from error
+                say(f"height and width cannot stay free ({error}); fixing them at {height}x{width}")
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+    say(f"{output}: {kind}, {report}")
+    return metadata
+
+
+def describe_for_file(network: SegmentationNetwork, upsample: bool) -> dict[str, str]:
+    """Return what a reader of the file has to know, as texts."""
+    return {
+        "model": network.model_name,
+        "backbone": network.backbone_name,
+        "num_classes": str(network.num_classes),
+        "output_stride": "1" if upsample else str(network.output_stride),
+        "input": "float32 (N, 3, H, W), (value * scale - mean) / std of 0..255 values, as input_convention says; "
+        "conversion to what the weights expect is inside the network",
+        "input_convention": json.dumps(vars(PUBLISHED)),
+        "output": "class scores (N, num_classes, h, w) before softmax, "
+        + ("at image size" if upsample else "at image size / output_stride; resize bilinearly with aligned corners"),
+    }
+
+
+def load_network(
+    path: Path,
+    model: str | None = None,
+    backbone: str | None = None,
+    num_classes: int | None = None,
+    keep_aux: bool = True,
+    say: Callable[[str], Any] = print,
+) -> SegmentationNetwork:
+    """Build the network that a checkpoint holds and load it.
+
+    Args:
+        path: the checkpoint.
+        model, backbone, num_classes: as for `build_model`; what is None is found in the file.
+        keep_aux: build the auxiliary head where the file has one.
+        say: takes what was found, a line each.
+
+    Returns:
+        The network, on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file does not tell what is missing, or holds another network.
+    """
+    file = read_file(path)
+    if model is None or backbone is None:
+        told = _told_names(file)
+        if told is None:
+            raise ValueError(
+                f"{path} does not tell its network, by a name such as segformer_MiT_B0_citys.pth or by the arguments "
+                "of a run (last_state.pth): give --model and --backbone"
+            )
+        model, backbone = model or told[0], backbone or told[1]
+        say(f"{path.name}: --model {model} --backbone {backbone}")
+    aux = keep_aux and any(name.startswith("auxlayer.") for name in file.state)
+    if num_classes is None:
+        num_classes = _count_classes(file, model, backbone, aux)
+    network = build_model(model, backbone, num_classes, aux=aux)
+    load_weights(network, file, log=say)
+    return network.eval()
+
+
+def _told_names(file: StateFile) -> tuple[str, str] | None:
+    named = parse_file_name(file.path)
+    if named is not None:
+        return named.model, named.backbone
+    arguments = file.arguments or {}
+    role = "student_" if "student_model" in arguments else ""
+    told = arguments.get(f"{role}model"), arguments.get(f"{role}backbone")
+    return told if all(isinstance(name, str) for name in told) else None
+
+
+def _count_classes(file: StateFile, model: str, backbone: str, aux: bool) -> int:
+    """Read the class count off the shape of the classifier in the file."""
+    with torch.device("meta"):
+        network = build_model(model, backbone, 1, aux=aux)
+    classifier = network.get_parameter(f"{network.classifier_names[0]}.weight")
+    name = next(name for name, tensor in network.state_dict(keep_vars=True).items() if tensor is classifier)
+    if name not in file.state:
+        raise ValueError(
+            f"{file.path} has no classifier {name!r} of {network.model_name} with {network.backbone_name}: it is no "
+            "checkpoint of this whole network; check --model and --backbone"
+        )
+    return file.state[name].shape[0]
+
+
+def main() -> None:
+    args = parse_args()
+    stem = re.sub(r"\.(pth|pt|safetensors)$", "", args.pretrained.name)
+    output = args.output or args.pretrained.with_name(stem + FORMATS[args.format][0])
+    if output.exists() and not args.overwrite:
+        raise FileExistsError(f"{output} exists; --overwrite replaces it, --output names another")
+    # A traced graph has no use for the auxiliary head.
+    keep_aux = not FORMATS[args.format][2]
+    network = load_network(args.pretrained, args.model, args.backbone, args.num_classes, keep_aux)
+    export(network, output, args.format, args.size or DEFAULT_SIZE, args.fixed_size, args.upsample, args.opset)
+
+
+if __name__ == "__main__":
+    run_tool(main)

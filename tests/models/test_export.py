@@ -1,0 +1,287 @@
+"""Exported files give the network's numbers, or are not written."""
+
+import json
+import sys
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+
+from models import build_model, export_formats
+from models.base import PUBLISHED
+from models.cli import run_tool
+from models.export import export, load_network, main
+from models.file_names import parse_file_name
+from models.weights import load_weights
+
+SIZES = ((128, 192), (97, 131))
+# The networks of the release and one of timm that pads its images; each head at least once.
+NETWORKS = [
+    ("segformer", "MiT_B0"),
+    ("psp_mobile", "mobilenetv3_small"),
+    ("deeplab_mobile", "mobilevit_xx_small"),
+    ("psp_mobile", "mobilenetv2"),
+    ("upernet_lite", "resnet18"),
+    ("deeplabv3", "timm:test_convnext"),
+]
+
+
+def fresh(model: str, backbone: str, num_classes: int = 5, **options):
+    """A network whose batch norms do something."""
+    torch.manual_seed(0)
+    network = build_model(model, backbone, num_classes, **options)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.1)
+            module.running_var.uniform_(0.5, 2)
+    return network.eval()
+
+
+@torch.no_grad()
+def scores(network, height, width, count=1):
+    images = 60 * torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(height))
+    return images, network(images, need_aux=False).logits
+
+
+def onnx_run(path: Path, images: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def torchscript_run(path: Path, images: torch.Tensor) -> torch.Tensor:
+    return torch.jit.load(str(path))(images)
+
+
+RUN = {"onnx": onnx_run, "torchscript": torchscript_run}
+
+
+def assert_equal_scores(got, expected):
+    assert got.shape == expected.shape
+    assert (got - expected).abs().max() <= 1e-3 * expected.abs().max()
+
+
+@pytest.mark.parametrize("model, backbone", NETWORKS)
+@pytest.mark.parametrize("kind", sorted(RUN))
+def test_traced_files_give_the_networks_scores_at_any_size(kind, model, backbone, tmp_path):
+    network, path = fresh(model, backbone), tmp_path / "file"
+    said = []
+    metadata = export(network, path, kind, size=(64, 96), say=said.append)
+    assert metadata["size"] == "any" and "any height and width" in said[-1]
+    for height, width in SIZES:
+        images, expected = scores(network, height, width, count=2)
+        assert_equal_scores(RUN[kind](path, images), expected)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", sorted(RUN))
+def test_upsampled_scores_are_those_that_evaluation_resizes_to(kind, tmp_path):
+    network, path = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "file"
+    metadata = export(network, path, kind, size=(64, 96), upsample=True, say=lambda _: None)
+    images, expected = scores(network, 97, 131)
+    expected = F.interpolate(expected, size=(97, 131), mode="bilinear", align_corners=True)
+    assert_equal_scores(RUN[kind](path, images), expected)
+    assert metadata["output_stride"] == "1"
+
+
+def test_onnx_file_tells_what_it_is(tmp_path):
+    path = tmp_path / "network.onnx"
+    metadata = export(fresh("segformer", "MiT_B0"), path, "onnx", size=(64, 96), opset=18, say=lambda _: None)
+    model = onnx.load(str(path))
+    assert {entry.key: entry.value for entry in model.metadata_props} == metadata
+    assert (metadata["model"], metadata["backbone"], metadata["num_classes"]) == ("segformer", "MiT_B0", "5")
+    assert metadata["output_stride"] == "4"
+    assert json.loads(metadata["input_convention"])["mean"] == list(PUBLISHED.mean)
+    assert model.opset_import[0].version == 18
+    names = [axis.dim_param for axis in model.graph.input[0].type.tensor_type.shape.dim]
+    assert names == ["batch", "", "height", "width"]
+
+
+def test_torchscript_file_tells_what_it_is(tmp_path):
+    path = tmp_path / "network.pt"
+    metadata = export(fresh("psp_mobile", "mobilenetv2"), path, "torchscript", size=(64, 96), say=lambda _: None)
+    inside = {export_formats.METADATA_FILE: ""}
+    torch.jit.load(str(path), _extra_files=inside)
+    assert json.loads(inside[export_formats.METADATA_FILE]) == metadata
+
+
+def test_fixed_size(tmp_path):
+    network, path = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "network.onnx"
+    metadata = export(network, path, "onnx", size=(64, 96), fixed_size=True, say=lambda _: None)
+    assert metadata["size"] == "64x96"
+    images, expected = scores(network, 64, 96, count=2)
+    assert_equal_scores(onnx_run(path, images), expected)
+    with pytest.raises(Exception, match="invalid dimensions|INVALID_ARGUMENT"):
+        onnx_run(path, scores(network, 97, 131)[0])
+
+
+class FrozenSize(torch.nn.Module):
+    """A head that remembers, when traced, the size it saw."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, stages):
+        logits, features = self.head(stages)
+        return logits * float(stages[0].shape[-1]), features
+
+
+@pytest.mark.parametrize("kind", sorted(RUN))
+def test_size_that_cannot_stay_free_is_fixed_and_said(kind, tmp_path):
+    network, path, said = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "file", []
+    network.head = FrozenSize(network.head)
+    metadata = export(network, path, kind, size=(64, 96), say=said.append)
+    assert metadata["size"] == "64x96"
+    assert "cannot stay free (at 128x192" in said[0] and "fixing them at 64x96" in said[0] and "fixed" in said[-1]
+    images, expected = scores(network, 64, 96)
+    assert_equal_scores(RUN[kind](path, images), expected)
+
+
+class Counting(torch.nn.Module):
+    """A head whose scores depend on how often it was asked."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+        self.calls = 1
+
+    def forward(self, stages):
+        logits, features = self.head(stages)
+        self.calls += 1
+        return logits * self.calls, features
+
+
+@pytest.mark.parametrize("kind", sorted(RUN))
+def test_file_with_other_scores_is_not_written(kind, tmp_path):
+    network, path = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "file"
+    path.write_text("an older file")
+    network.head = Counting(network.head)
+    with pytest.raises(ValueError, match="file is not written: at 64x96 the file's scores differ by"):
+        export(network, path, kind, size=(64, 96), say=lambda _: None)
+    assert path.read_text() == "an older file" and list(tmp_path.iterdir()) == [path]
+
+
+def test_scores_that_are_not_numbers_are_not_taken_for_equal(tmp_path):
+    network = fresh("psp_mobile", "mobilenetv3_small")
+    with torch.no_grad():
+        network.head.classifier.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="differ by nan"):
+        export(network, tmp_path / "file.pt", "torchscript", size=(64, 96), say=lambda _: None)
+
+
+def test_safetensors_hold_the_state_and_say_whose(tmp_path):
+    network, path = fresh("deeplabv3", "timm:test_convnext", aux=True), tmp_path / "weights.safetensors"
+    metadata = export(network, path, "safetensors", say=lambda _: None)
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata and metadata["num_classes"] == "5"
+        assert set(file.keys()) == set(network.state_dict())
+    other = build_model("deeplabv3", "timm:test_convnext", 5)
+    assert load_weights(other, path, log=lambda _: None).complete
+    assert other.input_convention == network.input_convention
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(other.state_dict()[name], tensor)
+
+
+def test_damaged_safetensors_are_not_written(tmp_path, monkeypatch):
+    network = fresh("psp_mobile", "mobilenetv3_small")
+    name = "head.classifier.weight"
+    save = export_formats.save_file
+    monkeypatch.setattr(
+        export_formats, "save_file", lambda state, *rest: save(state | {name: state[name] + 1e-6}, *rest)
+    )
+    with pytest.raises(ValueError, match=f"1 tensors differ after they were read again: {name}"):
+        export(network, tmp_path / "weights.safetensors", "safetensors", say=lambda _: None)
+    assert not list(tmp_path.iterdir())
+
+
+def command(monkeypatch, *words) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
+    main()
+
+
+@pytest.mark.parametrize(
+    "kind, suffix, options",
+    [("onnx", ".onnx", ["--size", 64, 96]), ("torchscript", ".pt", ["--size", 64, 96]), ("safetensors", None, [])],
+)
+def test_command_reads_network_and_classes_off_the_file(kind, suffix, options, tmp_path, monkeypatch, capsys):
+    network = fresh("psp", "resnet18", 21, aux=True)
+    checkpoint = tmp_path / "psp_resnet18_voc_best_model.pth"
+    torch.save(network.state_dict(), checkpoint)
+    words = ["--pretrained", checkpoint, "--format", kind, *options]
+    command(monkeypatch, *words)
+    assert "--model psp --backbone resnet18" in capsys.readouterr().out
+    path = checkpoint.with_suffix(suffix or ".safetensors")
+    images, expected = scores(network, 97, 131)
+    if suffix:
+        assert_equal_scores(RUN[kind](path, images), expected)
+    else:
+        assert load_network(path, say=lambda _: None).auxlayer is not None
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        command(monkeypatch, *words)
+    command(monkeypatch, *words, "--overwrite")
+
+
+def test_network_is_read_off_a_runs_arguments(tmp_path):
+    network = fresh("segformer", "MiT_B0", 4)
+    arguments = {"student_model": "segformer", "student_backbone": "MiT_B0", "teacher_model": "psp"}
+    torch.save({"network": network.state_dict(), "arguments": arguments}, tmp_path / "last_state.pth")
+    found = load_network(tmp_path / "last_state.pth", say=lambda _: None)
+    assert (found.model_name, found.backbone_name, found.num_classes) == ("segformer", "MiT_B0", 4)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("deeplabv3_mobilenet_ssseg_mobilenetv3_large_citys.pth", ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")),
+        ("kd_psp_mobile_mobilenetv3_large_ade20k_best_model.pth", ("psp_mobile", "mobilenetv3_large")),
+        ("kd_segformer_MiT_B4_segformer_MiT_B0_citys_best_model.pth", ("segformer", "MiT_B0")),
+        ("upernet_lite_resnet18_voc.safetensors", ("upernet_lite", "resnet18")),
+        ("upernet_timm-mobilenetv4_conv_small_citys.pth", ("upernet", "timm:mobilenetv4_conv_small")),
+        ("kd_psp_timm-resnet50d.ra2_in1k_coco_stuff_164k_best_model.pth", ("psp", "timm:resnet50d.ra2_in1k")),
+        ("mobilenetv3_large_citys.pth", None),
+        ("deeplabv3_resnet18.onnx", None),
+        ("last_state.pth", None),
+    ],
+)
+def test_file_names(name, expected):
+    found = parse_file_name(name)
+    assert (found and (found.model, found.backbone)) == expected
+
+
+STUDENT = ["--model", "psp_mobile", "--backbone", "mobilenetv3_small"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--format", "onnx"], "does not tell its network"),
+        (
+            ["--format", "onnx", "--model", "psp", "--backbone", "resnet50"],
+            "expected a checkpoint of psp with resnet50",
+        ),
+        (["--format", "onnx", "--model", "segformer", "--backbone", "MiT_B0"], "has no classifier"),
+        (["--format", "onnx", *STUDENT, "--opset", "9"], "opset"),
+        (["--format", "onnx", *STUDENT, "--num-classes", "7"], "trained for 5 classes"),
+        (["--format", "onnx", *STUDENT, "--output", "no/x.onnx"], "no folder"),
+        (["--format", "safetensors", *STUDENT, "--output", "x.bin"], "ending in .safetensors"),
+    ],
+)
+def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(fresh("psp_mobile", "mobilenetv3_small").state_dict(), "student.pth")
+    monkeypatch.setattr(sys, "argv", ["export", "--pretrained", "student.pth", "--size", "64", "96", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_tool(main)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["student.pth"]
+
+
+def test_missing_library_is_a_user_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match="need onnxruntime.*pip install onnxruntime"):
+        export(fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "x.onnx", "onnx", size=(64, 96))

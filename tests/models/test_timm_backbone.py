@@ -1,0 +1,199 @@
+"""Backbones of timm: what is found out about a network holds for its maps, and users' errors are named at once."""
+
+import copy
+
+import pytest
+import timm
+import torch
+
+from models import build_model
+from models.backbones import build_backbone
+from models.backbones.timm_backbone import TimmBackbone
+from models.base import PUBLISHED, InputConvention
+from models.weights import load_weights
+
+# name -> (strides, what sides are padded to be divisible by)
+NETWORKS = {
+    "resnet50d": ((4, 8, 8, 8), 1),
+    "mobilenetv4_conv_small": ((4, 8, 8, 8), 1),
+    "mobilenetv3_small_100": ((4, 8, 8, 8), 1),
+    "efficientnet_b0": ((4, 8, 8, 8), 1),
+    "convnext_tiny": ((4, 8, 8, 8), 8),
+    "pvt_v2_b0": ((4, 8, 16, 32), 1),
+    "swin_tiny_patch4_window7_224": ((4, 8, 16, 32), 8),
+    "swinv2_tiny_window8_256": ((4, 8, 16, 32), 8),
+    "hrnet_w18_small": ((4, 8, 16, 32), 32),
+    "vit_tiny_patch16_224": ((16, 16, 16, 16), 1),
+}
+# Small relatives, made for tests, of a network with strides, one that is padded and one with channels last.
+SMALL = ("test_resnet", "test_convnext", "test_mambaout")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_maps_have_the_declared_channels_and_strides_at_any_size(name):
+    torch.manual_seed(0)
+    backbone = TimmBackbone(name).eval()
+    assert (backbone.strides, backbone.multiple) == NETWORKS[name]
+    for height, width in ((97, 131), (64, 96)):
+        with torch.no_grad():
+            stages = backbone(torch.randn(1, 3, height, width))
+        expected = [
+            (1, channels, -(-height // stride), -(-width // stride))
+            for channels, stride in zip(backbone.channels, backbone.strides, strict=True)
+        ]
+        assert [tuple(stage.shape) for stage in stages] == expected
+        assert all(stage.isfinite().all() and stage.std() > 0 for stage in stages)
+
+
+@pytest.mark.parametrize("name", ["pvt_v2_b0", "test_mambaout"])
+def test_stages_are_the_networks_own_maps(name):
+    backbone = TimmBackbone(name).eval()
+    classifier = timm.create_model(name).eval()
+    names, dropped = backbone.match_names(list(classifier.state_dict()))
+    assert names.keys() == backbone.state_dict().keys()
+    assert dropped and all(name.startswith(("head", "norm")) for name in dropped)
+    state = classifier.state_dict()
+    backbone.load_state_dict({ours: state[theirs] for ours, theirs in names.items()})
+    image = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = classifier.forward_intermediates(image, intermediates_only=True, output_fmt="NCHW")[-4:]
+        for stage, own in zip(backbone(image), expected, strict=True):
+            torch.testing.assert_close(stage, own)
+
+
+def test_padding_is_zeros_right_and_below():
+    backbone = TimmBackbone("test_convnext").eval()
+    image = torch.randn(1, 3, 60, 91)
+    padded = torch.zeros(1, 3, 64, 96)
+    padded[..., :60, :91] = image
+    with torch.no_grad():
+        for stage, whole in zip(backbone(image), backbone(padded), strict=True):
+            assert torch.equal(stage, whole[..., : stage.shape[-2], : stage.shape[-1]])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_parameter_gets_a_gradient(name):
+    backbone = TimmBackbone(name)
+    sum(stage.square().mean() for stage in backbone(torch.randn(2, 3, 65, 70))).backward()
+    assert [name for name, parameter in backbone.named_parameters() if parameter.grad is None] == []
+
+
+@pytest.mark.parametrize("stride, expected", [(None, (4, 8, 8, 8)), (16, (4, 8, 16, 16)), (32, (4, 8, 16, 32))])
+def test_output_stride(stride, expected):
+    assert TimmBackbone("test_resnet", output_stride=stride).strides == expected
+
+
+def test_modes_reach_dropout_and_batch_norm():
+    backbone = TimmBackbone("test_resnet")
+    norm = next(module for module in backbone.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    before = norm.running_mean.clone()
+    backbone.eval()(torch.randn(2, 3, 64, 64))
+    assert torch.equal(norm.running_mean, before)
+    backbone.train()(torch.randn(2, 3, 64, 64))
+    assert not torch.equal(norm.running_mean, before)
+
+
+def test_builds_on_the_meta_device():
+    with torch.device("meta"):
+        backbone = TimmBackbone("test_convnext")
+    assert all(parameter.is_meta for parameter in backbone.parameters())
+    assert [stage.shape[1] for stage in backbone(torch.empty(1, 3, 97, 131, device="meta"))] == list(backbone.channels)
+
+
+def test_input_convention_is_that_of_the_weights_tag():
+    imagenet = InputConvention("RGB", 1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert TimmBackbone("resnet18d").input_convention == imagenet
+    own = timm.models.get_pretrained_cfg("mobilenetv3_large_100.miil_in21k_ft_in1k")
+    tagged = TimmBackbone("mobilenetv3_large_100.miil_in21k_ft_in1k").input_convention
+    assert (tagged.mean, tagged.std) == (tuple(own.mean), tuple(own.std)) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("resnet5d", "similar names: .*resnet50d"),
+        ("resnet50d.other", "no weights 'other' of resnet50d; there are: .*ra2_in1k"),
+        ("mixer_s16_224", "one size only"),
+        ("levit_128", r"3 feature maps of stride 4 or more .*needs 4"),
+    ],
+)
+def test_unsuitable_names_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        build_backbone(f"timm:{name}")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"output_stride": 8}, "pvt_v2_b0 cannot give output stride 8; its own is 32"), ({"output_stride": 7}, "is 7")],
+)
+def test_unsuitable_strides_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        TimmBackbone("pvt_v2_b0", **options)
+
+
+def test_pretrained_weights_come_under_the_backbones_names(monkeypatch):
+    backbone = TimmBackbone("test_resnet")
+    create = timm.create_model
+    asked = []
+
+    def offline(name, pretrained=False, **options):
+        asked.append((name, pretrained))
+        torch.manual_seed(7)
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    state = backbone.pretrained_state()
+    assert asked == [("test_resnet", True)]
+    assert state.keys() == backbone.state_dict().keys()
+    first = next(iter(state))
+    assert not torch.equal(state[first], backbone.state_dict()[first])
+    backbone.load_state_dict(state)
+
+
+def test_failed_download_is_one_clear_error(monkeypatch):
+    def unreachable(*args, **options):
+        raise ConnectionError("no route to host")
+
+    backbone = TimmBackbone("test_resnet")
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(ValueError, match="weights of test_resnet cannot be had: ConnectionError: no route to host"):
+        backbone.pretrained_state()
+
+
+def test_network_without_weights_is_not_left_random():
+    with pytest.raises(ValueError, match="timm has no weights of cspresnet50d"):
+        TimmBackbone("cspresnet50d", pretrained=True)
+
+
+@pytest.mark.parametrize("model", ["deeplabv3", "pspnet", "upernet_lite", "upernet", "segformer"])
+@pytest.mark.parametrize("name", SMALL)
+def test_every_head_takes_it(model, name):
+    network = build_model(model, f"timm:{name}", 5).eval()
+    with torch.no_grad():
+        output = network(torch.randn(2, 3, 97, 131))
+    stride = network.output_stride
+    assert tuple(output.logits.shape) == (2, 5, -(-97 // stride), -(-131 // stride))
+    assert output.features.shape[-2:] == output.logits.shape[-2:]
+    assert network.input_convention != PUBLISHED
+
+
+def test_fresh_weights_are_drawn_as_timm_does():
+    # timm starts the last batch norm of a residual block at 0, ours start at 1; ours draw the head alone.
+    network = build_model("psp", "timm:resnet18d", 4)
+    norms = {name: module for name, module in network.named_modules() if isinstance(module, torch.nn.BatchNorm2d)}
+    last = [norm for name, norm in norms.items() if name.endswith(".bn2")]
+    assert len(last) == 8 and all(not norm.weight.any() for norm in last)
+    assert all((norm.weight == 1).all() for name, norm in norms.items() if name.startswith("head."))
+
+
+def test_saved_network_loads_with_its_convention(tmp_path):
+    network = build_model("deeplabv3", "timm:test_convnext", 4).eval()
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    other = build_model("deeplabv3", "timm:test_convnext", 4).eval()
+    assert load_weights(other, tmp_path / "weights.pth", log=lambda _: None).complete
+    assert other.input_convention == network.input_convention
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(image).logits
+        assert torch.equal(other(image).logits, expected)
+        assert torch.equal(copy.deepcopy(network)(image).logits, expected)
