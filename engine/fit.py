@@ -25,9 +25,9 @@ from engine.task import SegmentationTask, disable_dropout
 from engine.train import Settings, train
 from models import build_model
 from models.base import SegmentationNetwork
-from models.weights import is_backbone_file, load_backbone_weights, load_weights, read_state
+from models.weights import is_backbone_file, load_backbone_weights, load_weights, read_file
 from utils.checkpoint import plain
-from utils.distributed import broadcast_object, get_rank, get_world_size, is_main_process
+from utils.distributed import broadcast_object, get_rank, get_world_size, is_main_process, main_process_first
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
@@ -86,7 +86,7 @@ def build_training_network(
     backbone: str,
     num_classes: int,
     *,
-    pretrained_base: Path | None,
+    pretrained_base: str | Path | None,
     pretrained: Path | None,
     allow_partial: bool,
     log: Callable[[str], None],
@@ -95,21 +95,23 @@ def build_training_network(
 
     Args:
         model, backbone, num_classes: as for `build_model`.
-        pretrained_base: ImageNet weights of the backbone.
+        pretrained_base: ImageNet weights of the backbone, a file or a library's, as for `load_backbone_weights`.
         pretrained: the whole network's weights; a backbone file is loaded as one, with a warning.
         allow_partial: accept files that cover only a part.
         log: gets the report of every load.
     """
     network = build_model(model, backbone, num_classes)
     if pretrained_base is not None:
-        load_backbone_weights(network, pretrained_base, allow_partial=allow_partial, log=log)
+        with main_process_first():  # a library's weights are fetched once
+            load_backbone_weights(network, pretrained_base, allow_partial=allow_partial, log=log)
     if pretrained is None:
         return network
-    if is_backbone_file(read_state(pretrained), network):
+    file = read_file(pretrained)
+    if is_backbone_file(file.state, network):
         log(f"WARNING: {pretrained} holds a backbone alone: the head starts untrained.")
-        load_backbone_weights(network, pretrained, allow_partial=allow_partial, log=log)
+        load_backbone_weights(network, file, allow_partial=allow_partial, log=log)
     else:
-        load_weights(network, pretrained, allow_partial=allow_partial, log=log)
+        load_weights(network, file, allow_partial=allow_partial, log=log)
     return network
 
 

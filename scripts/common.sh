@@ -114,7 +114,7 @@ check_inputs() {
     for flag in --pretrained-base --pretrained --teacher-pretrained --student-pretrained-base --student-pretrained; do
         value="$(last_value "$flag" "$@")"
         case "$value" in
-        '' | None | none | timm:* | torchvision:*) continue ;;
+        '' | None | none | timm | timm:* | torchvision:*) continue ;;
         esac
         [ -e "$value" ] || fail "$flag: there is no $value. CKPT_ROOT is the folder of published and own" \
             "checkpoints (README.md has the links); $flag PATH names another file."

@@ -6,6 +6,8 @@ a mean over a number of elements that depends on the data is a local sum times :
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -44,6 +46,16 @@ def barrier() -> None:
     """Wait until every process is here."""
     if get_world_size() > 1:
         dist.barrier(device_ids=[torch.cuda.current_device()] if dist.get_backend() == "nccl" else None)
+
+
+@contextmanager
+def main_process_first() -> Iterator[None]:
+    """Let the main process go through the body before the others, which then find what it fetched."""
+    if not is_main_process():
+        barrier()
+    yield
+    if is_main_process():
+        barrier()
 
 
 def setup_distributed(device_flag: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> torch.device:

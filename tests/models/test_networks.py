@@ -75,10 +75,14 @@ def test_one_image_of_any_size_gives_maps_at_the_output_stride(name, backbone, s
     assert torch.isfinite(output.logits).all()
 
 
-@pytest.mark.parametrize("name, backbone", SMALL_PAIRS)
-def test_a_training_step_gives_every_parameter_a_gradient(name, backbone):
+@pytest.mark.parametrize(
+    "name, backbone, size",
+    [(*pair, size) for pair in SMALL_PAIRS for size in ((128, 192), (97, 131))]
+    + [pytest.param(*pair, (97, 131), marks=pytest.mark.slow) for pair in PAIRS if pair not in SMALL_PAIRS],
+)
+def test_a_training_step_gives_every_parameter_a_gradient(name, backbone, size):
     network = build_model(name, backbone, 5, aux=True).train()
-    output = network(torch.randn(2, 3, 33, 41))
+    output = network(torch.randn(2, 3, *size))
     (output.logits.square().mean() + output.aux_logits.square().mean() + output.features.mean()).backward()
     assert [n for n, p in network.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()] == []
 

@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,18 @@ def test_two_processes():
             assert gathered.float().tolist() == [[0, 0], [1, 1]]
         assert result["strided"].tolist() == [[0, 3], [1, 4], [2, 5], [10, 13], [11, 14], [12, 15]]
         torch.testing.assert_close(result["grad"], model.weight.grad, rtol=1e-12, atol=1e-12)
+
+
+def _order(folder: str) -> float:
+    with du.main_process_first():
+        if du.is_main_process():
+            time.sleep(0.3)
+            Path(folder, "fetched").touch()
+        return float(Path(folder, "fetched").exists())
+
+
+def test_main_process_goes_first(tmp_path):
+    assert run_processes(_order, 2, str(tmp_path)) == [1.0, 1.0]
 
 
 def _threads_after_cleanup() -> list[str]:
