@@ -12,6 +12,11 @@ from engine.replaced_flags import REPLACED, add_replaced_flags, report_replaced_
 from models import list_models
 
 AMP_CHOICES = ("off", "bf16", "fp16")
+PRETRAINED_BASE_HELP = (
+    "ImageNet weights of the backbone: a file; timm:<name[.tag]> or torchvision:<name>, which are fetched; or timm, "
+    "for a timm backbone"
+)
+BACKBONE_HELP = "python -m models lists what goes with what; timm:<name> goes with every model"
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,8 +88,8 @@ def add_data_args(parser: Parser, train: bool = True) -> None:
 def add_model_args(parser: Parser) -> None:
     group = parser.add_argument_group("network")
     group.add_argument("--model", default="deeplabv3", help=", ".join(list_models()))
-    group.add_argument("--backbone", default="resnet18")
-    group.add_argument("--pretrained-base", type=optional_path, help="ImageNet weights of the backbone")
+    group.add_argument("--backbone", default="resnet18", help=BACKBONE_HELP)
+    group.add_argument("--pretrained-base", type=optional_path, metavar="FILE|SOURCE", help=PRETRAINED_BASE_HELP)
     group.add_argument("--pretrained", type=optional_path, help="weights of the whole network to start from")
     group.add_argument("--allow-partial", action="store_true", help="accept weight files that cover only a part")
 
@@ -94,9 +99,11 @@ def add_distillation_args(parser: Parser) -> None:
     group.add_argument("--teacher-model", help=", ".join(list_models()) + "; default: as the file tells, or deeplabv3")
     group.add_argument("--teacher-backbone", help="default: as the file tells, or resnet101")
     group.add_argument("--teacher-pretrained", type=required_path, required=True, help="its weights or run folder")
-    group.add_argument("--student-model", default="deeplabv3")
-    group.add_argument("--student-backbone", default="resnet18")
-    group.add_argument("--student-pretrained-base", type=optional_path, help="ImageNet weights of the backbone")
+    group.add_argument("--student-model", default="deeplabv3", help=", ".join(list_models()))
+    group.add_argument("--student-backbone", default="resnet18", help=BACKBONE_HELP)
+    group.add_argument(
+        "--student-pretrained-base", type=optional_path, metavar="FILE|SOURCE", help=PRETRAINED_BASE_HELP
+    )
     group.add_argument("--student-pretrained", type=optional_path, help="weights of the whole student to start from")
     group.add_argument("--allow-partial", action="store_true", help="accept weight files that cover only a part")
     group.add_argument("--skip-teacher-check", action="store_true", help="go on with a teacher near chance")
@@ -154,36 +161,6 @@ def add_training_args(parser: Parser) -> None:
     add_run_args(parser)
 
 
-def add_evaluation_args(parser: Parser) -> None:
-    group = parser.add_argument_group("evaluation")
-    group.add_argument("--model", help=", ".join(list_models()) + "; default: as the file tells")
-    group.add_argument("--backbone", help="default: as the file tells")
-    group.add_argument(
-        "--pretrained", type=required_path, required=True, help="the network's weights, or the folder of its run"
-    )
-    group.add_argument("--allow-partial", action="store_true", help="accept a weight file that covers only a part")
-    group.add_argument("--split", choices=("val", "test", "train"), default="val")
-    group.add_argument("--scales", type=float, nargs="+", default=[1.0], help="logits are averaged over these scales")
-    group.add_argument("--flip-eval", action="store_true", help="and over each scale's mirror image")
-    group.add_argument("--save-pred", action="store_true", help="write the predicted masks as palette PNG")
-    group.add_argument("--blend", action="store_true", help="write the images with the prediction over them")
-    group.add_argument("--save-dir", type=required_path, default=Path("runs"))
-    group.add_argument("--save-dir-name", type=optional, help="default: eval_<checkpoint>_<data set>_<split>")
-
-
-def finish_evaluation_args(args: argparse.Namespace) -> argparse.Namespace:
-    """Checks the values and fills in the folder to write to, `output`.
-
-    Raises:
-        ValueError: for a value that cannot be evaluated with; the message names the flag.
-    """
-    require(all(_finite_above(scale, 0) for scale in args.scales), "scales", args.scales, "numbers above 0")
-    workers = default_workers() if args.workers is None else args.workers
-    require(workers >= 0, "workers", workers, "a whole number of at least 0")
-    name = args.save_dir_name or f"eval_{args.pretrained.stem}_{args.dataset}_{args.split}"
-    return argparse.Namespace(**vars(args) | {"workers": workers, "output": args.save_dir / name})
-
-
 def finish_training_args(args: argparse.Namespace) -> argparse.Namespace:
     """Checks the values and returns a namespace with the derived ones filled in.
 
@@ -197,8 +174,8 @@ def finish_training_args(args: argparse.Namespace) -> argparse.Namespace:
         require(values[name] >= 1, name, values[name], "a whole number of at least 1")
     for name in ("workers", "warmup_iters", "seed"):
         require(values[name] >= 0, name, values[name], "a whole number of at least 0")
-    require(_finite_above(values["lr"], 0), "lr", values["lr"], "a number above 0")
-    require(_finite_above(values["head_lr_mult"], 0), "head_lr_mult", values["head_lr_mult"], "a number above 0")
+    require(finite_above(values["lr"], 0), "lr", values["lr"], "a number above 0")
+    require(finite_above(values["head_lr_mult"], 0), "head_lr_mult", values["head_lr_mult"], "a number above 0")
     for name in ("weight_decay", "clip_grad"):
         require(_finite_from(values[name], 0), name, values[name], "a number of at least 0")
     for name in ("momentum", "ema_decay"):
@@ -207,15 +184,15 @@ def finish_training_args(args: argparse.Namespace) -> argparse.Namespace:
     return argparse.Namespace(**values)
 
 
-def crop_size(numbers: Sequence[int]) -> tuple[int, int]:
-    """(height, width) from one number (a square) or two.
+def crop_size(numbers: Sequence[int], name: str = "crop_size") -> tuple[int, int]:
+    """(height, width) from one number (a square) or two; `name` is the flag's, for the message.
 
     Raises:
         ValueError: for other counts and for sizes below 1.
     """
     if len(numbers) == 1:
         numbers = [numbers[0], numbers[0]]
-    require(len(numbers) == 2 and min(numbers) >= 1, "crop_size", list(numbers), "height and width of at least 1 pixel")
+    require(len(numbers) == 2 and min(numbers) >= 1, name, list(numbers), "height and width of at least 1 pixel")
     return int(numbers[0]), int(numbers[1])
 
 
@@ -232,7 +209,8 @@ def require(condition: bool, name: str, got: object, expected: str) -> None:
         raise ValueError(f"--{name.replace('_', '-')} {got}: expected {expected}.")
 
 
-def _finite_above(value: float, bound: float) -> bool:
+def finite_above(value: float, bound: float) -> bool:
+    """Whether a flag's number is above `bound` and is not infinite."""
     return math.isfinite(value) and value > bound
 
 

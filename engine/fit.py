@@ -19,6 +19,7 @@ from engine.evaluate import evaluate
 from engine.optim import build_optimizer
 from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
 from engine.pictures import ValidationPanels
+from engine.protocol import default_protocol
 from engine.run import Run
 from engine.state import Best, Training
 from engine.task import SegmentationTask, disable_dropout
@@ -172,7 +173,7 @@ def fit(
         device=device,
         run=run,
         logger=logger,
-        validate=None if args.skip_val else _validator(data.val, args, device, logger),
+        validate=None if args.skip_val else _validator(task.network, data.val, args, device, logger),
     )
 
 
@@ -211,15 +212,29 @@ def _prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.dev
 
 
 def _validator(
-    dataset: SegmentationDataset, args: argparse.Namespace, device: torch.device, logger: RunLogger
+    network: SegmentationNetwork,
+    dataset: SegmentationDataset,
+    args: argparse.Namespace,
+    device: torch.device,
+    logger: RunLogger,
 ) -> Callable[[nn.Module, int], SegMetrics]:
     loader = build_eval_loader(
         dataset, rank=get_rank(), world_size=get_world_size(), workers=args.workers, pin_memory=device.type == "cuda"
     )
 
+    predictor = default_protocol(network.model_name, dataset.name).predictor()
+
     def validate(network: nn.Module, iteration: int) -> SegMetrics:
         panels = ValidationPanels(dataset)
-        metrics = evaluate(network, loader, dataset.num_classes, device, amp=args.amp, on_prediction=panels.add)
+        metrics = evaluate(
+            network,
+            loader,
+            dataset.num_classes,
+            device,
+            predictor=predictor,
+            amp=args.amp,
+            on_prediction=panels.add,
+        )
         for tag, picture in panels.pictures():
             logger.image(tag, picture, iteration)
         return metrics
