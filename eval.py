@@ -1,26 +1,30 @@
-"""Evaluates a network on a split: mIoU, per-class table, confusion matrix and, on request, its masks.
+"""Evaluates a network on a split: mIoU, per-class table, confusion matrix; on request pictures or a submission.
 
     python eval.py --pretrained kd_deeplabv3_resnet18_camvid_best_model.pth --data data/CamVid --split test
     python eval.py --pretrained CHECKPOINT.pth --model deeplabv3 --backbone resnet18 --dataset camvid \
         --data data/CamVid
+    python eval.py ... --scales 0.5 1 1.5 --flip-eval --slide-crop 512 512 --slide-stride 256 256 --boundary-iou
+    python eval.py ... --dataset citys --split test --submission OUT.zip
     torchrun --nproc-per-node=4 eval.py ...
 """
 
 import argparse
-from functools import partial
+from contextlib import ExitStack
 
 import torch
 
 from dataset import build_dataset
 from dataset.loaders import build_eval_loader
 from engine.amp import grad_scaler
-from engine.args import Parser, add_data_args, add_device_args, add_evaluation_args, finish_evaluation_args
+from engine.args import Parser, add_data_args, add_device_args
 from engine.cli import run_cli
 from engine.evaluate import evaluate
-from engine.inference import multi_scale
+from engine.evaluation_args import add_evaluation_args, finish_evaluation_args
+from engine.predictions import PredictionWriter
 from engine.released import infer_evaluation_args
 from engine.replaced_flags import REPLACED_IN_EVALUATION
-from engine.report import PredictionWriter, describe_network, write_report
+from engine.report import describe_network, prepare_report, write_report
+from engine.submission import Submission
 from models import build_model
 from models.weights import load_weights
 from utils.distributed import get_rank, get_world_size, is_main_process, setup_distributed
@@ -61,20 +65,30 @@ def main() -> None:
     )
 
     # prediction
-    predictor = partial(multi_scale, scales=args.scales, flip=args.flip_eval)
-    writer = PredictionWriter(dataset, args.output) if args.save_pred or args.blend else None
-    if writer is not None:
-        writer.prepare(masks=args.save_pred, blends=args.blend)
-    metrics = evaluate(
-        network,
-        loader,
-        dataset.num_classes,
-        device,
-        predictor=predictor,
-        amp=args.amp,
-        on_prediction=writer,
-        progress=is_main_process(),
-    )
+    say(f"predicting {len(dataset)} images of {dataset.name} {dataset.split}: {args.protocol}")
+    prepare_report(args)
+    with ExitStack() as stack:
+        hooks, submission = [], None
+        if args.save_pred or args.blend or args.panel:
+            hooks.append(PredictionWriter(dataset, args.output, args.save_pred, args.blend, args.panel))
+            hooks[-1].prepare()
+        if args.submission is not None:
+            submission = stack.enter_context(Submission(dataset, args.submission, args.any_count))
+            hooks.append(submission)
+        metrics = evaluate(
+            network,
+            loader,
+            dataset.num_classes,
+            device,
+            predictor=args.protocol.predictor(),
+            amp=args.amp,
+            on_prediction=hooks,
+            boundary_ratio=args.boundary_ratio if args.boundary_iou else None,
+            progress=is_main_process(),
+        )
+        if submission is not None:
+            submission.finish()
+            say(f"{len(dataset)} masks of label ids written to {args.submission}")
 
     # report
     if is_main_process():

@@ -30,17 +30,7 @@ class Custom(SegmentationDataset):
         return self.read_list(self.root / f"{self.split}.txt")
 
     def read_classes(self) -> tuple[list[str], list[tuple[int, int, int]]]:
-        path = self.root / CLASSES_FILE
-        names: list[str] = []
-        colours: list[tuple[int, int, int] | None] = []
-        for number, line in read_text_lines(path):
-            name, colour = _name_and_colour(line, path, number)
-            if name in names:
-                raise ValueError(f"{path}, line {number}: the class {name!r} is there twice")
-            names.append(name)
-            colours.append(colour)
-        spare = generated_palette(len(names))
-        return names, [tuple(colour or other) for colour, other in zip(colours, spare, strict=True)]
+        return read_classes_file(self.root / CLASSES_FILE)
 
 
 class Synthetic(Custom):
@@ -48,6 +38,25 @@ class Synthetic(Custom):
 
     NAME = "synthetic"
     LAYOUT = Custom.LAYOUT + "\nwrite it with: python -m dataset.synthetic --root ROOT"
+
+
+def read_classes_file(path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
+    """Names and colours of the classes; a line without a colour gets one that is always the same.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is empty or not text, a name is there twice, or a colour is none.
+    """
+    names: list[str] = []
+    colours: list[tuple[int, int, int] | None] = []
+    for number, line in read_text_lines(path):
+        name, colour = _name_and_colour(line, path, number)
+        if name in names:
+            raise ValueError(f"{path}, line {number}: the class {name!r} is there twice")
+        names.append(name)
+        colours.append(colour)
+    spare = generated_palette(len(names))
+    return names, [tuple(colour or other) for colour, other in zip(colours, spare, strict=True)]
 
 
 def _name_and_colour(line: str, path: Path, number: int) -> tuple[str, tuple[int, int, int] | None]:

@@ -30,7 +30,7 @@ def run_cli(main: Callable[[], None]) -> None:
     except torch.OutOfMemoryError as error:
         print(
             f"error: the GPU's memory is full: {error}\nA smaller --batch-size, more --accumulation-steps or --amp "
-            "bf16 need less.",
+            "bf16 need less; an evaluation, --slide-crop and a smaller --window-batch.",
             file=sys.stderr,
             flush=True,
         )

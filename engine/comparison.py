@@ -20,8 +20,9 @@ from dataset.base import SegmentationDataset
 from engine.args import Parser, add_data_args
 from engine.cli import run_cli
 from engine.pictures import legend
-from engine.report import prediction_names
-from utils.visualize import colorize, panel
+from engine.predictions import prediction_names
+from utils.panels import panel
+from utils.visualize import colorize
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ import numpy as np
 from torch import Tensor
 
 from dataset.base import SegmentationDataset
+from utils.panels import panel
 from utils.types import Batch
-from utils.visualize import blend, colorize, panel
+from utils.visualize import blend, colorize
 
 MAX_CLASSES_IN_LEGEND = 40
 

@@ -21,7 +21,7 @@ REPLACED = {
 # of evaluation, beside those above
 REPLACED_IN_EVALUATION = REPLACED | {
     "--batch-size": (True, "images are evaluated one by one"),
-    "--crop-size": (True, "images are evaluated whole, at their own size"),
+    "--crop-size": (True, "images are evaluated at their own size; --slide-crop predicts them in windows"),
     "--pretrained-base": (True, "--pretrained holds the whole network"),
     "--log-iter": (True, "a bar shows the progress"),
     "--skip-val": (False, "choose what to evaluate with --split"),

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ENTRY_POINTS = {"train_baseline", "train_cirkdv2", "train_kd", "eval", "predict", "compare"}
+ENTRY_POINTS = {"train_baseline", "train_cirkdv2", "train_kd", "eval", "predict", "compare", "visualize_embeddings"}
 FLOORS = {"utils": 0, "models": 1, "losses": 1, "dataset": 1, "engine": 2} | dict.fromkeys(ENTRY_POINTS, 3)
 OUTSIDE = {"tests", "benchmarks", "scripts"}  # may import every floor, and none of them may import these
 TORCH_MODULES = {"torch", "torch.backends", "torch.version"}  # whose attribute `cuda` moves nothing

@@ -25,6 +25,7 @@ class SegMetrics:
         iou: intersection over union of each class, float64 (K,).
         class_accuracy: recall of each class, float64 (K,).
         matrix: pixels, int64 (K, K); rows = truth, columns = prediction.
+        boundary_iou: boundary IoU of each class (`utils.boundary`), float64 (K,), or None where it was not asked for.
     """
 
     miou: float
@@ -34,20 +35,21 @@ class SegMetrics:
     iou: np.ndarray
     class_accuracy: np.ndarray
     matrix: np.ndarray
+    boundary_iou: np.ndarray | None = None
 
     @classmethod
     def from_matrix(cls, matrix: np.ndarray) -> "SegMetrics":
         """Computes all figures from pixel counts (K, K), rows = truth."""
         hits = np.diag(matrix)
         truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
-        iou = _ratio(hits, truth + predicted - hits)
-        accuracy = _ratio(hits, truth)
+        iou = ratio(hits, truth + predicted - hits)
+        accuracy = ratio(hits, truth)
         present = truth > 0
         return cls(
             miou=float(iou.mean()),
             miou_present=float(iou[present].mean()) if present.any() else 0.0,
             macc=float(accuracy[present].mean()) if present.any() else 0.0,
-            pixel_accuracy=float(_ratio(hits.sum(), truth.sum())),
+            pixel_accuracy=float(ratio(hits.sum(), truth.sum())),
             iou=iou,
             class_accuracy=accuracy,
             matrix=matrix,
@@ -58,9 +60,20 @@ class SegMetrics:
         """Pixels counted, ignored ones apart."""
         return int(self.matrix.sum())
 
+    @property
+    def boundary_miou(self) -> float:
+        """Mean boundary IoU over all classes, one that occurs nowhere counting 0, where it was asked for."""
+        return float(self.boundary_iou.mean())
+
+    @property
+    def boundary_miou_present(self) -> float:
+        """Mean boundary IoU over the classes that occur in the truth, where it was asked for."""
+        present = self.matrix.sum(axis=1) > 0
+        return float(self.boundary_iou[present].mean()) if present.any() else 0.0
+
     def best_constant_miou(self) -> float:
         """mIoU over all classes that the best prediction of one class everywhere would reach on this truth."""
-        return float(_ratio(self.matrix.sum(axis=1).max(), self.matrix.sum())) / len(self.matrix)
+        return float(ratio(self.matrix.sum(axis=1).max(), self.matrix.sum())) / len(self.matrix)
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
         """Everything but the matrix as built-in types, for a JSON file.
@@ -68,32 +81,38 @@ class SegMetrics:
         Raises:
             ValueError: the number of names differs from the number of classes.
         """
-        rows = self.to_rows(class_names)[1:]
-        return {
+        header, *rows = self.to_rows(class_names)
+        summary = {
             "miou": self.miou,
             "miou_present": self.miou_present,
             "macc": self.macc,
             "pixel_accuracy": self.pixel_accuracy,
             "num_pixels": self.num_pixels,
-            "classes": [
-                {"name": name, "iou": iou, "accuracy": accuracy, "pixels": pixels}
-                for _, name, iou, accuracy, pixels in rows
-            ],
         }
+        if self.boundary_iou is not None:
+            summary |= {"boundary_miou": self.boundary_miou, "boundary_miou_present": self.boundary_miou_present}
+        keys = ["name" if key == "class" else key for key in header[1:]]
+        return summary | {"classes": [dict(zip(keys, row[1:], strict=True)) for row in rows]}
 
     def to_rows(self, class_names: Sequence[str]) -> list[list[Any]]:
         """Rows for csv.writer: a header, then (id, class, iou, accuracy, pixels in the truth) of each class.
+
+        Boundary IoU, where it was asked for, is one more column.
 
         Raises:
             ValueError: the number of names differs from the number of classes.
         """
         self._check_names(class_names)
         pixels = self.matrix.sum(axis=1)
-        header: list[list[Any]] = [["id", "class", "iou", "accuracy", "pixels"]]
-        return header + [
+        rows: list[list[Any]] = [["id", "class", "iou", "accuracy", "pixels"]]
+        rows += [
             [index, name, float(self.iou[index]), float(self.class_accuracy[index]), int(pixels[index])]
             for index, name in enumerate(class_names)
         ]
+        if self.boundary_iou is not None:
+            for row, value in zip(rows, ["boundary_iou", *self.boundary_iou.tolist()], strict=True):
+                row.append(value)
+        return rows
 
     def format_table(self, class_names: Sequence[str]) -> str:
         """The per-class table and the summary in percent, aligned, for the screen and the log.
@@ -104,13 +123,14 @@ class SegMetrics:
         rows = self.to_rows(class_names)[1:]
         width = max(len(name) for name in [*class_names, "class"])
         total = max(self.num_pixels, 1)
-        lines = [f" id  {'class':<{width}}     IoU     Acc  % of truth"]
-        for index, name, iou, accuracy, pixels in rows:
+        boundary = self.boundary_iou is not None
+        lines = [f" id  {'class':<{width}}     IoU     Acc  % of truth" + "  boundary IoU" * boundary]
+        for index, name, iou, accuracy, pixels, *more in rows:
             if pixels:
                 figures = f"{100 * iou:7.2f} {100 * accuracy:7.2f} {100 * pixels / total:11.3f}"
             else:  # nothing to recall; IoU is 0 whether or not it was predicted
                 figures = f"{100 * iou:7.2f} {'-':>7} {'absent':>11}"
-            lines.append(f"{index:3d}  {name:<{width}} {figures}")
+            lines.append(f"{index:3d}  {name:<{width}} {figures}" + "".join(f"{100 * value:14.2f}" for value in more))
         occurring = sum(row[4] > 0 for row in rows)
         lines += [
             "",
@@ -118,6 +138,11 @@ class SegMetrics:
             f"mIoU {100 * self.miou_present:.2f} (the {occurring} classes that occur)",
             f"mAcc {100 * self.macc:.2f}   pixel accuracy {100 * self.pixel_accuracy:.2f}",
         ]
+        if boundary:
+            lines.append(
+                f"boundary IoU {100 * self.boundary_miou:.2f} (all {len(rows)} classes), "
+                f"{100 * self.boundary_miou_present:.2f} (the {occurring} classes that occur)"
+            )
         return "\n".join(lines)
 
     def _check_names(self, class_names: Sequence[str]) -> None:
@@ -153,14 +178,7 @@ class ConfusionMatrix:
         Raises:
             ValueError: the shapes differ, or one of the two holds no integers.
         """
-        if prediction.shape != target.shape:
-            raise ValueError(
-                f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: resize the "
-                "logits to the target's size before argmax"
-            )
-        for name, tensor in (("prediction", prediction), ("target", target)):
-            if tensor.is_floating_point() or tensor.is_complex():
-                raise ValueError(f"the {name} is {tensor.dtype}: expected class ids of an integer type")
+        check_pair(prediction, target)
         if self._reduced:
             raise RuntimeError("update after reduce would count the other processes' pixels twice: call reset first")
         classes = self.num_classes
@@ -169,7 +187,7 @@ class ConfusionMatrix:
         legal = (target >= 0) & (target < classes) & (prediction >= 0) & (prediction < classes)
         index = torch.where(legal, index, classes**2 + 1)
         index = torch.where(target == ignore_index, classes**2, index)  # no boolean indexing: it waits for the device
-        self._counts += _histogram(index, len(self._counts))
+        self._counts += histogram(index, len(self._counts))
 
     def reduce(self) -> None:
         """Sums the counts over all processes, once: every process has to call it."""
@@ -197,7 +215,23 @@ class ConfusionMatrix:
         return SegMetrics.from_matrix(counts[:-2].reshape(self.num_classes, self.num_classes).copy())
 
 
-def _histogram(index: Tensor, bins: int) -> Tensor:
+def check_pair(prediction: Tensor, target: Tensor) -> None:
+    """Checks that two tensors are label maps of one shape.
+
+    Raises:
+        ValueError: the shapes differ, or one of the two holds no integers.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: resize the "
+            "logits to the target's size before argmax"
+        )
+    for name, tensor in (("prediction", prediction), ("target", target)):
+        if tensor.is_floating_point() or tensor.is_complex():
+            raise ValueError(f"the {name} is {tensor.dtype}: expected class ids of an integer type")
+
+
+def histogram(index: Tensor, bins: int) -> Tensor:
     """How often each value of `index` (P,), within 0..bins-1, occurs: int64 (bins,)."""
     if index.device.type == "cpu":
         return torch.bincount(index, minlength=bins)
@@ -208,6 +242,6 @@ def _histogram_by_adding(index: Tensor, bins: int) -> Tensor:
     return torch.zeros(bins, dtype=torch.int64, device=index.device).scatter_add_(0, index, torch.ones_like(index))
 
 
-def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """numerator / denominator in float64, 0 where the denominator is 0."""
     return np.where(denominator > 0, numerator / np.maximum(denominator, 1), 0.0)

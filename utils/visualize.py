@@ -1,4 +1,4 @@
-"""Pictures: coloured masks, panels with titles and legends, confusion matrices."""
+"""Pictures: coloured masks, blends, error maps, palettes, confusion matrices. Panels of them: `utils.panels`."""
 
 import colorsys
 import os
@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 Color = tuple[int, int, int]
 
-_MARGIN = 10  # pixels around and between the cells of a panel
-_INK = (20, 20, 20)
 _CORRECT, _WRONG, _IGNORED = (70, 70, 70), (220, 30, 30), (245, 245, 245)
-_MIN_CELL_HEIGHT = 240
 
 
 def colorize(mask: np.ndarray, palette: Sequence[Color], void: Color = (0, 0, 0)) -> np.ndarray:
@@ -105,54 +102,6 @@ def generated_palette(num_colors: int) -> list[Color]:
     return colors
 
 
-def panel(
-    cells: Sequence[tuple[str, np.ndarray]],
-    legend: Sequence[tuple[str, Color]] | None = None,
-    cell_height: int | None = None,
-) -> np.ndarray:
-    """Pictures side by side on white, a title above each, and a legend beneath.
-
-    Args:
-        cells: (title, uint8 (H, W, 3)) from left to right.
-        legend: (class name, colour) of the classes to explain.
-        cell_height: least height of a cell in pixels; smaller pictures are enlarged by a whole factor with nearest
-            neighbour, so that masks keep their colours. 240 where None.
-
-    Returns:
-        uint8 (H', W', 3), RGB.
-
-    Raises:
-        ValueError: there is no cell, or one is not uint8 (H, W, 3).
-    """
-    if not cells:
-        raise ValueError("a panel needs at least one picture")
-    for title, image in cells:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"picture {title!r} is {image.dtype} {image.shape}: expected uint8 (H, W, 3)")
-    images = [_enlarged(image, cell_height or _MIN_CELL_HEIGHT) for _, image in cells]
-    height = max(image.shape[0] for image in images)
-    font = ImageFont.load_default(size=min(48, max(15, height // 16)))
-    titles = [_wrapped(title, image.shape[1], font) for (title, _), image in zip(cells, images, strict=True)]
-    line = _line_height(font)
-    title_height = line * max(len(lines) for lines in titles)
-    width = sum(image.shape[1] for image in images) + _MARGIN * (len(images) + 1)
-    rows = _legend_rows(legend or [], width - 2 * _MARGIN, font)
-    top = _MARGIN + title_height + _MARGIN // 2
-    bottom = top + height + _MARGIN
-    canvas = Image.new("RGB", (width, bottom + (len(rows) * (line + 4) + _MARGIN if rows else 0)), (255, 255, 255))
-    draw = ImageDraw.Draw(canvas)
-    left = _MARGIN
-    for lines, image in zip(titles, images, strict=True):
-        for number, text in enumerate(lines):  # the last line of every title stands right above its picture
-            position = (left, _MARGIN + title_height - (len(lines) - number) * line)
-            draw.text(position, text, fill=_INK, font=font)
-        canvas.paste(Image.fromarray(np.ascontiguousarray(image)), (left, top))
-        left += image.shape[1] + _MARGIN
-    for number, row in enumerate(rows):
-        _draw_legend_row(draw, row, bottom + number * (line + 4), font)
-    return np.array(canvas)
-
-
 def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
     """Writes the confusion matrix as a heat map: each row is a true class and sums to 100 %.
 
@@ -196,63 +145,3 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
                 column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=size * 0.85
             )
     figure.savefig(Path(path), bbox_inches="tight", pad_inches=0.15)
-
-
-def _enlarged(image: np.ndarray, height: int) -> np.ndarray:
-    factor = -(-height // max(1, image.shape[0]))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
-
-
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return int(font.getbbox("Ágjp|")[3]) + 4
-
-
-def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
-    """`text`, cut so that it is no wider than `width` pixels."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
-
-
-def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
-    """`text` in lines of at most `width` pixels; a single word that is wider is cut."""
-    lines: list[str] = []
-    for word in text.split():
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(joined) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    return [_shortened(line, width, font) for line in lines] or [""]
-
-
-def _legend_rows(
-    legend: Sequence[tuple[str, Color]], width: int, font: ImageFont.FreeTypeFont
-) -> list[list[tuple[int, str, Color]]]:
-    """(x offset, name, colour) of each entry, broken into rows of at most `width` pixels."""
-    patch = _line_height(font)
-    rows: list[list[tuple[int, str, Color]]] = []
-    offset = width + 1  # the first entry opens a row
-    for name, color in legend:
-        name = _shortened(name, width - 2 * patch, font)
-        needed = patch + 6 + int(font.getlength(name))
-        if offset + needed > width:
-            rows.append([])
-            offset = 0
-        rows[-1].append((offset, name, color))
-        offset += needed + 16
-    return rows
-
-
-def _draw_legend_row(
-    draw: ImageDraw.ImageDraw, row: list[tuple[int, str, Color]], top: int, font: ImageFont.FreeTypeFont
-) -> None:
-    patch = _line_height(font) - 4
-    for offset, name, color in row:
-        left = _MARGIN + offset
-        draw.rectangle(
-            (left, top, left + patch, top + patch), fill=tuple(int(c) for c in color), outline=(120, 120, 120)
-        )
-        draw.text((left + patch + 6, top), name, fill=_INK, font=font)

@@ -98,6 +98,7 @@ def test_eval_writes_tables_plot_masks_and_blends(run_main, data_root, tmp_path,
     run_main(
         "eval", "--model", STUDENT[0], "--backbone", STUDENT[1], "--pretrained", weights, "--dataset", "custom",
         "--data", data_root, "--split", "test", "--save-pred", "--blend", "--scales", 0.75, 1, "--flip-eval",
+        "--boundary-iou", "--json", tmp_path / "json" / "summary.json",
         "--save-dir", tmp_path, "--workers", 0, "--device", "cpu", "--crop-size", 512, 1024, "--channels-last",
     )  # fmt: skip
     folder = tmp_path / "eval_student_custom_test"
@@ -106,8 +107,12 @@ def test_eval_writes_tables_plot_masks_and_blends(run_main, data_root, tmp_path,
     rows = list(csv.DictReader((folder / "results.csv").open()))
     assert [row["class"] for row in rows] == ["road", "traffic light", "sky"]
     assert results["miou"] == pytest.approx(np.mean([float(row["iou"]) for row in rows]))
+    assert results["boundary_miou"] == pytest.approx(np.mean([float(row["boundary_iou"]) for row in rows]))
+    assert json.loads((tmp_path / "json/summary.json").read_text()) == results
     text = capsys.readouterr().out
     assert f"mIoU {100 * results['miou']:.2f} (all 3 classes" in text and "multiply-adds" in text
+    assert f"boundary IoU {100 * results['boundary_miou']:.2f} (all 3 classes)" in text
+    assert "custom test, 4 images; whole images, scales 0.75, 1, with mirror images" in text
     assert Image.open(folder / "confusion.png").size[0] > 200
 
     # the masks are the predictions: their confusion with the truth is the one reported

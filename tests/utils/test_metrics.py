@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_reduce_happens_once(monkeypatch):
 def test_histogram_without_waiting_equals_bincount():
     index = torch.randint(0, 9, (500,), generator=torch.Generator().manual_seed(1))
     expected = torch.bincount(index, minlength=11)
-    assert torch.equal(metrics._histogram(index, 11), expected)
+    assert torch.equal(metrics.histogram(index, 11), expected)
     assert torch.equal(metrics._histogram_by_adding(index, 11), expected)
 
 
@@ -149,3 +150,16 @@ def test_outputs():
     assert table[1].split() == ["0", "road", "40.00", "50.00", "66.667"]
     assert table[3].split() == ["2", "pole", "0.00", "-", "absent"]
     assert "mIoU 18.33 (all 4 classes" in table[6] and "mIoU 36.67 (the 2 classes that occur)" in table[7]
+
+
+def test_boundary_iou_is_one_more_column():
+    result = replace(counted(), boundary_iou=np.array([0.25, 0.5, 0.0, 0.0]))
+    assert (result.boundary_miou, result.boundary_miou_present) == (0.75 / 4, 0.75 / 2)
+    as_dict = json.loads(json.dumps(result.to_dict(NAMES), allow_nan=False))
+    assert as_dict["boundary_miou"] == 0.1875 and as_dict["classes"][1]["boundary_iou"] == 0.5
+    assert result.to_rows(NAMES)[0][-1] == "boundary_iou" and result.to_rows(NAMES)[1][-1] == 0.25
+    table = result.format_table(NAMES).splitlines()
+    assert len({len(line) for line in table[:5]}) == 1  # aligned
+    assert table[0].endswith("boundary IoU") and table[1].split()[-1] == "25.00"
+    assert table[-1] == "boundary IoU 18.75 (all 4 classes), 37.50 (the 2 classes that occur)"
+    assert "boundary" not in json.dumps(counted().to_dict(NAMES)) + counted().format_table(NAMES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.visualize import blend, colorize, confusion_plot, error_map, generated_palette, panel, save_indexed_png
+from utils.visualize import blend, colorize, confusion_plot, error_map, generated_palette, save_indexed_png
 
 PALETTE = [(10, 20, 30), (200, 100, 0)]
 MASK = np.array([[0, 1], [255, 7]], dtype=np.uint8)
@@ -55,47 +55,6 @@ def test_generated_palette(count, distance):
     assert all(isinstance(channel, int) and 0 <= channel <= 255 for color in palette for channel in color)
     for one, other in itertools.combinations(palette, 2):
         assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) >= distance
-
-
-def test_panel_keeps_the_pictures_whole():
-    small, large = colorize(np.eye(4, dtype=np.uint8), PALETTE), np.full((300, 90, 3), 77, np.uint8)
-    made = panel([("a", small), ("b", large)], cell_height=12)
-    assert made.dtype == np.uint8 and made.shape[1] == 10 + 12 + 10 + 90 + 10
-    enlarged = small.repeat(3, axis=0).repeat(3, axis=1)
-    top = np.argwhere((made[:, 10] == PALETTE[1]).all(axis=1)).min()
-    assert np.array_equal(made[top : top + 12, 10:22], enlarged)
-    assert np.array_equal(made[top : top + 300, 32:122], large)
-    assert (made[:, :10] == 255).all() and (made[-10:] == 255).all()
-    assert (made[:top, 10:22] < 255).any()  # the title
-
-
-def test_panel_default_height_and_legend():
-    image = np.full((50, 400, 3), 128, np.uint8)
-    plain = panel([("title", image)])
-    assert plain.shape[0] > 240 and plain.shape[1] == 5 * 400 + 20
-    legend = [(f"class {index}", color) for index, color in enumerate(generated_palette(60))]
-    explained = panel([("title", image)], legend=legend)
-    assert explained.shape[1] == plain.shape[1] and explained.shape[0] > plain.shape[0] + 30
-    beneath = explained[plain.shape[0] :].reshape(-1, 3)
-    found = set(map(tuple, beneath.tolist()))
-    assert all(color in found for _, color in legend)
-    assert (explained[:, -10:] == 255).all()  # nothing runs out of the page
-
-
-def test_long_titles_and_names_stay_within_their_width():
-    image = np.full((240, 60, 3), 128, np.uint8)
-    made = panel([("several words that need lines", image), ("w" * 80, image)], legend=[("n" * 300, (1, 2, 3))])
-    assert made.shape[1] == 150
-    pictures_end = np.argwhere((made[:, 10] == 128).all(axis=1)).max()
-    assert (made[:pictures_end, 70:80] == 255).all() and (made[:, 140:] == 255).all()
-    assert ((made[pictures_end:] == (1, 2, 3)).all(axis=2)).any()
-
-
-def test_panel_refuses_what_it_cannot_draw():
-    with pytest.raises(ValueError, match="at least one"):
-        panel([])
-    with pytest.raises(ValueError, match="'mask' is float64"):
-        panel([("mask", np.zeros((4, 4, 3)))])
 
 
 @pytest.mark.parametrize("classes", [1, 8, 182])
