@@ -9,10 +9,11 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from dataset.copied import ILLEGAL, CopiedSamples
 from dataset.files import NAMES_SHOWN, PathList, missing_files, read_image, read_mask, read_text_lines, split_list_line
+from dataset.prepared import is_prepared
 
 VOID = 255  # train id of pixels that count nowhere
-_ILLEGAL = 254  # what the table gives for values that a mask must not hold
 MAX_CLASSES = 254
 
 Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute; no mask: None
@@ -23,7 +24,8 @@ class SegmentationDataset(Dataset):
 
     A data set is a subclass that says its classes, palette, label map and path rule; see the class attributes and
     `pairs`. Every path is checked for existence when it is built; contents are checked when they are read
-    (`check_samples` reads some at once).
+    (`check_samples` reads some at once). Where the folder is a prepared copy (`dataset.prepared`), samples come from
+    there; paths and root remain those of the files that were copied.
 
     Attributes:
         name: name under which the data set is registered.
@@ -33,6 +35,8 @@ class SegmentationDataset(Dataset):
         palette: (r, g, b) of each class.
         num_classes: K, at most 254.
         label_ids: the value that stands for each train id in mask files.
+        label_table: train id of every mask value, uint8 (256,); 254 where the value is illegal.
+        copy: the prepared copy that samples are read from; None: the files themselves.
         image_paths: absolute paths.
         mask_paths: absolute paths, or None where the split has no masks.
     """
@@ -48,23 +52,34 @@ class SegmentationDataset(Dataset):
     LAYOUT: str = ""  # the expected folders, for messages
 
     def __init__(
-        self, root: str | os.PathLike[str], split: str, list_file: str | None = None, ignore_label: int | None = None
+        self,
+        root: str | os.PathLike[str],
+        split: str,
+        list_file: str | None = None,
+        ignore_label: int | None = None,
+        check_files: bool = True,
     ) -> None:
         """Lists the files and checks that they exist.
 
         Args:
-            root: the data set's folder.
+            root: the data set's folder, or a prepared copy of it.
             split: train, val or test.
             list_file: text file of "image mask" lines that replaces the split's own list; paths are absolute or
                 relative to `root`.
             ignore_label: a further value that means "ignored" in mask files; -1 and None mean 255.
+            check_files: whether all files have to exist; else a missing one is an error when it is read.
 
         Raises:
             FileNotFoundError: the folder, a list or some of the files do not exist.
-            ValueError: no such split, an unusable list, a bad `ignore_label`.
+            ValueError: no such split, an unusable list, a bad `ignore_label`, an unusable prepared copy.
         """
         self.name, self.split = self.NAME, split
-        self.root = self._find_root(Path(root).expanduser().absolute())
+        folder = Path(root).expanduser().absolute()
+        self.copy = CopiedSamples(folder, self.NAME, split) if is_prepared(folder) else None
+        if self.copy is not None:
+            self._open_copy(self.copy, list_file, ignore_label)
+            return
+        self.root = self._find_root(folder)
         if split not in ("train", "val", "test") or (list_file is None and split not in self.splits()):
             raise ValueError(f"data set {self.name} has no split {split!r}; it has {', '.join(self.splits())}")
         try:
@@ -75,9 +90,8 @@ class SegmentationDataset(Dataset):
         if len(self.classes) > MAX_CLASSES:
             raise ValueError(f"data set {self.name} has {len(self.classes)} classes; at most {MAX_CLASSES} fit")
         self.num_classes = len(self.classes)
-        self.label_ids = list(self.LABEL_IDS) if self.LABEL_IDS is not None else list(range(self.num_classes))
-        self._table = self._label_table(ignore_label)
-        self._set_paths(pairs, list_file)
+        self._set_labels(ignore_label)
+        self._set_paths(pairs, list_file, check_files)
 
     @abstractmethod
     def pairs(self) -> list[Pair]:
@@ -105,9 +119,7 @@ class SegmentationDataset(Dataset):
         pairs = []
         for number, line in read_text_lines(path):
             try:
-                pairs.append(
-                    self.pair_of_words(split_list_line(line, lambda name: os.path.isfile(self._resolve(name))))
-                )
+                pairs.append(self.pair_of_words(split_list_line(line, lambda name: self._is_file(self._resolve(name)))))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
             if pairs[-1][1] is None and self.split != "test":
@@ -129,18 +141,31 @@ class SegmentationDataset(Dataset):
             ValueError: a file cannot be decoded, the sizes differ, or the mask holds an illegal value.
             FileNotFoundError: a file has gone since the check.
         """
-        image_path = self.image_paths[index]
-        image = read_image(image_path)
+        if self.copy is not None:
+            return self.copy.read(index)
+        image = read_image(self.image_paths[index])
         if self.mask_paths is None:
             return image, None
         mask_path = self.mask_paths[index]
         mask = read_mask(mask_path)
+        self.check_size(index, image, mask)
+        return image, self.to_train_ids(mask, mask_path)
+
+    def view(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """The same sample, to cut a part from: of a prepared copy, only what is cut is read, and nothing is checked."""
+        return self[index] if self.copy is None else self.copy.view(index)
+
+    def check_size(self, index: int, image: np.ndarray, mask: np.ndarray) -> None:
+        """Compares the sizes of a sample's image, (H, W, 3), and mask, (H, W).
+
+        Raises:
+            ValueError: they differ.
+        """
         if mask.shape != image.shape[:2]:
             raise ValueError(
-                f"sizes (height x width) differ: image {image_path} is {image.shape[0]}x{image.shape[1]}, "
-                f"mask {mask_path} is {mask.shape[0]}x{mask.shape[1]}"
+                f"sizes (height x width) differ: image {self.image_paths[index]} is "
+                f"{image.shape[0]}x{image.shape[1]}, mask {self.mask_paths[index]} is {mask.shape[0]}x{mask.shape[1]}"
             )
-        return image, self.to_train_ids(mask, mask_path)
 
     def to_train_ids(self, mask: np.ndarray, path: str) -> np.ndarray:
         """Maps the values of a mask file, (H, W), to train ids; `path` is for the message.
@@ -149,13 +174,13 @@ class SegmentationDataset(Dataset):
             ValueError: it holds values that are neither a class nor void.
         """
         if mask.dtype == np.uint8:
-            train_ids = cv2.LUT(mask, self._table).reshape(mask.shape)
-            if not (train_ids == _ILLEGAL).any():
+            train_ids = cv2.LUT(mask, self.label_table).reshape(mask.shape)
+            if not (train_ids == ILLEGAL).any():
                 return train_ids
         elif 0 <= mask.min() and mask.max() <= 255:
             return self.to_train_ids(mask.astype(np.uint8), path)
         values, counts = np.unique(mask, return_counts=True)
-        bad = np.array([not 0 <= v <= 255 or self._table[v] == _ILLEGAL for v in values.tolist()])
+        bad = np.array([not 0 <= v <= 255 or self.label_table[v] == ILLEGAL for v in values.tolist()])
         shown = ", ".join(map(str, values[bad][:10].tolist())) + (", ..." if bad.sum() > 10 else "")
         raise ValueError(
             f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
@@ -189,17 +214,37 @@ class SegmentationDataset(Dataset):
         """Absolute path of a list's entry. Lists in use write "/JPEGImages/x.jpg" for paths below the root."""
         if path.startswith("/"):
             first = path.strip("/").split("/")[0]
-            if not first or not (self.root / first).exists() or os.path.isfile(path):
+            if self._is_file(path) or (self.copy is None and not (first and (self.root / first).exists())):
                 return path
             path = path.lstrip("/")
         return os.path.join(self.root, path)
 
-    def _set_paths(self, pairs: list[Pair], list_file: str | None) -> None:
+    def _is_file(self, path: str) -> bool:
+        return os.path.isfile(path) if self.copy is None else os.path.normpath(path) in self.copy.known
+
+    def _set_labels(self, ignore_label: int | None) -> None:
+        self.num_classes = len(self.classes)
+        self.label_ids = list(self.LABEL_IDS) if self.LABEL_IDS is not None else list(range(self.num_classes))
+        self.label_table = self._label_table(ignore_label)
+
+    def _open_copy(self, copy: CopiedSamples, list_file: str | None, ignore_label: int | None) -> None:
+        """Takes everything from a prepared copy; a list picks samples from it."""
+        self.root, self.classes, self.palette = copy.root, copy.classes, copy.palette
+        if self.CLASSES and self.classes != list(self.CLASSES):
+            raise ValueError(f"the prepared copy {copy.folder} has other classes than {self.name}: {self.classes}")
+        self._set_labels(ignore_label)
+        copy.relabel(self.label_table)
+        if list_file is not None:
+            pairs = self.read_list(Path(list_file).expanduser())
+            copy.choose([(self._resolve(image), mask and self._resolve(mask)) for image, mask in pairs], list_file)
+        self.image_paths, self.mask_paths = copy.paths()
+
+    def _set_paths(self, pairs: list[Pair], list_file: str | None, check_files: bool) -> None:
         if not pairs:
             raise ValueError(f"data set {self.name}, split {self.split}: no image under {self.root}\n{self._layout()}")
         images = [self._resolve(image) for image, _ in pairs]
         masks = [self._resolve(mask) for _, mask in pairs if mask is not None]
-        missing = missing_files(images + masks)
+        missing = missing_files(images + masks) if check_files else []
         if missing:
             names = "".join(f"\n  {name}" for name in missing[:NAMES_SHOWN])
             source = f" named in {list_file}" if list_file else ""
@@ -211,7 +256,7 @@ class SegmentationDataset(Dataset):
         self.mask_paths = PathList(masks) if masks else None
 
     def _label_table(self, ignore_label: int | None) -> np.ndarray:
-        table = np.full(256, _ILLEGAL, dtype=np.uint8)
+        table = np.full(256, ILLEGAL, dtype=np.uint8)
         table[self.label_ids] = np.arange(self.num_classes, dtype=np.uint8)
         table[[*self.VOID_VALUES, VOID]] = VOID
         if ignore_label is not None and ignore_label != -1:
@@ -222,8 +267,8 @@ class SegmentationDataset(Dataset):
 
     def _legal_values(self) -> str:
         """ "0-10, void 11, 255" and the like."""
-        void = np.flatnonzero(self._table == VOID)
-        return f"{_ranges(np.flatnonzero(self._table < _ILLEGAL))}, void {_ranges(void)}"
+        void = np.flatnonzero(self.label_table == VOID)
+        return f"{_ranges(np.flatnonzero(self.label_table < ILLEGAL))}, void {_ranges(void)}"
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 NAMES_SHOWN = 5
@@ -120,8 +120,13 @@ def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
     return parts
 
 
-def read_image(path: str) -> np.ndarray:
-    """Decodes an image to RGB; the orientation noted by cameras (EXIF) is not applied, as masks do not have it.
+def read_image(path: str, upright: bool = False) -> np.ndarray:
+    """Decodes an image to RGB.
+
+    Args:
+        path: the file.
+        upright: apply the orientation noted by cameras (EXIF). Masks do not have it, so that images with masks are
+            taken as they are stored.
 
     Returns:
         uint8 array, (H, W, 3). Grey, palette, CMYK and transparent images are converted (transparency is dropped).
@@ -130,7 +135,7 @@ def read_image(path: str) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: it cannot be decoded to its end, or it has more than 8 bits per channel.
     """
-    image, _ = _decode(path, "image")
+    image, _ = _decode(path, "image", upright)
     if image.mode.startswith(("I", "F")):
         raise ValueError(
             f"image {path} has more than 8 bits per pixel (mode {image.mode}): expected 8 bits per channel; convert it"
@@ -163,7 +168,7 @@ def read_mask(path: str) -> np.ndarray:
     return values // stretch if stretch else values
 
 
-def _decode(path: str, kind: str) -> tuple[Image.Image, str]:
+def _decode(path: str, kind: str, upright: bool = False) -> tuple[Image.Image, str]:
     """The image decoded to its end, and the way its pixels are stored in the file."""
     try:
         with warnings.catch_warnings():
@@ -171,6 +176,8 @@ def _decode(path: str, kind: str) -> tuple[Image.Image, str]:
             with Image.open(path) as image:
                 raw_mode = image.tile[0][3] if image.tile else ""
                 image.load()
+                if upright:
+                    image = ImageOps.exif_transpose(image)
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and others for bad files

@@ -37,7 +37,7 @@ class TrainStream:
         target = np.empty((len(positions), height, width), dtype=np.uint8)
         valid_size = np.empty((len(positions), 2), dtype=np.int64)
         for slot, position in enumerate(positions):
-            image, mask = self.dataset[self.order.index(position)]
+            image, mask = self.dataset.view(self.order.index(position))
             window = self.transform.draw(mask.shape, self.order.generator(position))
             self.transform.apply(image, mask, window, images[slot], target[slot])
             valid_size[slot] = window.height, window.width

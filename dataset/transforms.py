@@ -102,7 +102,9 @@ class TrainTransform:
         image_out[:, :height, :width] = resized_window(image, window)[:, ::step].transpose(2, 0, 1)
         rows = nearest_indices(window.top, height, window.scale, mask.shape[0])
         columns = nearest_indices(window.left, width, window.scale, mask.shape[1])[::step]
-        mask_out[:height, :width] = mask[rows].take(columns, axis=1)
+        # Cut first: the rest of a mask that is mapped from a file is not read.
+        seen = mask[rows[0] : rows[-1] + 1, min(columns[0], columns[-1]) : max(columns[0], columns[-1]) + 1]
+        mask_out[:height, :width] = seen[rows - rows[0]].take(columns - columns.min(), axis=1)
 
 
 def scaled_length(length: int, scale: Fraction) -> int:

@@ -1,0 +1,163 @@
+"""Time per training sample of 1024x2048 PNG files: bare decoding, our paths, and resize-then-crop in float.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.input --json input.json
+
+Four ways, one thread, the same samples and random windows in turns; the mean counts (scales differ in cost):
+
+- decode: the two files of a sample decoded, and nothing else;
+- files: the training stream from the files (crop before resize, lookup-table labels, uint8);
+- float: the usual way: decode, normalise in float32, resize the whole image, crop;
+- prepared: the training stream from a prepared copy.
+
+Scenes are painted at half the size, enlarged, blurred and given noise, so that their PNG have about the size of street
+photographs' (2.3 MB).
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image
+
+from dataset import build_dataset
+from dataset.files import read_image, read_mask
+from dataset.loaders import TrainStream
+from dataset.prepare import prepare
+from dataset.scenes import CLASSES, render_scene
+from dataset.transforms import BGR_MEAN, TrainTransform
+
+SIZE = (1024, 2048)
+BLUR, NOISE = 1.5, 0.5  # standard deviations, in pixels and in grey levels
+TARGETS = {  # name: (ratio of these two, its bound, whether it is to be below)
+    "files / decode": ("files", "decode", 1.15, True),
+    "float / files": ("float", "files", 2.5, False),
+    "float / prepared": ("float", "prepared", 15.0, False),
+}
+
+
+def write_scenes(root: Path, count: int) -> float:
+    """Writes `count` scenes in the layout of custom data sets; returns the mean size of an image file in MB."""
+    sizes, lines = [], []
+    for index in range(count):
+        rng = np.random.default_rng(index)
+        image, mask = render_scene((SIZE[0] // 2, SIZE[1] // 2), rng, 0.5)
+        image = cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_CUBIC)
+        image = cv2.GaussianBlur(image, None, BLUR)
+        mask = cv2.resize(mask, SIZE[::-1], interpolation=cv2.INTER_NEAREST)
+        noisy = image + rng.normal(0, NOISE, image.shape).astype(np.float32)
+        Image.fromarray(noisy.round().clip(0, 255).astype(np.uint8)).save(root / f"{index}.png")
+        Image.fromarray(mask).save(root / f"{index}_mask.png")
+        sizes.append((root / f"{index}.png").stat().st_size / 1e6)
+        lines.append(f"{index}.png {index}_mask.png\n")
+    (root / "train.txt").write_text("".join(lines))
+    (root / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    return statistics.mean(sizes)
+
+
+def resize_then_crop(stream: TrainStream, position: int) -> tuple[np.ndarray, np.ndarray]:
+    """A normalised float32 sample the usual way, of the window that the stream draws at a position."""
+    data, order = stream.dataset, stream.order
+    index = order.index(position)
+    image = read_image(data.image_paths[index])
+    mask = data.to_train_ids(read_mask(data.mask_paths[index]), data.mask_paths[index])
+    window = stream.transform.draw(mask.shape, order.generator(position))
+    factor = float(window.scale)
+    normalised = image[:, :, ::-1].astype(np.float32) - np.float32(BGR_MEAN)
+    pixels = cv2.resize(normalised, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    labels = cv2.resize(mask, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+    place = np.s_[window.top : window.top + window.height, window.left : window.left + window.width]
+    step = -1 if window.flip else 1
+    pixels, labels = pixels[place][:, ::step], labels[place][:, ::step]
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)), np.ascontiguousarray(labels)
+
+
+def measure(source: TrainStream, copy: TrainStream, samples: int) -> dict[str, list[float]]:
+    """Seconds of each sample in each way, in turns."""
+
+    def decode(position: int) -> None:
+        index = source.order.index(position)
+        read_image(source.dataset.image_paths[index])
+        read_mask(source.dataset.mask_paths[index])
+
+    ways: dict[str, Callable[[int], object]] = {
+        "decode": decode,
+        "files": lambda position: source.read([position]),
+        "float": lambda position: resize_then_crop(source, position),
+        "prepared": lambda position: copy.read([position]),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for position in range(-2, samples):  # two to warm up
+        for name, way in ways.items():
+            began = time.perf_counter()
+            way(max(position, 0))
+            if position >= 0:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def run(samples: int, scenes: int, crop: tuple[int, int]) -> dict:
+    """Writes scenes and their copy to a temporary folder and measures."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, out = Path(folder, "files"), Path(folder, "prepared")
+        root.mkdir()
+        megabytes = write_scenes(root, scenes)
+        prepare("custom", root, out, ("train",), workers=0)
+        streams = [TrainStream(build_dataset("custom", path, "train"), TrainTransform(crop), 0) for path in (root, out)]
+        for position in range(scenes):
+            pairs = zip(*(stream.read([position]) for stream in streams), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs), "the copy gives other samples than its source"
+        seconds = measure(*streams, samples)
+    mean = {name: statistics.mean(values) for name, values in seconds.items()}
+    ratios = {name: mean[a] / mean[b] for name, (a, b, _, _) in TARGETS.items()}
+    return {
+        "benchmark": "input",
+        "sizes": {"image": SIZE, "crop": crop, "scenes": scenes, "samples": samples, "png_megabytes": megabytes},
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "opencv": cv2.__version__,
+            "numpy": np.__version__,
+            "pillow": Image.__version__,
+        },
+        "mean_seconds": mean,
+        "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "ratios": ratios,
+        "targets": {
+            name: {"bound": bound, "met": bool(ratios[name] <= bound if below else ratios[name] >= bound)}
+            for name, (_, _, bound, below) in TARGETS.items()
+        },
+    }
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=60, help="timed samples (default: %(default)s)")
+    parser.add_argument("--scenes", type=int, default=6, help="different images (default: %(default)s)")
+    parser.add_argument("--crop-size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    args = parser.parse_args()
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    result = run(args.samples, args.scenes, tuple(args.crop_size))
+    for name, value in result["mean_seconds"].items():
+        print(f"{name:9s} {1000 * value:8.1f} ms per sample")
+    for name, (_, _, bound, below) in TARGETS.items():
+        met = "met" if result["targets"][name]["met"] else "MISSED"
+        limit = f"at {'most' if below else 'least'} {bound:g}"
+        print(f"{name:17s} {result['ratios'][name]:6.2f}   target {limit}: {met}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

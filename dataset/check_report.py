@@ -1,0 +1,95 @@
+"""The report of `dataset.check` as text."""
+
+from collections import Counter
+from typing import Any
+
+PROBLEMS_SHOWN = 20
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """What `dataset.check.check_dataset` returned, as tables for the screen."""
+    splits = report["splits"]
+    lines = [f"{report['dataset']} in {report['root']}", "", *_counts(splits)]
+    for split, entry in splits.items():
+        lines += _images(split, entry)
+    lines += ["", *_histogram(splits)] if any("classes" in entry for entry in splits.values()) else []
+    for split, entry in splits.items():
+        lines += _problems(split, entry["problems"])
+    count = sum(len(entry["problems"]) for entry in splits.values())
+    return "\n".join([*lines, "", "Nothing is wrong." if report["ok"] else f"{count} problem(s) found."])
+
+
+def _counts(splits: dict[str, Any]) -> list[str]:
+    rows = [("split", "found", "published", "read", "problems")]
+    for split, entry in splits.items():
+        published = "-" if entry["published"] is None else str(entry["published"])
+        rows.append((split, str(entry["found"]), published, str(entry["read"]), str(len(entry["problems"]))))
+    return _table(rows)
+
+
+def _images(split: str, entry: dict[str, Any]) -> list[str]:
+    if "sizes" not in entry:
+        return []
+    sizes = entry["sizes"]
+    lines = ["", f"{split}: images (height x width)"]
+    if sizes["different"] == 1:
+        lines.append(f"  all {_size(sizes['median'])}")
+    else:
+        shown = ", ".join(f"{name} {_size(sizes[name])}" for name in ("smallest", "median", "largest"))
+        lines.append(f"  {shown} by area; {sizes['different']} different sizes")
+    lines.append("  mean red, green, blue: " + ", ".join(f"{value:.1f}" for value in entry["mean_rgb"]))
+    if "void" in entry:
+        lines.append(f"  void: {100 * entry['void']['share']:.2f} % of all pixels, in {entry['void']['images']} images")
+    else:
+        lines.append("  no masks")
+    return lines + [f"  {count} image(s): {note}" for note, count in entry["notes"].items()]
+
+
+def _histogram(splits: dict[str, Any]) -> list[str]:
+    """One row a class, three columns a split."""
+    labelled = {split: entry for split, entry in splits.items() if "classes" in entry}
+    head = ["id", "class"]
+    for split in labelled:
+        head += [f"{split} pixels", "share %", "images"]
+    rows = [tuple(head)]
+    for number, first in enumerate(next(iter(labelled.values()))["classes"]):
+        row = [str(number), first["name"]]
+        for entry in labelled.values():
+            label = entry["classes"][number]
+            row += [str(label["pixels"]), f"{100 * label['share']:.3f}", str(label["images"])]
+        rows.append(tuple(row))
+    lines = ["labels (share: of the pixels that are not void)", *_table(rows, left=2)]
+    for split, entry in labelled.items():
+        absent = [label["name"] for label in entry["classes"] if not label["pixels"]]
+        if absent:
+            names = ", ".join(absent[:PROBLEMS_SHOWN]) + (", ..." if len(absent) > PROBLEMS_SHOWN else "")
+            lines.append(f"{split}: {len(absent)} class(es) do not occur in what was read: {names}")
+    return lines
+
+
+def _problems(split: str, problems: list[dict[str, str]]) -> list[str]:
+    if not problems:
+        return []
+    kinds = Counter(problem["kind"] for problem in problems)
+    lines = ["", f"{split}: " + ", ".join(f"{count} x {kind}" for kind, count in kinds.items())]
+    lines += [f"  {problem['kind']}: {problem['message']}" for problem in problems[:PROBLEMS_SHOWN]]
+    if len(problems) > PROBLEMS_SHOWN:
+        lines.append(f"  ... and {len(problems) - PROBLEMS_SHOWN} more (all of them: --json PATH)")
+    return lines
+
+
+def _size(size: list[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _table(rows: list[tuple[str, ...]], left: int = 1) -> list[str]:
+    """Columns of equal width under a line; the first `left` ones flush left, the others flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return [lines[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *lines[1:]]

@@ -1,0 +1,213 @@
+"""The check of a data set: what is found, what is said, and the exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.check import PUBLISHED_COUNTS, check_dataset, main
+from dataset.prepare import prepare
+from tests.pseudo_datasets import (
+    MASK_VALUES,
+    SPLITS,
+    block_mask,
+    sample_paths,
+    write_image,
+    write_mask,
+    write_pseudo_dataset,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def own(tmp_path):
+    return write_pseudo_dataset("custom", tmp_path / "own", count=20)
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error."""
+    code = main([*map(str, arguments), "--workers", "0"])
+    return code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", list(SPLITS))
+def test_every_layout_is_counted_and_its_labels_are_summed(tmp_path, monkeypatch, capsys, name):
+    root = write_pseudo_dataset(name, tmp_path, count=3)
+    monkeypatch.setitem(PUBLISHED_COUNTS, name, dict.fromkeys(SPLITS[name], 3))
+    code, output, _ = run(capsys, name, root)
+    assert code == 0 and "Nothing is wrong." in output and "all 32x48" in output
+    report = check_dataset(name, root, workers=0)
+    assert list(report["splits"]) == list(SPLITS[name]) and report["ok"]
+    for split, entry in report["splits"].items():
+        assert entry["found"] == entry["published"] == entry["read"] == 3
+        if name == "citys" and split == "test":
+            assert "classes" not in entry and "test: images" in output and "no masks" in output
+            continue
+        assert sum(label["pixels"] for label in entry["classes"]) + entry["void"]["pixels"] == 3 * 32 * 48
+        assert sum(label["share"] for label in entry["classes"]) == pytest.approx(1)
+
+
+def test_the_histogram_is_that_of_the_masks(own):
+    root = own
+    report = check_dataset("custom", root, ["val"], workers=2)["splits"]["val"]
+    masks = [block_mask((32, 48), MASK_VALUES["custom"], 1000 + index) for index in range(20)]
+    for value in (0, 1, 2):
+        label = report["classes"][value]
+        assert label["pixels"] == sum(int((mask == value).sum()) for mask in masks)
+        assert label["images"] == sum(value in mask for mask in masks)
+    void = sum(int((mask == 255).sum()) for mask in masks)
+    assert report["void"] == {"pixels": void, "share": void / (20 * 32 * 48), "images": 20}
+
+
+def test_another_count_than_the_published_one(tmp_path, capsys):
+    root = write_pseudo_dataset("camvid", tmp_path, count=2)
+    code, output, _ = run(capsys, "camvid", root)
+    assert code == 1 and "3 problem(s) found." in output
+    for count in (367, 101, 233):
+        assert f"found 2 images, published {count}" in output
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_kind_of_bad_file_is_named_and_none_hides_another(own, tmp_path, capsys, workers):
+    root = own
+    (root / "images/train_001.png").write_bytes(b"\x89PNG no image")
+    (root / "masks/train_001.png").write_bytes(b"")
+    content = (root / "images/train_019.png").read_bytes()
+    (root / "images/train_019.png").write_bytes(content[: len(content) // 2])
+    write_mask(root / "masks/train_003.png", block_mask((32, 47), (0, 1, 2)))
+    illegal = block_mask((32, 48), (0, 1, 2))
+    illegal[0, :3] = 99
+    write_mask(root / "masks/train_005.png", illegal)
+    write_image(root / "masks/val_002.png", np.zeros((32, 48, 3), dtype=np.uint8))
+    path = tmp_path / "report.json"
+    code = main(["custom", str(root), "--json", str(path), "--workers", str(workers)])
+    output = capsys.readouterr().out
+    report = json.loads(path.read_text())
+    found = {
+        (problem["kind"], Path(problem["file"]).relative_to(root).as_posix())
+        for entry in report["splits"].values()
+        for problem in entry["problems"]
+    }
+    assert code == 1 and not report["ok"]
+    assert found == {
+        ("unreadable image", "images/train_001.png"),
+        ("unreadable mask", "masks/train_001.png"),
+        ("unreadable image", "images/train_019.png"),
+        ("size", "masks/train_003.png"),
+        ("illegal value", "masks/train_005.png"),
+        ("unreadable mask", "masks/val_002.png"),
+    }
+    for _, name in found:
+        assert str(root / name) in output
+    assert "99 (3 pixels)" in output and "32x47" in output and "6 problem(s) found." in output
+    assert report["splits"]["train"]["read"] == 18 and report["splits"]["test"]["problems"] == []
+    assert report["splits"]["val"]["classes"][0]["images"] == 19  # what is right is still counted
+
+
+def test_many_problems_are_counted_and_the_first_are_shown(tmp_path, capsys):
+    root = write_pseudo_dataset("custom", tmp_path, count=25)
+    for index in range(25):
+        (root / f"masks/train_{index:03d}.png").write_bytes(b"")
+    code, output, _ = run(capsys, "custom", root, "--split", "train")
+    assert code == 1 and "25 x unreadable mask" in output and "... and 5 more" in output
+
+
+def test_missing_files_and_missing_splits(own, tmp_path, capsys):
+    root = own
+    (root / "masks/val_000.png").unlink()
+    (root / "test.txt").write_text("images/test_000.png\nimages/test_001.png x.png\n")
+    code, output, _ = run(capsys, "custom", root)
+    assert code == 1 and f"missing file: {root}/masks/val_000.png does not exist" in output
+    assert "unusable list: " in output and "some lines have a mask and some have none" in output
+    report = check_dataset("custom", root, ["val"], workers=0)["splits"]["val"]
+    assert report["read"] == 20 and report["classes"][0]["images"] == 19  # the others are still counted
+    (root / "val.txt").unlink()
+    code, output, _ = run(capsys, "custom", root, "--split", "val")
+    assert code == 1 and "val.txt does not exist" in output
+    citys = write_pseudo_dataset("citys", tmp_path / "citys")
+    (citys / "leftImg8bit/test/town/test_000_leftImg8bit.png").unlink()
+    code, output, _ = run(capsys, "citys", citys, "--split", "test")
+    assert code == 1 and "no image under" in output
+
+
+def test_sizes_and_notes(tmp_path, capsys):
+    root = write_pseudo_dataset("voc", tmp_path, count=3)
+    image, mask = sample_paths("voc", "train", "train_000")
+    Image.new("L", (60, 20), 7).save(root / image)
+    write_mask(root / mask, block_mask((20, 60), MASK_VALUES["voc"]), palette=True)
+    image, _ = sample_paths("voc", "train", "train_001")
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(root / image).save(root / image, exif=exif)
+    image, _ = sample_paths("voc", "train", "train_002")
+    Image.open(root / image).convert("CMYK").save(root / image)
+    entry = check_dataset("voc", root, ["train"], workers=0)["splits"]["train"]
+    assert entry["sizes"] == {"different": 2, "smallest": [20, 60], "median": [32, 48], "largest": [32, 48]}
+    assert sorted(entry["notes"].values()) == [1, 1, 1]
+    code, output, _ = run(capsys, "voc", root, "--split", "train")
+    assert code == 1  # by the count alone
+    assert "smallest 20x60, median 32x48, largest 32x48" in output and "2 different sizes" in output
+    for note in ("greyscale", "EXIF asks for a rotation", "mode CMYK"):
+        assert f"1 image(s): {note}" in output
+
+
+def test_mean_colour_is_in_the_order_red_green_blue(tmp_path):
+    root = write_pseudo_dataset("custom", tmp_path)
+    write_image(root / "images/train_000.png", np.full((32, 48, 3), (200, 100, 10), dtype=np.uint8))
+    assert check_dataset("custom", root, ["train"], workers=0)["splits"]["train"]["mean_rgb"] == [200, 100, 10]
+
+
+def test_a_sample_reads_fewer_and_counts_all(own, capsys):
+    (own / "images/train_001.png").write_bytes(b"")  # not among the five
+    code, output, _ = run(capsys, "custom", own, "--sample", 5)
+    report = check_dataset("custom", own, workers=0, sample=5)["splits"]["train"]
+    assert code == 0 and report["found"] == 20 and report["read"] == 5
+    assert sum(label["pixels"] for label in report["classes"]) <= 5 * 32 * 48
+
+
+def test_ignore_label_makes_a_value_legal(own, capsys):
+    mask = block_mask((32, 48), (0, 1, 99))
+    write_mask(own / "masks/train_000.png", mask)
+    assert run(capsys, "custom", own)[0] == 1
+    assert run(capsys, "custom", own, "--ignore-label", 99)[0] == 0
+
+
+def test_what_cannot_be_checked(own, tmp_path, capsys):
+    prepare("custom", own, tmp_path / "copy", workers=0)
+    for arguments, message in (
+        (("custom", tmp_path / "nowhere"), "nowhere does not exist"),
+        (("custom", tmp_path / "copy"), "is a prepared copy"),
+        (("voc", own, "--split", "test"), "voc has no split 'test'"),
+        (("custom", own, "--sample", 0), "sample 0"),
+        (("custom", own, "--ignore-label", 256), "ignore label 256"),
+        (("custom", own, "--json", tmp_path / "no/report.json"), "--json: the folder"),
+    ):
+        code, output, error = run(capsys, *arguments)
+        assert code == 2 and not output.startswith("custom in") and error.startswith("error: ") and message in error
+    assert main(["custom", str(own), "--workers", "-1"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["cityscapes", str(own)])
+    assert ended.value.code == 2
+
+
+def test_camvid_as_it_is_on_disk():
+    root = Path(__file__).parents[3] / "shared" / "camvid"
+    if not root.is_dir():
+        pytest.skip(f"no CamVid in {root}")
+    done = subprocess.run(
+        [sys.executable, "-m", "dataset.check", "camvid", str(root), "--workers", "2"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    for split, count in (("train", "367"), ("val", "101"), ("test", "233")):
+        assert [split, count, count, count, "0"] in rows
+    assert any(row[:3] == ["0", "sky", "10682767"] for row in rows)
