@@ -16,6 +16,11 @@ PRETRAINED_BASE_HELP = (
     "ImageNet weights of the backbone: a file; timm:<name[.tag]> or torchvision:<name>, which are fetched; or timm, "
     "for a timm backbone"
 )
+MAX_SECONDS_HELP = (
+    "stop after S seconds of training, with start-up, validation and saving not counted, if --max-iterations have not "
+    "passed; the learning rate follows the larger of iteration/max and seconds/S, so it ends near 0 either way. Such a "
+    "run does not repeat bit for bit"
+)
 BACKBONE_HELP = "python -m models lists what goes with what; timm:<name> goes with every model"
 
 
@@ -115,6 +120,7 @@ def add_optimization_args(parser: Parser) -> None:
     group.add_argument("--accumulation-steps", type=int, default=1, help="parts a step's batch is computed in")
     group.add_argument("--crop-size", type=int, nargs="+", default=[512, 1024], metavar="PIXELS", help="height width")
     group.add_argument("--max-iterations", type=int, default=80000)
+    group.add_argument("--max-seconds", type=float, metavar="S", help=MAX_SECONDS_HELP)
     group.add_argument("--lr", type=float, default=0.02)
     group.add_argument("--optimizer-type", choices=("sgd", "adamw"), default="sgd")
     group.add_argument("--momentum", type=float, default=0.9, help="of SGD")
@@ -174,6 +180,8 @@ def finish_training_args(args: argparse.Namespace) -> argparse.Namespace:
         require(values[name] >= 1, name, values[name], "a whole number of at least 1")
     for name in ("workers", "warmup_iters", "seed"):
         require(values[name] >= 0, name, values[name], "a whole number of at least 0")
+    seconds = values["max_seconds"]
+    require(seconds is None or finite_above(seconds, 0), "max_seconds", seconds, "a number above 0")
     require(finite_above(values["lr"], 0), "lr", values["lr"], "a number above 0")
     require(finite_above(values["head_lr_mult"], 0), "head_lr_mult", values["head_lr_mult"], "a number above 0")
     for name in ("weight_decay", "clip_grad"):

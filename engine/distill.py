@@ -1,4 +1,4 @@
-"""Command-line options of distillation, and the parts of a distillation run."""
+"""A distillation run, whatever the method."""
 
 import argparse
 from collections.abc import Callable
@@ -7,81 +7,70 @@ import torch
 from torch import nn
 
 from dataset.loaders import build_eval_loader
-from engine.args import Parser, require
 from engine.evaluate import TEACHER_CHECK_IMAGES, check_teacher
-from engine.fit import Data
-from losses.cirkdv2 import CIRKDV2Config
-from losses.memory_bank import BANK_DTYPES
+from engine.fit import Data, build_data, build_training_network, check_setup, fit
+from engine.released import checkpoint_stem, infer_teacher_args
+from engine.run import open_run
+from engine.task import DistillationTask
+from losses.base import Distiller
 from models import build_model
-from models.weights import is_backbone_file, load_weights, read_state
-from utils.distributed import get_rank, get_world_size
+from models.weights import is_backbone_file, load_weights, read_file
+from utils.complexity import feature_shapes
+from utils.distributed import get_rank, get_world_size, setup_distributed
+from utils.seed import seed_everything, set_deterministic
+
+Shape = tuple[int, int, int]
 
 
-def add_cirkdv2_args(parser: Parser) -> None:
-    """Weights, sizes and temperatures; the defaults are those of `CIRKDV2Config`."""
-    default = CIRKDV2Config()
-    group = parser.add_argument_group("CIRKDV2")
-    weights = {
-        "kd": "pixel KD of the logits",
-        "fitnet": "context: adapted student features to the teacher's",
-        "minibatch_pixel": "pixel relations across the images of the batch",
-        "memory_pixel": "pixel relations to the pixel bank",
-        "memory_region": "pixel relations to the region bank",
-        "minibatch_channel": "channel relations across the images of the batch",
-        "memory_channel": "channel relations to the channel bank",
-        "channel_kd": "normalised channel maps; scale it by p/512 for crops with p pooled positions",
-    }
-    for term, text in weights.items():
-        group.add_argument(_flag("lambda", term), type=float, default=getattr(default, f"{term}_weight"), help=text)
-    sizes = {"memory_size": "rows kept (per class)", "contrast_size": "rows drawn a step"}
-    for bank in ("pixel", "region", "channel"):
-        for size, text in sizes.items():
-            text = text.replace(" (per class)", "") if bank == "channel" else text
-            group.add_argument(
-                _flag(bank, size), type=int, default=getattr(default, f"{bank}_{size}"), help=f"{bank} bank: {text}"
-            )
-    for name in ("contrast_temperature", "contrast_kd_temperature", "kd_temperature"):
-        group.add_argument(_flag(name), type=float, default=getattr(default, name))
-    group.add_argument(
-        "--minibatch-partners",
-        type=partners,
-        default=default.minibatch_partners,
-        metavar="P|all",
-        help="images that each image of the batch is related to, drawn anew each step",
-    )
-    group.add_argument(
-        "--context",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="graph context module on the student's features (default: unless they are 256x256 or larger)",
-    )
-    group.add_argument("--bank-dtype", choices=tuple(BANK_DTYPES), default=default.bank_dtype)
-    group.add_argument("--distill-warmup-iters", type=int, default=0, help="linear rise of all distillation weights")
+def distil(args: argparse.Namespace, build: Callable[[Shape, Shape, int], Distiller], run_name: str = "") -> None:
+    """A whole distillation run: data, teacher and student, losses, the teacher's check, training.
 
-
-def partners(text: str) -> int | None:
-    """A number of images, or None for "all"."""
-    return None if text == "all" else int(text)
-
-
-def cirkdv2_config(args: argparse.Namespace) -> CIRKDV2Config:
-    """The losses' settings from the command line.
+    Args:
+        args: of an entry point that distils.
+        build: (student's features, teacher's features, number of classes) -> the losses; features as (C, h, w).
+        run_name: name of the run's folder where `--save-dir-name` gives none; the checkpoint's name by default.
 
     Raises:
-        ValueError: for negative weights, sizes or temperatures that cannot be computed with; names the flag.
+        ValueError, FileNotFoundError: whatever is wrong with the arguments, the files or the data, before a step.
     """
-    values = vars(args)
-    for name, value in values.items():
-        if name.startswith("lambda_"):
-            require(value >= 0 and value != float("inf"), name, value, "a number of at least 0")
-        elif name.endswith("_temperature"):
-            require(0 < value < float("inf"), name, value, "a number above 0")
-        elif name.endswith(("_memory_size", "_contrast_size")) or name == "minibatch_partners":
-            require(value is None or value >= 1, name, value, "a whole number of at least 1")
-    require(args.distill_warmup_iters >= 0, "distill_warmup_iters", args.distill_warmup_iters, "at least 0")
-    renamed = {f"{k.removeprefix('lambda_')}_weight": v for k, v in values.items() if k.startswith("lambda_")}
-    same = {k: v for k, v in values.items() if k in CIRKDV2Config.__dataclass_fields__}
-    return CIRKDV2Config(**same, **renamed)
+    device = setup_distributed(args.device)
+    set_deterministic(args.deterministic)
+    seed_everything(args.seed)
+    notes: list[str] = []
+    args = infer_teacher_args(args, notes.append)
+    if args.save_dir_name is None and run_name:
+        args = argparse.Namespace(**vars(args) | {"save_dir_name": run_name})
+    stem = checkpoint_stem(args.student_model, args.student_backbone, args.dataset, distilled=True)
+    run = open_run(args, stem)
+
+    # data, teacher, student
+    data = build_data(args)
+    num_classes = data.train.num_classes
+    teacher = build_teacher(args, num_classes, log=notes.append)
+    student = build_training_network(
+        args.student_model,
+        args.student_backbone,
+        num_classes,
+        pretrained_base=args.student_pretrained_base if run.state is None else None,
+        pretrained=args.student_pretrained if run.state is None else None,
+        allow_partial=args.allow_partial,
+        log=notes.append,
+    )
+    check_setup(student, args, device)
+
+    # losses; the banks are built before processes are seeded differently
+    shapes = [feature_shapes(network, *args.crop_size)["features"] for network in (student, teacher)]
+    task = DistillationTask(student, teacher, build(*shapes, num_classes), args.freeze_bn)
+
+    # teacher's check, training
+    teacher.to(device)
+    if run.state is None and not args.skip_teacher_check:
+        notes.append(check_teacher_on(data, teacher, args, device))
+    logger = run.begin(args)
+    for note in notes:
+        logger.info(note)
+    fit(task, data, args, run, device, logger)
+    logger.close()
 
 
 def build_teacher(args: argparse.Namespace, num_classes: int, log: Callable[[str], None]) -> nn.Module:
@@ -91,12 +80,13 @@ def build_teacher(args: argparse.Namespace, num_classes: int, log: Callable[[str
         ValueError: the file is a backbone's, of another class count or network, or incomplete.
     """
     teacher = build_model(args.teacher_model, args.teacher_backbone, num_classes)
-    if is_backbone_file(read_state(args.teacher_pretrained), teacher):
+    file = read_file(args.teacher_pretrained)
+    if is_backbone_file(file.state, teacher):
         raise ValueError(
             f"--teacher-pretrained {args.teacher_pretrained}: expected the weights of a trained {args.teacher_model}, "
             "got those of a backbone alone, whose head would be random. Train a teacher with train_baseline.py first."
         )
-    load_weights(teacher, args.teacher_pretrained, log=log)
+    load_weights(teacher, file, log=log)
     return teacher
 
 
@@ -114,7 +104,3 @@ def check_teacher_on(data: Data, teacher: nn.Module, args: argparse.Namespace, d
     return (
         f"teacher: mIoU {metrics.miou:.2%}, pixel accuracy {metrics.pixel_accuracy:.2%} on {images} validation images"
     )
-
-
-def _flag(*parts: str) -> str:
-    return "--" + "-".join(parts).replace("_", "-")

@@ -8,16 +8,19 @@ from torch import nn
 POLY_POWER = 0.9
 
 
-def poly_lr(base_lr: float, iteration: int, max_iterations: int, warmup_iters: int = 0) -> float:
-    """Learning rate of a step: base · (1 − it/max)^0.9, rising linearly over the first `warmup_iters` steps.
+def poly_lr(
+    base_lr: float, iteration: int, max_iterations: int, warmup_iters: int = 0, progress: float = 0.0
+) -> float:
+    """Learning rate of a step: base · (1 − max(it/max, progress))^0.9, rising linearly over the first `warmup_iters` steps.
 
     Args:
         base_lr: rate at the start of the decay.
         iteration: number of steps done before this one, 0 at the first.
         max_iterations: number of steps of the whole run.
         warmup_iters: number of steps over which the rate rises from base/warmup_iters.
+        progress: the part of the run that has passed by another measure, from 0 to 1; the larger part counts.
     """
-    rate = base_lr * (1 - iteration / max_iterations) ** POLY_POWER
+    rate = base_lr * (1 - max(iteration / max_iterations, progress)) ** POLY_POWER
     if iteration < warmup_iters:
         rate *= (iteration + 1) / warmup_iters
     return rate

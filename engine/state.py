@@ -1,4 +1,4 @@
-"""The full state of a training run: all that a resume needs, as plain data without times."""
+"""The full state of a training run: all that a resume needs, as plain data; its only time is `train_seconds`."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -31,6 +31,7 @@ class Training:
         meter: losses since they were last logged.
         best: the best validation so far.
         iteration: optimiser steps done.
+        seconds: of training, in the state that was loaded; while training runs, the loop's `TimeBudget` counts on.
         data: what identifies the training data.
     """
 
@@ -41,6 +42,7 @@ class Training:
     meter: LossMeter = field(default_factory=LossMeter)
     best: Best = field(default_factory=Best)
     iteration: int = 0
+    seconds: float = 0.0
     data: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,6 +61,7 @@ class Training:
         return {
             "format": STATE_FORMAT,
             "iteration": self.iteration,
+            "train_seconds": self.seconds,
             **self.task.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"kind": "poly", "power": POLY_POWER} | {name: arguments[name] for name in names},
@@ -91,6 +94,7 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(**state["best"])
         self.iteration = state["iteration"]
+        self.seconds = state.get("train_seconds", 0.0)  # not in states from before it was counted
         if len(state["generators"]) == get_world_size():
             _restore_generators(state["generators"][get_rank()], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)

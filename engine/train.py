@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dataset.transforms import normalize
 from engine.amp import autocast
+from engine.budget import TimeBudget
 from engine.optim import poly_lr, set_lr
 from engine.parallel import average_batch_norm_statistics, distribute
 from engine.run import Run
@@ -18,7 +19,7 @@ from engine.state import Best, Training
 from utils.checkpoint import save_atomic
 from utils.distributed import is_distributed, is_main_process
 from utils.logger import RunLogger
-from utils.meters import RateMeter
+from utils.meters import RateMeter, format_duration
 from utils.metrics import SegMetrics
 from utils.types import Batch, Step
 
@@ -28,6 +29,7 @@ class Settings:
     """What the loop needs to know; see the flags of the same names."""
 
     max_iterations: int
+    max_seconds: float | None
     batch_size: int
     accumulation_steps: int
     lr: float
@@ -50,7 +52,7 @@ def train(
     logger: RunLogger,
     validate: Callable[[nn.Module, int], SegMetrics] | None = None,
 ) -> Best:
-    """Trains until `max_iterations`, logging, validating and saving on the way.
+    """Trains until `max_iterations` or `max_seconds` have passed, logging, validating and saving on the way.
 
     Args:
         training: task, optimiser and what else moves; continues at its iteration.
@@ -67,43 +69,55 @@ def train(
     Raises:
         FloatingPointError: a loss is not finite; names the term and the iteration. Nothing is saved from then on.
     """
-    if training.iteration == settings.max_iterations and not run.continues_in_place:
+    budget = TimeBudget(settings.max_seconds, training.seconds)
+    ended = training.iteration == settings.max_iterations or budget.spent
+    if ended and not run.continues_in_place:
         _save(training, arguments, device, run)  # finished elsewhere: this folder gets its checkpoint and state
     model = distribute(training.task, device)
     training.task.train()
     batches = iter(loader)
     rates = RateMeter()
     bar = tqdm(
-        total=settings.max_iterations, initial=training.iteration, unit="it", disable=_no_bar(), dynamic_ncols=True
+        total=settings.max_iterations if settings.max_seconds is None else None,
+        initial=training.iteration,
+        unit="it",
+        disable=_no_bar(),
+        dynamic_ncols=True,
     )
-    while training.iteration < settings.max_iterations:
-        lr = poly_lr(settings.lr, training.iteration, settings.max_iterations, settings.warmup_iters)
+    while not ended:
+        lr = poly_lr(
+            settings.lr, training.iteration, settings.max_iterations, settings.warmup_iters, budget.progress
+        )
         set_lr(training.optimizer, lr)
         micro_batches = [_to_device(next(batches), device) for _ in range(settings.accumulation_steps)]
         rates.data_ready()
         _step(model, training, micro_batches, settings, device)
         training.iteration += 1
         rates.step_done(settings.batch_size)
+        budget.step_done()
         bar.update()
 
         done = training.iteration
-        last = done == settings.max_iterations
+        ended = done == settings.max_iterations or budget.spent
         log_now, validate_now, save_now = (
-            last or done % interval == 0
+            ended or done % interval == 0
             for interval in (settings.log_iter, settings.val_per_iters, settings.save_per_iters)
         )
         if log_now or validate_now or save_now or (device.type == "cpu" and not is_distributed()):
             _stop_if_not_finite(training, parameters_too=validate_now or save_now)
         if log_now:
+            training.seconds = budget.seconds
             _log(training, rates, lr, settings, device, logger, bar)
-        if (validate_now and validate is not None) or save_now:
+        if not ((validate_now and validate is not None) or save_now):
+            continue
+        with budget.paused():
+            training.seconds = budget.seconds
             average_batch_norm_statistics([training.task, training.ema])
-        if validate_now and validate is not None:
-            _validate(training, validate, run, logger)
-            rates.skip()
-        if save_now:
-            logger.flush()  # no figure before the state is missing after a resume
-            _save(training, arguments, device, run)
+            if validate_now and validate is not None:
+                _validate(training, validate, run, logger)
+            if save_now:
+                logger.flush()  # no figure before the state is missing after a resume
+                _save(training, arguments, device, run)
             rates.skip()
     bar.close()
     return training.best
@@ -169,14 +183,17 @@ def _log(
     total = sum(losses.values())
     speed = rates.read()
     memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_rss_mib()
-    remaining = rates.eta(settings.max_iterations - training.iteration)
+    of_all, remaining = f"/{settings.max_iterations}", rates.eta(settings.max_iterations - training.iteration)
+    if settings.max_seconds is not None:
+        of_all = f" ({training.seconds:.0f} of {settings.max_seconds:g} s)"
+        remaining = format_duration(settings.max_seconds - training.seconds)
     terms = "  ".join(f"{name.removeprefix('loss_')} {value:.4g}" for name, value in losses.items())
     logger.info(
-        f"iteration {training.iteration}/{settings.max_iterations}  loss {total:.4f}  {terms}  lr {lr:.3g}  "
+        f"iteration {training.iteration}{of_all}  loss {total:.4f}  {terms}  lr {lr:.3g}  "
         f"{speed.get('images_per_second', 0):.1f} images/s  eta {remaining}"
     )
     record = {"iteration": training.iteration, "lr": lr, "loss": total, **losses}
-    logger.metrics(record | speed | {"memory_mib": memory})
+    logger.metrics(record | speed | {"memory_mib": memory, "train_seconds": training.seconds})
     logger.scalars({"train/loss": total} | {f"train/{k}": v for k, v in losses.items()}, training.iteration)
     logger.scalars({"lr": lr} | {f"speed/{k}": v for k, v in speed.items()}, training.iteration)
     best = f"{training.best.miou:.2%}" if training.best.iteration else "-"
@@ -198,7 +215,7 @@ def _validate(
         f"{metrics.miou_present:.2%})  mAcc {metrics.macc:.2%}  pixel accuracy {metrics.pixel_accuracy:.2%}  "
         f"best mIoU {training.best.miou:.2%} at {training.best.iteration}"
     )
-    logger.metrics({"iteration": training.iteration, "validation": figures})
+    logger.metrics({"iteration": training.iteration, "train_seconds": training.seconds, "validation": figures})
     logger.scalars({f"val/{name}": value for name, value in figures.items()}, training.iteration)
 
 

@@ -5,8 +5,11 @@ from typing import Any
 
 from losses.base import Distiller
 from losses.cirkdv2 import CIRKDV2
+from losses.combined import Combined
+from losses.kd import KD
 
 METHODS: dict[str, type[Distiller]] = {
+    "kd": KD,
     "cirkdv2": CIRKDV2,
 }
 
@@ -43,3 +46,24 @@ def build_distiller(
             raise ValueError(f"{method} has no option {', '.join(unknown)}: there are {', '.join(known)}")
         config = method_class.Config(**options)
     return method_class(tuple(student_shape), tuple(teacher_shape), num_classes, config)
+
+
+def build_combined(
+    configs: Mapping[str, Any],
+    student_shape: tuple[int, int, int],
+    teacher_shape: tuple[int, int, int],
+    num_classes: int,
+    distill_warmup_iters: int = 0,
+) -> Combined:
+    """Build several methods side by side.
+
+    Args:
+        configs: method -> its config, as for `build_distiller`.
+        student_shape, teacher_shape, num_classes: as for `build_distiller`.
+        distill_warmup_iters: all weights rise linearly over so many iterations.
+    """
+    parts = {
+        method: build_distiller(method, student_shape, teacher_shape, num_classes, config)
+        for method, config in configs.items()
+    }
+    return Combined(parts, distill_warmup_iters)

@@ -1,12 +1,30 @@
 """What every distillation method is to the trainer."""
 
-from typing import ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from utils.types import SegOutput, Step
 
 IGNORE_INDEX = 255
+
+
+def check_config(config: Any) -> None:
+    """Refuses a method's settings that cannot be computed with.
+
+    Args:
+        config: dataclass; fields that end with `_weight` and `_temperature` are looked at.
+
+    Raises:
+        ValueError: a weight below 0 or a temperature not above 0; names the field.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if field.name.endswith("_weight") and not 0 <= value < float("inf"):
+            raise ValueError(f"{field.name} must be 0 or more, got {value}")
+        if field.name.endswith("_temperature") and not 0 < value < float("inf"):
+            raise ValueError(f"{field.name} must be above 0, got {value}")
 
 
 class Distiller(nn.Module):
@@ -21,6 +39,12 @@ class Distiller(nn.Module):
     """
 
     Config: ClassVar[type]
+    includes_kd: ClassVar[bool] = False
+    """Whether the method was published beside pixel KD of weight 1, which it does not compute itself."""
+    includes_adversarial: ClassVar[bool] = False
+    """Whether the method was published beside the adversarial term, which it does not compute itself."""
+    separate_terms: ClassVar[frozenset[str]] = frozenset()
+    """Names of the terms that train `separate_parameters` alone and not the student."""
     needs_teacher_aux: bool = False
     """Whether ``teacher.aux_logits`` is read; where False the teacher may skip its auxiliary head."""
 
@@ -39,3 +63,7 @@ class Distiller(nn.Module):
             "loss_<term>" -> 0-dimensional tensor, weighted, whose sum is the loss. A term of weight 0 is absent.
         """
         raise NotImplementedError
+
+    def separate_parameters(self) -> list[nn.Parameter]:
+        """Parameters that an optimiser of their own trains, stepped after the student's: those of a discriminator."""
+        return []

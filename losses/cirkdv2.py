@@ -7,7 +7,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller
+from losses.base import Distiller, check_config
 from losses.context import GraphContext
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.memory_bank import BANK_DTYPES
@@ -60,12 +60,9 @@ class CIRKDV2Config:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_config(self)
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name.endswith("_weight") and not 0 <= value < float("inf"):
-                raise ValueError(f"{field.name} must be 0 or more, got {value}")
-            if field.name.endswith("_temperature") and not 0 < value < float("inf"):
-                raise ValueError(f"{field.name} must be above 0, got {value}")
             if field.name.endswith(("_memory_size", "_contrast_size")) and value < 1:
                 raise ValueError(f"{field.name} must be at least 1, got {value}: to drop a term set its weight to 0")
         if self.minibatch_partners is not None and self.minibatch_partners < 1:

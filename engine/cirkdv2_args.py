@@ -1,0 +1,78 @@
+"""Command-line options of CIRKDV2."""
+
+import argparse
+
+from engine.args import Parser, require
+from losses.cirkdv2 import CIRKDV2Config
+from losses.memory_bank import BANK_DTYPES
+
+
+def add_cirkdv2_args(parser: Parser) -> None:
+    """Weights, sizes and temperatures; the defaults are those of `CIRKDV2Config`."""
+    default = CIRKDV2Config()
+    group = parser.add_argument_group("CIRKDV2")
+    weights = {
+        "kd": "pixel KD of the logits",
+        "fitnet": "context: adapted student features to the teacher's",
+        "minibatch_pixel": "pixel relations across the images of the batch",
+        "memory_pixel": "pixel relations to the pixel bank",
+        "memory_region": "pixel relations to the region bank",
+        "minibatch_channel": "channel relations across the images of the batch",
+        "memory_channel": "channel relations to the channel bank",
+        "channel_kd": "normalised channel maps; scale it by p/512 for crops with p pooled positions",
+    }
+    for term, text in weights.items():
+        group.add_argument(_flag("lambda", term), type=float, default=getattr(default, f"{term}_weight"), help=text)
+    sizes = {"memory_size": "rows kept (per class)", "contrast_size": "rows drawn a step"}
+    for bank in ("pixel", "region", "channel"):
+        for size, text in sizes.items():
+            text = text.replace(" (per class)", "") if bank == "channel" else text
+            group.add_argument(
+                _flag(bank, size), type=int, default=getattr(default, f"{bank}_{size}"), help=f"{bank} bank: {text}"
+            )
+    for name in ("contrast_temperature", "contrast_kd_temperature", "kd_temperature"):
+        group.add_argument(_flag(name), type=float, default=getattr(default, name))
+    group.add_argument(
+        "--minibatch-partners",
+        type=partners,
+        default=default.minibatch_partners,
+        metavar="P|all",
+        help="images that each image of the batch is related to, drawn anew each step",
+    )
+    group.add_argument(
+        "--context",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="graph context module on the student's features (default: unless they are 256x256 or larger)",
+    )
+    group.add_argument("--bank-dtype", choices=tuple(BANK_DTYPES), default=default.bank_dtype)
+    group.add_argument("--distill-warmup-iters", type=int, default=0, help="linear rise of all distillation weights")
+
+
+def partners(text: str) -> int | None:
+    """A number of images, or None for "all"."""
+    return None if text == "all" else int(text)
+
+
+def cirkdv2_config(args: argparse.Namespace) -> CIRKDV2Config:
+    """The losses' settings from the command line.
+
+    Raises:
+        ValueError: for negative weights, sizes or temperatures that cannot be computed with; names the flag.
+    """
+    values = vars(args)
+    for name, value in values.items():
+        if name.startswith("lambda_"):
+            require(value >= 0 and value != float("inf"), name, value, "a number of at least 0")
+        elif name.endswith("_temperature"):
+            require(0 < value < float("inf"), name, value, "a number above 0")
+        elif name.endswith(("_memory_size", "_contrast_size")) or name == "minibatch_partners":
+            require(value is None or value >= 1, name, value, "a whole number of at least 1")
+    require(args.distill_warmup_iters >= 0, "distill_warmup_iters", args.distill_warmup_iters, "at least 0")
+    renamed = {f"{k.removeprefix('lambda_')}_weight": v for k, v in values.items() if k.startswith("lambda_")}
+    same = {k: v for k, v in values.items() if k in CIRKDV2Config.__dataclass_fields__}
+    return CIRKDV2Config(**same, **renamed)
+
+
+def _flag(*parts: str) -> str:
+    return "--" + "-".join(parts).replace("_", "-")

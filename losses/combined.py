@@ -1,0 +1,43 @@
+"""Several distillation methods at once."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from losses.base import Distiller
+from utils.types import SegOutput, Step
+
+
+class Combined(Distiller):
+    """The terms of several methods side by side.
+
+    Args:
+        parts: method -> its distiller; no two give a term of the same name.
+        distill_warmup_iters: all weights rise linearly over so many iterations; what trains by an optimiser of its own
+            (a discriminator) does not wait.
+    """
+
+    def __init__(self, parts: Mapping[str, Distiller], distill_warmup_iters: int = 0) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+        self.distill_warmup_iters = distill_warmup_iters
+        self.needs_teacher_aux = any(part.needs_teacher_aux for part in parts.values())
+
+    def forward(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
+    ) -> dict[str, Tensor]:
+        """Return the terms of all parts; see :meth:`Distiller.forward`."""
+        step = step or Step()
+        factor = 1.0
+        if self.distill_warmup_iters:
+            factor = min(1.0, (step.iteration + 1) / self.distill_warmup_iters)
+        losses: dict[str, Tensor] = {}
+        for method, part in self.parts.items():
+            terms = part(student, teacher, target, step)
+            assert not terms.keys() & losses.keys(), f"{method} gives {sorted(terms.keys() & losses.keys())} again"
+            losses |= {name: value if name in part.separate_terms else value * factor for name, value in terms.items()}
+        return losses
+
+    def separate_parameters(self) -> list[nn.Parameter]:
+        """Those of all parts; see :meth:`Distiller.separate_parameters`."""
+        return [parameter for part in self.parts.values() for parameter in part.separate_parameters()]

@@ -1,0 +1,50 @@
+"""Pixel-wise distillation of the logits (Hinton et al. 2015, arXiv:1503.02531)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from losses.base import Distiller, check_config
+from losses.functional import pixel_kl
+from utils.types import SegOutput, Step
+
+
+@dataclass(frozen=True)
+class KDConfig:
+    """Settings; the defaults are the published ones.
+
+    Attributes:
+        kd_weight: weight of the term.
+        kd_temperature: of the logits.
+    """
+
+    kd_weight: float = 1.0
+    kd_temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+class KD(Distiller):
+    """KL divergence between the class distributions of teacher and student at every position."""
+
+    Config = KDConfig
+
+    def __init__(
+        self,
+        student_shape: tuple[int, int, int],
+        teacher_shape: tuple[int, int, int],
+        num_classes: int,
+        config: KDConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config or KDConfig()
+
+    def forward(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
+    ) -> dict[str, Tensor]:
+        """Return "loss_kd"; see :meth:`Distiller.forward`."""
+        if not self.config.kd_weight:
+            return {}
+        loss = pixel_kl(student.logits, teacher.logits, self.config.kd_temperature)
+        return {"loss_kd": loss * self.config.kd_weight}
