@@ -1,0 +1,51 @@
+"""The health of loss terms, by hand."""
+
+import pytest
+import torch
+from torch import nn
+
+from engine.health import HealthWatch, bank_filling, measure
+from losses.memory_bank import MemoryBank
+
+
+def test_gradients_on_the_features_by_hand():
+    features = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    aux = torch.ones(2, requires_grad=True)
+    losses = {
+        "loss_task": (features * torch.tensor([1.0, 0.0])).sum(),
+        "loss_kd": (features * torch.tensor([3.0, 4.0])).sum(),
+        "loss_back": (features * torch.tensor([-2.0, 0.0])).sum(),
+        "loss_none": (features * 0).sum(),
+        "loss_aux": aux.sum(),
+        "loss_constant": torch.tensor(2.0),
+    }
+    health = measure(losses, features, scale=1024.0)
+    assert health["loss_kd"] == pytest.approx({"gradient": 5.0, "cosine": 0.6, "ratio": 5.0})
+    assert health["loss_back"] == pytest.approx({"gradient": 2.0, "cosine": -1.0, "ratio": 2.0})
+    assert health["loss_none"] == {"gradient": 0.0, "cosine": 0.0, "ratio": 0.0}
+    assert health.keys() == {"loss_task", "loss_kd", "loss_back", "loss_none"}
+    sum(losses.values()).backward()  # the graph is still there
+    assert features.grad.tolist() == [[2.0, 4.0]]
+
+
+def test_warnings_come_once_and_again_after_they_were_over():
+    watch = HealthWatch()
+
+    def said(**ratios):
+        return watch.warnings({f"loss_{name}": {"ratio": ratio} for name, ratio in ratios.items()})
+
+    assert said(task=1.0, kd=0.5, at=1e-6, cwd=11.0) != []
+    first = said(task=1.0, kd=0.0, at=1e-7, cwd=12.0)
+    assert len(first) == 1 and first[0].startswith("kd is dead")
+    assert said(task=1.0, kd=1.0, at=1e-7, cwd=1.0) == []
+    again = said(task=1.0, kd=1.0, at=20.0, cwd=30.0)
+    assert [text.split(":")[0] for text in again] == ["at drowns the task", "cwd drowns the task"]
+    assert said(task=100.0, kd=1.0) == []  # the task is not compared with itself
+
+
+def test_filling_of_banks():
+    module = nn.ModuleDict({"pixel": MemoryBank(2, 4, 3)})
+    assert bank_filling(module) == {"pixel": 0.0}
+    rows = torch.ones(3, 3)
+    module["pixel"].write(rows, torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool))
+    assert bank_filling(module) == {"pixel": 3 / 8}
