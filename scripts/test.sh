@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# Installs if need be, then style and tests. Arguments are passed on to pytest: bash scripts/test.sh -k relation
+# Installs if need be, then style and tests but for the slow ones. Arguments are passed on to pytest:
+#   bash scripts/test.sh -k relation
+#   bash scripts/test.sh -m slow
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 ensure_venv
@@ -9,4 +11,4 @@ cd "$PROJECT_ROOT"
 
 # One thread a process: the test processes share the cores.
 export OMP_NUM_THREADS=1
-exec "$VENV/bin/python" -m pytest --numprocesses auto --dist worksteal "$@"
+exec "$VENV/bin/python" -m pytest --numprocesses auto --dist worksteal -m "not slow" "$@"
