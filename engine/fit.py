@@ -16,7 +16,7 @@ from dataset.loaders import build_eval_loader, build_train_loader
 from dataset.samplers import StreamBatchSampler
 from engine.amp import grad_scaler
 from engine.evaluate import evaluate
-from engine.optim import build_optimizer
+from engine.optim import build_optimizer, build_separate_optimizer
 from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
 from engine.pictures import ValidationPanels
 from engine.protocol import default_protocol
@@ -186,7 +186,7 @@ def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
 
 
 def _prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.device) -> Training:
-    """Everything that has to happen to the task, in this order: memory format, optimiser, averaged weights, compile."""
+    """All that has to happen to the task, in this order: memory format, optimisers, averaged weights, compile."""
     scaler = grad_scaler(device, args.amp)
     if args.no_dropout:
         disable_dropout(task.modules())
@@ -201,14 +201,16 @@ def _prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.dev
         weight_decay=args.weight_decay,
         momentum=args.momentum,
         head_lr_mult=args.head_lr_mult,
+        separate=task.separate_parameters(),
     )
+    separate_optimizer = build_separate_optimizer(task.separate_parameters())
     ema = None
     if args.ema_decay > 0:
         average = get_ema_multi_avg_fn(args.ema_decay)
         ema = AveragedModel(task.network, multi_avg_fn=average, use_buffers=True)
     if args.compile:
         task.network.compile()  # in place, so that parameters keep their names
-    return Training(task, optimizer, scaler, ema)
+    return Training(task, optimizer, scaler, ema, separate_optimizer)
 
 
 def _validator(

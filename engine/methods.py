@@ -33,7 +33,13 @@ def add_method_args(parser: Parser) -> None:
             kind, choices = _kind(hints[field.name])
             text = f"{name}: {field.default} when chosen, else 0" if is_weight(field) else f"{name}: {field.default}"
             group.add_argument(
-                flag_of(field.name), type=kind, choices=choices, dest=field.name, default=argparse.SUPPRESS, help=text
+                flag_of(field.name),
+                type=kind,
+                choices=choices,
+                dest=field.name,
+                default=argparse.SUPPRESS,
+                metavar="X" if choices is None else None,
+                help=text,
             )
 
 

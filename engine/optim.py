@@ -8,10 +8,8 @@ from torch import nn
 POLY_POWER = 0.9
 
 
-def poly_lr(
-    base_lr: float, iteration: int, max_iterations: int, warmup_iters: int = 0, progress: float = 0.0
-) -> float:
-    """Learning rate of a step: base · (1 − max(it/max, progress))^0.9, rising linearly over the first `warmup_iters` steps.
+def poly_lr(base_lr: float, iteration: int, max_iterations: int, warmup_iters: int = 0, progress: float = 0.0) -> float:
+    """Learning rate of a step: base · (1 − max(it/max, progress))^0.9, rising linearly over `warmup_iters` steps.
 
     Args:
         base_lr: rate at the start of the decay.
@@ -35,17 +33,20 @@ def build_optimizer(
     weight_decay: float,
     momentum: float,
     head_lr_mult: float = 1.0,
+    separate: Iterable[nn.Parameter] = (),
 ) -> torch.optim.Optimizer:
-    """SGD with momentum or AdamW over all trainable parameters of `task`.
+    """SGD with momentum or AdamW over all trainable parameters of `task` but those that are separate.
 
     Args:
         task: holds everything that trains.
         backbone: the parameters that `head_lr_mult` leaves alone.
         kind: "sgd" or "adamw".
         head_lr_mult: the rate of all other parameters is multiplied by this.
+        separate: parameters that `build_separate_optimizer` takes.
     """
     backbone_ids = {id(parameter) for parameter in backbone}
-    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
+    separate_ids = {id(parameter) for parameter in separate}
+    parameters = [p for p in task.parameters() if p.requires_grad and id(p) not in separate_ids]
     if head_lr_mult == 1.0:
         groups = [{"params": parameters, "lr_mult": 1.0}]
     else:
@@ -58,6 +59,16 @@ def build_optimizer(
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     raise ValueError(f"unknown optimiser {kind!r}: expected sgd or adamw.")
+
+
+def build_separate_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer | None:
+    """Adam with the published settings of the adversarial methods' discriminator; its rate never changes.
+
+    Args:
+        parameters: what the task trains by an optimiser of its own; without any there is no optimiser.
+    """
+    parameters = list(parameters)
+    return torch.optim.Adam(parameters, lr=4e-4, betas=(0.9, 0.99)) if parameters else None
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

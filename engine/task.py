@@ -43,6 +43,10 @@ class SegmentationTask(nn.Module):
                     module.eval()
         return self
 
+    def separate_parameters(self) -> list[nn.Parameter]:
+        """Parameters that an optimiser of their own trains, stepped after the main one."""
+        return []
+
     def trained_state(self) -> dict[str, dict[str, Tensor]]:
         """State dictionaries of all that trains, for the run's state."""
         return {"network": self.network.state_dict()}
@@ -75,6 +79,9 @@ class DistillationTask(SegmentationTask):
             teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux)
         student = self.network(images)
         return segmentation_loss(student, target, step=step) | self.distiller(student, teacher, target, step)
+
+    def separate_parameters(self) -> list[nn.Parameter]:
+        return self.distiller.separate_parameters()
 
     def trained_state(self) -> dict[str, dict[str, Tensor]]:
         return super().trained_state() | {"distiller": self.distiller.state_dict()}

@@ -3,14 +3,38 @@
 from collections.abc import Mapping
 from typing import Any
 
+from losses.adversarial import Adversarial
+from losses.af_dcd import AFDCD
+from losses.at import AT
 from losses.base import Distiller
+from losses.cirkd import CIRKD
 from losses.cirkdv2 import CIRKDV2
 from losses.combined import Combined
+from losses.cwd import CWD
+from losses.dist import DIST
+from losses.dkd import DKD
+from losses.dsd import DSD
+from losses.fitnet import FitNet
+from losses.ifvd import IFVD
 from losses.kd import KD
+from losses.mgd import MGD
+from losses.skd import SKD
 
 METHODS: dict[str, type[Distiller]] = {
     "kd": KD,
+    "at": AT,
+    "fitnet": FitNet,
+    "skd": SKD,
+    "ifvd": IFVD,
+    "cwd": CWD,
+    "adversarial": Adversarial,
+    "dsd": DSD,
+    "cirkd": CIRKD,
     "cirkdv2": CIRKDV2,
+    "dist": DIST,
+    "mgd": MGD,
+    "dkd": DKD,
+    "af_dcd": AFDCD,
 }
 
 

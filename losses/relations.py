@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     REGION_KEYS = 4
     CHANNEL_ROWS = 5
     CHANNEL_KEYS = 6
+    MASKED_POSITIONS = 7
 
 
 def random_keys(seed: int, step: Step, purpose: Purpose) -> tuple[int, int, int, int]:

@@ -43,30 +43,38 @@ NETWORKS = {
     "segformer": NetworkEntry(SegFormer, MITS),
 }
 
-# plain name -> the networks it may mean; the backbone decides, and the first takes timm's
+# plain name -> the networks it may mean; the backbone decides, and the first takes backbones of no published pair
 ALIASES = {
     "deeplabv3": ("deeplabv3", "deeplabv3_mobilenet_ssseg", "deeplab_mobile"),
     "psp": ("psp", "psp_mobile"),
     "pspnet": ("psp", "psp_mobile"),
+    "upernet": ("upernet",),
+    "segformer": ("segformer",),
 }
 
 
 def resolve_names(name: str, backbone: str) -> tuple[str, str]:
     """Return the registry's names of a network and its backbone, given these or plain aliases, in any case.
 
+    Plain names go with every backbone, the others with those of the released networks and with timm's.
+
     Raises:
         ValueError: an unknown name or combination; lists what exists.
     """
     listing = "\n".join(f"  {model}: {', '.join(entry.backbones)}" for model, entry in NETWORKS.items())
     listing += f"\n  each of them: {TIMM_PREFIX}<name of a network in timm>"
+    listing += f"\n  {', '.join(ALIASES)}: every backbone"
     lower = {known.lower(): known for known in BACKBONES}
     backbone = lower.get(backbone.lower(), backbone)
-    candidates = [model for model in ALIASES.get(name.lower(), (name.lower(),)) if model in NETWORKS]
+    if backbone.lower().startswith(TIMM_PREFIX):
+        backbone = TIMM_PREFIX + backbone[len(TIMM_PREFIX) :]
+    plain = name.lower()
+    candidates = [model for model in ALIASES.get(plain, (plain,)) if model in NETWORKS]
     if not candidates:
         raise ValueError(f"unknown model {name!r}; models and their backbones are\n{listing}")
-    if backbone.startswith(TIMM_PREFIX):
-        return candidates[0], backbone
     model = next((model for model in candidates if backbone in NETWORKS[model].backbones), None)
+    if model is None and (backbone.startswith(TIMM_PREFIX) or (plain in ALIASES and backbone in BACKBONES)):
+        model = candidates[0]
     if model is None:
         raise ValueError(f"model {name!r} has no backbone {backbone!r}; models and their backbones are\n{listing}")
     return model, backbone

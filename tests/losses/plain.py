@@ -5,6 +5,9 @@ import math
 import torch
 from torch import Tensor
 
+from losses.relations import Purpose
+from utils.seed import hash_uniform
+
 
 def unit(rows: Tensor) -> Tensor:
     """Rows (..., D) divided by their length; a zero row stays zero (a position whose hidden units are all inactive)."""
@@ -100,3 +103,33 @@ def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
         total = total - logits[n, :, y, x].log_softmax(0)[target[n, y, x]]
         count += 1
     return total / max(count, 1)
+
+
+def conv3x3(layer, maps: Tensor) -> Tensor:
+    """3x3 convolution with zeros around the map, as the sum over its nine taps."""
+    h, w = maps.shape[2:]
+    padded = torch.zeros(*maps.shape[:2], h + 2, w + 2, dtype=maps.dtype)
+    padded[:, :, 1:-1, 1:-1] = maps
+    taps = [(dy, dx) for dy in range(3) for dx in range(3)]
+    total = sum(
+        torch.einsum("oc,nchw->nohw", layer.weight[:, :, y, x], padded[:, :, y : y + h, x : x + w]) for y, x in taps
+    )
+    return total + layer.bias[:, None, None]
+
+
+def reconstruction(module, student: Tensor, teacher: Tensor, step) -> Tensor:
+    """Masked reconstruction by one process: the mask is drawn number by number from the documented keys."""
+    maps = student
+    if student.shape[1] != teacher.shape[1]:
+        maps = conv1x1(module.adapter.weight, maps)
+    h, w = teacher.shape[2:]
+    if maps.shape[2:] != (h, w):
+        maps = torch.nn.functional.interpolate(maps, (h, w), mode="bilinear", align_corners=True)
+    iteration, micro_batch = (step.iteration, step.micro_batch) if step else (0, 0)
+    kept = torch.ones(len(maps), 1, h, w, dtype=maps.dtype)
+    for b in range(len(maps)):
+        for i in range(h * w):
+            number = hash_uniform(module.seed, iteration, micro_batch, int(Purpose.MASKED_POSITIONS), b, i)
+            if number < module.mask_ratio:
+                kept[b, 0, i // w, i % w] = 0
+    return conv3x3(module.generator[2], conv3x3(module.generator[0], maps * kept).clamp(min=0))

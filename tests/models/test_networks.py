@@ -148,6 +148,22 @@ def test_plain_names_mean_the_network_that_has_the_backbone():
 
 
 @pytest.mark.parametrize(
+    "name, backbone, model",
+    [
+        ("segformer", "resnet18", "segformer"),
+        ("upernet", "mit_b0", "upernet"),
+        ("PSPNet", "MiT_B1", "psp"),
+        ("deeplabv3", "mobilenetv2", "deeplab_mobile"),
+    ],
+)
+def test_plain_names_go_with_every_backbone(name, backbone, model):
+    network = meta_model(name, backbone, 3)
+    assert network.model_name == model
+    output = network.eval()(torch.empty(1, 3, 64, 96, device="meta"), need_aux=False)
+    assert output.logits.shape == (1, 3, -(-64 // network.output_stride), -(-96 // network.output_stride))
+
+
+@pytest.mark.parametrize(
     "arguments, said",
     [
         (("deeplab", "resnet18", 3), "unknown model 'deeplab'"),

@@ -1,0 +1,59 @@
+"""Hints: the student's features imitate the teacher's (Romero et al., ICLR 2015, arXiv:1412.6550)."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from losses.base import Distiller, check_config
+from losses.functional import compute_dtype, resize_like
+from utils.types import SegOutput, Step
+
+
+@dataclass(frozen=True)
+class FitNetConfig:
+    """Settings; the default is the published one.
+
+    Attributes:
+        fitnet_weight: weight of the term.
+    """
+
+    fitnet_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_config(self)
+
+
+class FitNet(Distiller):
+    """Mean squared error of the student's features, through a trained 1x1 convolution, to the teacher's.
+
+    The convolution exists where the channels are equal too: it is the regressor of equation 3 of the paper.
+    """
+
+    Config = FitNetConfig
+    includes_kd = True
+
+    def __init__(
+        self,
+        student_shape: tuple[int, int, int],
+        teacher_shape: tuple[int, int, int],
+        num_classes: int,
+        config: FitNetConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config or FitNetConfig()
+        self.adapter = None
+        if self.config.fitnet_weight:
+            self.adapter = nn.Conv2d(student_shape[0], teacher_shape[0], 1, bias=False)
+
+    def forward(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
+    ) -> dict[str, Tensor]:
+        """Return "loss_fitnet", over all positions (ignored ones included); see :meth:`Distiller.forward`."""
+        if self.adapter is None:
+            return {}
+        teacher_features = teacher.features.detach()
+        adapted = self.adapter(resize_like(student.features, teacher_features))
+        dtype = compute_dtype(adapted)
+        loss = F.mse_loss(adapted.to(dtype), teacher_features.to(dtype))
+        return {"loss_fitnet": loss * self.config.fitnet_weight}

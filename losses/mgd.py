@@ -1,0 +1,59 @@
+"""Masked generative distillation (Yang et al., ECCV 2022, arXiv:2205.01529)."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from losses.base import Distiller, check_config
+from losses.reconstruction import MaskedReconstruction, check_mask_ratio, reconstruction_error
+from utils.types import SegOutput, Step
+
+
+@dataclass(frozen=True)
+class MGDConfig:
+    """Settings; the defaults are the published ones.
+
+    Attributes:
+        mgd_weight: weight of the term, which is a sum over channels and positions.
+        mgd_mask_ratio: share of positions that are hidden.
+        seed: of the choice of positions; equal in all processes.
+    """
+
+    mgd_weight: float = 2e-5
+    mgd_mask_ratio: float = 0.75
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_config(self)
+        check_mask_ratio("mgd_mask_ratio", self.mgd_mask_ratio)
+
+
+class MGD(Distiller):
+    """Squared error of the teacher's features generated from a quarter of the student's positions."""
+
+    Config = MGDConfig
+    includes_kd = True
+
+    def __init__(
+        self,
+        student_shape: tuple[int, int, int],
+        teacher_shape: tuple[int, int, int],
+        num_classes: int,
+        config: MGDConfig | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config = config or MGDConfig()
+        self.reconstruction = None
+        if config.mgd_weight:
+            self.reconstruction = MaskedReconstruction(
+                student_shape[0], teacher_shape[0], config.mgd_mask_ratio, config.seed
+            )
+
+    def forward(
+        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
+    ) -> dict[str, Tensor]:
+        """Return "loss_mgd", over all positions (ignored ones included); see :meth:`Distiller.forward`."""
+        if self.reconstruction is None:
+            return {}
+        generated = self.reconstruction(student.features, teacher.features, step)
+        return {"loss_mgd": reconstruction_error(generated, teacher.features) * self.config.mgd_weight}

@@ -1,0 +1,117 @@
+"""Reference values of the losses in `tests/data/golden/losses/simple.json`: inputs, results, gradients.
+
+x, y = golden.tensor("fs128", grad=True), golden.tensor("ft512")
+golden.fill_parameters(module, {"adapter.weight": "conv.weight"})
+golden.check("CriterionAT_fs128", [at(x, y)], {"fs128": x})
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tests.data.golden.filler import fill
+
+FILE = Path(__file__).parents[1] / "data" / "golden" / "losses" / "simple.json"
+IGNORED = 255
+
+
+@cache
+def _reference() -> dict[str, Any]:
+    return json.loads(FILE.read_text())
+
+
+@cache
+def _array(name: str) -> np.ndarray:
+    """An input, made by its recipe; AssertionError where this NumPy's numbers are not the ones that were used."""
+    entry = _reference()["inputs"][name]
+    random = np.random.default_rng(entry["seed"])
+    if name == "labels":
+        batch, height, width = entry["shape"]
+        low = random.integers(-1, 19, (batch, height // 16, width // 16))
+        array = np.repeat(np.repeat(low, 16, 1), 16, 2).astype(np.int64)
+        array[random.random((batch, height, width)) < 0.05] = -1
+    else:
+        scale, shift = map(float, re.search(r"\*([\d.]+)\+([\d.]+)\)\.astype", entry["recipe"]).groups())
+        array = (random.normal(0, 1, entry["shape"]) * scale + shift).astype(np.float32)
+    assert hashlib.sha256(array.tobytes()).hexdigest() == entry["sha256"], f"{name} is not the array of the reference"
+    return array
+
+
+def tensor(name: str, grad: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A new tensor of an input of the reference, e.g. "fs128", "ft512", "logit_s", "labels" (ignored = 255).
+
+    Args:
+        name: key of "inputs".
+        grad: whether it requires a gradient.
+        dtype: of everything but "labels", which stay int64.
+    """
+    if name == "labels":
+        labels = torch.from_numpy(_array(name).copy())
+        return labels.where(labels >= 0, IGNORED)
+    return torch.from_numpy(_array(name).copy()).to(dtype).requires_grad_(grad)
+
+
+def result(case: str) -> dict[str, Any]:
+    """The entry of "results": "outputs", "grads", and what else the case has."""
+    return _reference()["results"][case]
+
+
+def statistics(values: Tensor) -> dict[str, float]:
+    """l2, abs_sum and dot_probe of a gradient, as the reference holds them, computed in float64."""
+    flat = values.detach().double().flatten()
+    probe = np.random.default_rng(999).normal(0, 1, tuple(values.shape)).astype(np.float32)
+    return {
+        "l2": flat.norm().item(),
+        "abs_sum": flat.abs().sum().item(),
+        "dot_probe": (flat @ torch.from_numpy(probe).double().flatten()).item(),
+    }
+
+
+def fill_parameters(module: nn.Module, names: Mapping[str, str] | None = None) -> None:
+    """Gives parameters and buffers of a module the values of the reference.
+
+    Args:
+        module: in place.
+        names: our name -> the filler's name; entries that are not listed stay. None = all, under their own names.
+    """
+    state = module.state_dict()
+    names = {name: name for name in state} if names is None else names
+    filled = {ours: torch.from_numpy(fill(theirs, tuple(state[ours].shape))) for ours, theirs in names.items()}
+    module.load_state_dict(state | filled)
+
+
+def check(case: str, outputs: Sequence[Tensor], inputs: Mapping[str, Tensor], rtol: float = 1e-4) -> None:
+    """Compares unweighted outputs and their gradients with the reference.
+
+    Args:
+        case: key of "results" that has "outputs" and "grads".
+        outputs: scalars with their graph, as many as the case has.
+        inputs: name in "grads" -> tensor that requires a gradient; every gradient of the case is looked for. An input
+            without a gradient there (None) must have none, or 0, here.
+        rtol: relative, of values and of each gradient's statistics (dot_probe: relative to the gradient's l2 norm).
+    """
+    expected = result(case)
+    assert len(outputs) == len(expected["outputs"]), (case, len(outputs))
+    for index, (output, value) in enumerate(zip(outputs, expected["outputs"], strict=True)):
+        assert abs(output.item() - value) <= rtol * abs(value), (case, index, output.item(), value)
+        wanted = {name: entry for name, entry in expected["grads"][f"out{index}"].items() if name in inputs or entry}
+        missing = sorted(set(wanted) - set(inputs))
+        assert not missing, f"{case}: the reference has gradients of {missing}"
+        grads = torch.autograd.grad(output, [inputs[n] for n in wanted], retain_graph=True, allow_unused=True)
+        for (name, entry), grad in zip(wanted.items(), grads, strict=True):
+            if entry is None:
+                assert grad is None or not grad.any(), (case, index, name, "has a gradient, the reference has none")
+                continue
+            assert grad is not None, (case, index, name, "has no gradient")
+            assert list(grad.shape) == entry["shape"], (case, index, name)
+            got = statistics(grad)
+            for key, tolerance in (("l2", entry["l2"]), ("abs_sum", entry["abs_sum"]), ("dot_probe", entry["l2"])):
+                assert abs(got[key] - entry[key]) <= rtol * tolerance, (case, index, name, key, got[key], entry[key])
