@@ -154,6 +154,11 @@ def add_run_args(parser: Parser) -> None:
     group.add_argument("--resume", type=optional, metavar="PATH|DIR|auto", help="continue from a last_state.pth")
     group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run")
     group.add_argument("--log-iter", type=int, default=10)
+    group.add_argument(
+        "--loss-health",
+        action="store_true",
+        help="log each term's gradient on the features, its cosine to the task's, and how full the banks are",
+    )
     group.add_argument("--save-per-iters", type=int, default=800)
     group.add_argument("--val-per-iters", type=int, default=800)
     group.add_argument("--skip-val", action="store_true", help="no validation, so no best checkpoint either")
@@ -180,6 +185,8 @@ def finish_training_args(args: argparse.Namespace) -> argparse.Namespace:
         require(values[name] >= 1, name, values[name], "a whole number of at least 1")
     for name in ("workers", "warmup_iters", "seed"):
         require(values[name] >= 0, name, values[name], "a whole number of at least 0")
+    if values["loss_health"] and values["compile"]:
+        raise ValueError("--loss-health looks inside the network's graph, which --compile closes: leave one out.")
     seconds = values["max_seconds"]
     require(seconds is None or finite_above(seconds, 0), "max_seconds", seconds, "a number above 0")
     require(finite_above(values["lr"], 0), "lr", values["lr"], "a number above 0")

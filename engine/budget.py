@@ -34,6 +34,11 @@ class TimeBudget:
         self._agreed, self._steps, self._pace, self._next = seconds, 0, 0.0, 1
 
     @property
+    def running(self) -> bool:
+        """Whether the clock goes: not before the first step is done, nor inside `paused`."""
+        return self._since is not None
+
+    @property
     def seconds(self) -> float:
         """Seconds of training so far, by this process's clock."""
         return self._counted + (0.0 if self._since is None else self._clock() - self._since)
@@ -50,7 +55,7 @@ class TimeBudget:
 
     def step_done(self) -> None:
         """Books a step. With a limit, all processes call it together."""
-        if self._since is None:
+        if not self.running:
             self._since = self._clock()
         self._steps += 1
         if self.limit is not None and self._steps >= self._next:

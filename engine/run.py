@@ -23,7 +23,7 @@ BEST_SUFFIX = "_best_model"
 FREE_ON_RESUME = frozenset(
     "data train_list val_list test_list workers pretrained pretrained_base teacher_pretrained student_pretrained "
     "student_pretrained_base allow_partial skip_teacher_check device channels_last compile deterministic save_dir "
-    "save_dir_name resume overwrite log_iter save_per_iters val_per_iters skip_val".split()
+    "save_dir_name resume overwrite log_iter loss_health save_per_iters val_per_iters skip_val".split()
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.health import HealthWatch
 from engine.optim import POLY_POWER
 from engine.run import STATE_FORMAT
 from utils.distributed import all_gather_object, get_rank, get_world_size
@@ -28,8 +29,10 @@ class Training:
         task: holds the network and, in distillation, the distiller with its banks.
         optimizer, scaler: as in torch.
         ema: the network with averaged weights, or None.
+        separate_optimizer: of the task's separate parameters, or None where it has none.
         meter: losses since they were last logged.
         best: the best validation so far.
+        health: what was last measured of the losses' health; watch: what was said of it. Neither is saved.
         iteration: optimiser steps done.
         seconds: of training, in the state that was loaded; while training runs, the loop's `TimeBudget` counts on.
         data: what identifies the training data.
@@ -39,8 +42,11 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: nn.Module | None = None
+    separate_optimizer: torch.optim.Optimizer | None = None
     meter: LossMeter = field(default_factory=LossMeter)
     best: Best = field(default_factory=Best)
+    health: dict[str, dict[str, float]] = field(default_factory=dict)
+    watch: HealthWatch = field(default_factory=HealthWatch)
     iteration: int = 0
     seconds: float = 0.0
     data: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +70,7 @@ class Training:
             "train_seconds": self.seconds,
             **self.task.trained_state(),
             "optimizer": self.optimizer.state_dict(),
+            "separate_optimizer": None if self.separate_optimizer is None else self.separate_optimizer.state_dict(),
             "schedule": {"kind": "poly", "power": POLY_POWER} | {name: arguments[name] for name in names},
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -89,6 +96,7 @@ class Training:
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"--resume: the state does not fit this network and its losses: {error}") from error
         self.optimizer.load_state_dict(state["optimizer"])
+        self._load_separate_optimizer(state.get("separate_optimizer"))  # not in states from before there was one
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -98,6 +106,16 @@ class Training:
         if len(state["generators"]) == get_world_size():
             _restore_generators(state["generators"][get_rank()], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)
+
+    def _load_separate_optimizer(self, saved: dict[str, Any] | None) -> None:
+        if (saved is None) != (self.separate_optimizer is None):
+            raise ValueError(
+                "--resume: the state does not fit these losses: expected one "
+                f"{'without' if self.separate_optimizer is None else 'with'} a discriminator's optimiser, got one "
+                f"{'without' if saved is None else 'with'} it"
+            )
+        if saved is not None:
+            self.separate_optimizer.load_state_dict(saved)
 
 
 def _generators(device: torch.device) -> dict[str, Any]:

@@ -9,11 +9,14 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from losses.base import Distiller
 from losses.task import segmentation_loss
-from utils.types import Step
+from utils.types import SegOutput, Step
 
 
 class SegmentationTask(nn.Module):
     """A network trained on labels alone.
+
+    Attributes:
+        keep_features: keep the features of the next forward pass, with their graph, in `features`.
 
     Args:
         network: returns a `SegOutput`.
@@ -24,6 +27,8 @@ class SegmentationTask(nn.Module):
         super().__init__()
         self.network = network
         self.freeze_bn = freeze_bn
+        self.keep_features = False
+        self.features: Tensor | None = None
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
         """Losses by name, weighted, scalars; their sum is what is minimised.
@@ -33,7 +38,13 @@ class SegmentationTask(nn.Module):
             target: (N, H, W) int64 train ids, 255 ignored.
             step: where the micro-batch stands in the run.
         """
-        return segmentation_loss(self.network(images), target, step=step)
+        return segmentation_loss(self.run_network(images), target, step=step)
+
+    def run_network(self, images: Tensor) -> SegOutput:
+        """The network's output; its features are kept where `keep_features` asks for it."""
+        output = self.network(images)
+        self.features = output.features if self.keep_features else None
+        return output
 
     def train(self, mode: bool = True) -> "SegmentationTask":
         super().train(mode)
@@ -77,7 +88,7 @@ class DistillationTask(SegmentationTask):
     def forward(self, images: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
         with torch.no_grad():
             teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux)
-        student = self.network(images)
+        student = self.run_network(images)
         return segmentation_loss(student, target, step=step) | self.distiller(student, teacher, target, step)
 
     def separate_parameters(self) -> list[nn.Parameter]:

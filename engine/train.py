@@ -12,6 +12,7 @@ from tqdm import tqdm
 from dataset.transforms import normalize
 from engine.amp import autocast
 from engine.budget import TimeBudget
+from engine.health import bank_filling, measure
 from engine.optim import poly_lr, set_lr
 from engine.parallel import average_batch_norm_statistics, distribute
 from engine.run import Run
@@ -39,6 +40,7 @@ class Settings:
     log_iter: int
     save_per_iters: int
     val_per_iters: int
+    loss_health: bool = False
 
 
 def train(
@@ -70,7 +72,7 @@ def train(
         FloatingPointError: a loss is not finite; names the term and the iteration. Nothing is saved from then on.
     """
     budget = TimeBudget(settings.max_seconds, training.seconds)
-    ended = training.iteration == settings.max_iterations or budget.spent
+    ended = training.iteration >= settings.max_iterations or budget.spent
     if ended and not run.continues_in_place:
         _save(training, arguments, device, run)  # finished elsewhere: this folder gets its checkpoint and state
     model = distribute(training.task, device)
@@ -85,15 +87,16 @@ def train(
         dynamic_ncols=True,
     )
     while not ended:
-        lr = poly_lr(
-            settings.lr, training.iteration, settings.max_iterations, settings.warmup_iters, budget.progress
-        )
+        lr = poly_lr(settings.lr, training.iteration, settings.max_iterations, settings.warmup_iters, budget.progress)
         set_lr(training.optimizer, lr)
         micro_batches = [_to_device(next(batches), device) for _ in range(settings.accumulation_steps)]
         rates.data_ready()
+        training.task.keep_features = settings.loss_health and (training.iteration + 1) % settings.log_iter == 0
         _step(model, training, micro_batches, settings, device)
         training.iteration += 1
         rates.step_done(settings.batch_size)
+        if not budget.running and device.type == "cuda":
+            torch.cuda.synchronize(device)  # the clock starts when nothing is queued
         budget.step_done()
         bar.update()
 
@@ -135,7 +138,7 @@ def _step(
     settings: Settings,
     device: torch.device,
 ) -> None:
-    """Forward and backward of every micro-batch, then one step of the optimiser."""
+    """Forward and backward of every micro-batch, then one step of each optimiser."""
     count = len(micro_batches)
     all_targets = torch.cat([target for _, target in micro_batches]) if count > 1 else None
     for index, (images, target) in enumerate(micro_batches):
@@ -144,14 +147,23 @@ def _step(
         with nullcontext() if last or not is_distributed() else model.no_sync():
             with autocast(device, settings.amp):
                 losses = model(images, target, step)
+            if last and training.task.keep_features:
+                training.health = measure(losses, training.task.features, training.scaler.get_scale())
             training.scaler.scale(sum(losses.values()) / count).backward()
         training.meter.update(losses, training.iteration + 1)
     if settings.clip_grad > 0:
         training.scaler.unscale_(training.optimizer)
-        nn.utils.clip_grad_norm_(training.task.parameters(), settings.clip_grad)
-    training.scaler.step(training.optimizer)
+        # not the separate parameters: a discriminator's gradients say nothing about the size of the student's step
+        clipped = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
+        nn.utils.clip_grad_norm_(clipped, settings.clip_grad)
+    optimizers = [training.optimizer]
+    if training.separate_optimizer is not None:
+        optimizers.append(training.separate_optimizer)
+    for optimizer in optimizers:
+        training.scaler.step(optimizer)
     training.scaler.update()
-    training.optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     if training.ema is not None:
         training.ema.update_parameters(training.task.network)
 
@@ -192,12 +204,26 @@ def _log(
         f"iteration {training.iteration}{of_all}  loss {total:.4f}  {terms}  lr {lr:.3g}  "
         f"{speed.get('images_per_second', 0):.1f} images/s  eta {remaining}"
     )
-    record = {"iteration": training.iteration, "lr": lr, "loss": total, **losses}
-    logger.metrics(record | speed | {"memory_mib": memory, "train_seconds": training.seconds})
+    record = {"iteration": training.iteration, "lr": lr, "loss": total, **losses} | speed
+    record |= {"memory_mib": memory, "train_seconds": training.seconds} | _health(training, logger)
+    logger.metrics(record)
     logger.scalars({"train/loss": total} | {f"train/{k}": v for k, v in losses.items()}, training.iteration)
     logger.scalars({"lr": lr} | {f"speed/{k}": v for k, v in speed.items()}, training.iteration)
     best = f"{training.best.miou:.2%}" if training.best.iteration else "-"
     bar.set_postfix_str(f"best mIoU {best}  loss {total:.3f}  {terms}")
+
+
+def _health(training: Training, logger: RunLogger) -> dict[str, Any]:
+    """What was measured of the losses' health since the last log, for the record; says what is wrong."""
+    if not training.health:
+        return {}
+    health, training.health = training.health, {}
+    for text in training.watch.warnings(health):
+        logger.info(f"WARNING: {text}")
+    banks = bank_filling(training.task)
+    figures = {f"health/{name}/{kind}": value for name, row in health.items() for kind, value in row.items()}
+    logger.scalars(figures | {f"banks/{name}": share for name, share in banks.items()}, training.iteration)
+    return {"health": health, "banks": banks}
 
 
 def _validate(

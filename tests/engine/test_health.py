@@ -6,6 +6,8 @@ from torch import nn
 
 from engine.health import HealthWatch, bank_filling, measure
 from losses.memory_bank import MemoryBank
+from tests.engine.conftest import assert_same, metric_lines
+from utils.checkpoint import load_file
 
 
 def test_gradients_on_the_features_by_hand():
@@ -49,3 +51,28 @@ def test_filling_of_banks():
     rows = torch.ones(3, 3)
     module["pixel"].write(rows, torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool))
     assert bank_filling(module) == {"pixel": 3 / 8}
+
+
+@pytest.mark.parametrize("flags", [[], ["--accumulation-steps", 2, "--batch-size", 4], ["--amp", "bf16"]])
+def test_a_run_logs_the_health_of_its_terms_and_is_not_changed_by_it(run_main, distillation, tmp_path, flags):
+    words = [*distillation, *flags, "--skip-val", "--max-iterations", 2]
+    run_main("train_cirkdv2", *words, "--loss-health")
+    first, second = metric_lines(tmp_path / "run")
+    terms = {name for name in first if name.startswith("loss_")}
+    assert len(terms) == 9 and first["health"].keys() == terms  # this student has no auxiliary head
+    task = first["health"]["loss_task"]
+    assert task["gradient"] > 0 and (task["cosine"], task["ratio"]) == pytest.approx((1.0, 1.0), rel=1e-5)
+    assert all(row["gradient"] > 0 and -1 <= row["cosine"] <= 1.0001 for row in first["health"].values())
+    assert (
+        0 < first["banks"]["distiller.pixel_memory.pixel_bank"] < second["banks"]["distiller.pixel_memory.pixel_bank"]
+    )
+    assert "drowns the task" in (tmp_path / "run/log.txt").read_text()  # channels at weight 100 on a tiny crop
+    run_main("train_cirkdv2", *words, "--save-dir-name", "plain")
+    with_health, without = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "plain"))
+    assert_same(with_health["network"], without["network"])
+    assert_same(with_health["distiller"], without["distiller"])
+
+
+def test_compiled_networks_have_no_health(run_main, distillation):
+    with pytest.raises(ValueError, match="--loss-health"):
+        run_main("train_cirkdv2", *distillation, "--loss-health", "--compile")

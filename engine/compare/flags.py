@@ -1,0 +1,55 @@
+"""Flags as name without dashes -> words, so that they can be merged and compared."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+# What the comparison itself sets for every run: key of the specification that does -> flags.
+RESERVED = {
+    "dataset": ("dataset",), "data": ("data",), "seeds": ("seed",), "iterations": ("max-iterations",),
+    "seconds": ("max-seconds",), "output": ("save-dir", "save-dir-name", "resume", "overwrite"),
+    "methods": ("method",), "teacher": ("teacher-model", "teacher-backbone", "teacher-pretrained"),
+    "student": ("model", "backbone", "pretrained-base", "student-model", "student-backbone",
+                "student-pretrained-base"),
+    "split, checkpoint": ("split", "pretrained", "save-pred"),
+}  # fmt: skip
+Flags = dict[str, list[str]]
+
+
+def parse_flags(given: Any, where: str) -> Flags:
+    """Flags as name -> words, from a text, a list of words, or a mapping.
+
+    In a mapping, true stands for a flag without a value, and false or null for none at all.
+
+    Raises:
+        ValueError: no flags, or such as the comparison sets itself.
+    """
+    flags: Flags = {}
+    if isinstance(given, Mapping):
+        for name, value in given.items():
+            name = str(name).lstrip("-").replace("_", "-")
+            if value is None or value is False:
+                continue
+            items = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
+            flags[name] = [str(item) for item in items]
+    else:
+        words = shlex.split(given) if isinstance(given, str) else [str(word) for word in given or []]
+        for word in words:
+            if word.startswith("-") and re.match(r"^-{1,2}[A-Za-z]", word):
+                name, equals, value = word.lstrip("-").partition("=")
+                current = flags[name.replace("_", "-")] = [value] if equals else []
+            else:
+                if not flags:
+                    raise ValueError(f"{where}: {word!r} stands before any flag; expected --flag value ...")
+                current.append(word)
+    for key, reserved in RESERVED.items():
+        taken = sorted(set(flags) & set(reserved))
+        if taken:
+            raise ValueError(f"{where}: --{', --'.join(taken)} is set by the comparison: use its key {key}")
+    return {{"j": "workers"}.get(name, name): words for name, words in flags.items()}
+
+
+def flag_words(flags: Flags) -> list[str]:
+    """The words of a command line."""
+    return [word for name, values in flags.items() for word in (f"--{name}", *values)]

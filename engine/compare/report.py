@@ -1,0 +1,46 @@
+"""Writes what a comparison came to: report.html, results.json, results.csv and table.txt."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from dataset import build_dataset
+from engine.compare.flags import flag_words
+from engine.compare.jobs import Job, split_options
+from engine.compare.page import render
+from engine.compare.pictures import make_panels
+from engine.compare.records import read_run, read_teacher
+from engine.compare.runner import replace_text
+from engine.compare.spec import Spec
+from engine.compare.summary import format_table, summarise, write_csv
+
+
+def write_report(spec: Spec, jobs: Sequence[Job], command: Sequence[str]) -> dict[str, Any]:
+    """Reads what the jobs left and writes the report into the comparison's folder.
+
+    Args:
+        spec, jobs: the comparison; jobs that are not finished are named in the report.
+        command: what made it, for the reader who wants to make it again.
+
+    Returns:
+        The figures, as in results.json.
+    """
+    summary = summarise(spec, [read_run(job) for job in jobs], read_teacher(spec))
+    teacher = spec.teacher.get("checkpoint")
+    summary["command"] = list(command)
+    summary["environment"] = {
+        "dataset": spec.dataset,
+        "student": f"{spec.student['model']} on {spec.student['backbone']}",
+        "teacher": "" if teacher is None else f", teacher {teacher}",
+        "train_flags": flag_words(spec.train_flags),
+        "eval_flags": flag_words(spec.eval_flags),
+        "written": datetime.now().isoformat(sep=" ", timespec="seconds"),
+    }
+    dataset = build_dataset(spec.dataset, spec.data, spec.split, **split_options(spec, spec.split))
+    panels, seed = make_panels(dataset, summary, spec.output, spec.pictures)
+    replace_text(spec.output / "report.html", render(summary, panels, seed))
+    replace_text(spec.output / "results.json", json.dumps(summary, indent=1, allow_nan=False))
+    write_csv(summary, spec.output / "results.csv")
+    replace_text(spec.output / "table.txt", format_table(summary) + "\n")
+    return summary

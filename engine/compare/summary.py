@@ -1,0 +1,180 @@
+"""From runs to the figures that the report shows: results.json, results.csv and the printed table."""
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+from engine.compare.records import FINISHED
+from engine.compare.spec import Spec
+from engine.compare.statistics import (
+    Figures,
+    difference_by_position,
+    last_at,
+    mean_by_position,
+    paired_difference,
+    spread,
+)
+
+# key of a run -> what the budget makes equal, its unit
+EQUAL = {"equal_iterations": "iteration", "equal_time": "train_seconds"}
+COSTS = ("iterations", "train_seconds", "seconds_per_iteration", "peak_memory_mib")
+
+
+def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | None) -> dict[str, Any]:
+    """All figures of a comparison; the report shows these and no others.
+
+    Args:
+        spec: what was to be run.
+        runs: from `read_run`; each gets `equal_iterations` and `equal_time`, the validation read there or None.
+        teacher: from `read_teacher`.
+    """
+    finished = [run for run in runs if run["status"] == FINISHED]
+    for run in finished:
+        for key, unit in EQUAL.items():
+            run[key] = _read_at_equal(spec, run, [r for r in finished if r["seed"] == run["seed"]], unit)
+    by_method = {m.name: {run["seed"]: run for run in finished if run["method"] == m.name} for m in spec.methods}
+    baseline = by_method[spec.baseline.name] if spec.baseline else None
+    classes = finished[0]["final"]["classes"] if finished else []
+    return {
+        "split": spec.split,
+        "checkpoint": spec.checkpoint,
+        "budget": {"iterations": spec.iterations, "seconds": spec.seconds},
+        "baseline": spec.baseline.name if spec.baseline else None,
+        "rules": rules(spec),
+        "classes": classes,
+        "images": finished[0]["final"]["images"] if finished else None,
+        "methods": [
+            _method_figures(by_method[method.name], None if method == spec.baseline else baseline)
+            | {"name": method.name, "method": method.method, "flags": method.flags}
+            | {"unfinished": [r for r in runs if r["method"] == method.name and r["status"] != FINISHED]}
+            for method in spec.methods
+        ],
+        "teacher": teacher,
+        "runs": runs,
+    }
+
+
+def rules(spec: Spec) -> dict[str, str]:
+    """How the columns at equal iterations and at equal time were read, in words for the reader."""
+    ends = {
+        "iteration": f"every run was trained for {spec.iterations} iterations; read at its last validation",
+        "train_seconds": f"every run was stopped after {spec.seconds} s of training (start-up, validation and saving "
+        "not counted); read at its last validation",
+    }
+    cuts = {
+        "iteration": "of each seed, the last validation at or before the smallest number of iterations that a method "
+        "reached",
+        "train_seconds": "of each seed, the last validation at or before the smallest training time that a method took",
+    }
+    schedule = ". There the longer runs are read before their learning rate has come down"
+    by_iterations = spec.iterations is not None
+    return {
+        "equal_iterations": ends["iteration"] if by_iterations else cuts["iteration"] + schedule,
+        "equal_time": cuts["train_seconds"] + schedule if by_iterations else ends["train_seconds"],
+    }
+
+
+def _read_at_equal(spec: Spec, run: dict[str, Any], peers: list[dict[str, Any]], unit: str) -> dict[str, Any] | None:
+    total = {"iteration": "iterations", "train_seconds": "train_seconds"}[unit]
+    if run[total] is None:
+        return None
+    by_design = spec.iterations is not None if unit == "iteration" else spec.seconds is not None
+    if by_design:  # all runs ended there, to within a step
+        at_end = run["validation"] and run["validation"][-1]["iteration"] == run["iterations"]
+        return dict(run["validation"][-1]) if at_end else None
+    limit = min(peer[total] for peer in peers if peer[total] is not None)
+    point = last_at(run["validation"], unit, limit)
+    return None if point is None else dict(point) | {"limit": limit}
+
+
+def _method_figures(runs: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]] | None) -> Figures:
+    figures: Figures = {"seeds": sorted(runs)}
+    values = {"final": _pick(runs, "final"), **{key: _pick(runs, key) for key in EQUAL}}
+    for key, per_seed in values.items():
+        figures[key] = spread(list(per_seed.values())) | {"per_seed": per_seed, "difference": None}
+        if baseline is not None:
+            figures[key]["difference"] = paired_difference(per_seed, _pick(baseline, key))
+    figures["pixel_accuracy"] = spread([run["final"]["pixel_accuracy"] for run in runs.values()])
+    figures["parameters"] = next((run["final"]["parameters"] for run in runs.values()), None)
+    for cost in COSTS:
+        figures[cost] = spread([run[cost] for run in runs.values() if run[cost] is not None])
+    class_iou = {seed: run["final"]["class_iou"] for seed, run in runs.items()}
+    figures["class_iou"] = mean_by_position(list(class_iou.values()))
+    figures["class_gain"] = None
+    if baseline is not None:
+        figures["class_gain"] = difference_by_position(
+            class_iou, {seed: run["final"]["class_iou"] for seed, run in baseline.items()}
+        )
+    return figures
+
+
+def _pick(runs: dict[int, dict[str, Any]], key: str) -> dict[int, float]:
+    return {seed: run[key]["miou"] for seed, run in runs.items() if run[key] is not None}
+
+
+def write_csv(summary: dict[str, Any], path: Path) -> None:
+    """One line a run: its figures, and the IoU of every class."""
+    header = ["method", "seed", "status", "reason", f"{summary['split']}_miou", "pixel_accuracy", *COSTS]
+    header += [f"{key}_{what}" for key, unit in EQUAL.items() for what in ("miou", unit)]
+    header += [f"iou {name}" for name in summary["classes"]]
+    rows = []
+    for run in summary["runs"]:
+        row = [run["method"], run["seed"], run["status"], run["reason"]]
+        if run["status"] == FINISHED:
+            row += [run["final"]["miou"], run["final"]["pixel_accuracy"], *(run[cost] for cost in COSTS)]
+            for key, unit in EQUAL.items():
+                row += [None, None] if run[key] is None else [run[key]["miou"], run[key][unit]]
+            row += run["final"]["class_iou"]
+        rows.append(row + [None] * (len(header) - len(row)))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([header, *rows])
+
+
+def format_table(summary: dict[str, Any]) -> str:
+    """The table for the screen, and a line on what each method gained, or did not, over the baseline."""
+    rows = [(figures["name"], figures) for figures in summary["methods"] if figures["seeds"]]
+    teacher = summary["teacher"]
+    if teacher is not None and teacher["status"] == FINISHED:
+        final = teacher["final"]
+        costs = spread([s for s in [teacher["seconds_per_iteration"]] if s is not None])
+        figures = {"final": spread([final["miou"]]), "pixel_accuracy": spread([final["pixel_accuracy"]])}
+        rows.append(("teacher", figures | {"parameters": final["parameters"], "seconds_per_iteration": costs}))
+    width = max([len(name) for name, _ in rows], default=0)
+    lines = [f"{'':<{width}}  {'mIoU %':>14}  {'pixel acc. %':>14}   parameters M   s/iteration"]
+    for name, figures in rows:
+        seconds = figures["seconds_per_iteration"]["mean"]
+        lines.append(
+            f"{name:<{width}}  {percent(figures['final']):>14}  {percent(figures['pixel_accuracy']):>14} "
+            f"{figures['parameters'] / 1e6:14.2f} {'-' if seconds is None else f'{seconds:.3f}':>13}"
+        )
+    lines.append("")
+    for figures in summary["methods"]:
+        difference = figures["final"]["difference"]
+        if difference is not None and difference["n"]:
+            verdict = "" if difference["mean"] > 0 else ": no gain"
+            what = "one seed" if difference["n"] == 1 else f"{difference['n']} seeds"
+            lines.append(
+                f"{figures['name']} against {summary['baseline']}: {points(difference)} mIoU points ({what}){verdict}"
+            )
+    for run in summary["runs"]:
+        if run["status"] != FINISHED:
+            lines.append(f"{run['method']}, seed {run['seed']}: {run['status']}: {run['reason']}")
+    return "\n".join(lines)
+
+
+def percent(figures: Figures) -> str:
+    """ "12.34", with " ± 0.56" where several seeds give a spread."""
+    return _with_spread(figures, "{:.2f}")
+
+
+def points(figures: Figures) -> str:
+    """As `percent`, with its sign."""
+    return _with_spread(figures, "{:+.2f}")
+
+
+def _with_spread(figures: Figures, form: str) -> str:
+    if figures["mean"] is None or math.isnan(figures["mean"]):
+        return "–"
+    text = form.format(100 * figures["mean"])
+    return text if figures["std"] is None else f"{text} ± {100 * figures['std']:.2f}"
