@@ -1,5 +1,6 @@
 """Every recipe is complete, is what was published, and is understood by the program it starts."""
 
+import argparse
 import importlib
 import json
 import shlex
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+import train_kd
+from engine.methods import resolve_methods, selectable
 from models import resolve_names
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
 RECIPES = json.loads((ROOT / "tests/data/recipes.json").read_text())
-KINDS = ("train_baseline", "train_cirkdv2", "train_teacher", "evaluation", "visualize")
+KINDS = ("train_baseline", "train_cirkdv2", "train_kd", "train_teacher", "evaluation", "visualize")
 ALL = sorted(str(path.relative_to(SCRIPTS)) for kind in KINDS for path in (SCRIPTS / kind).rglob("*.sh"))
 ALL.append("test_cityscapes.sh")
 CAMVID_ROWS = {
@@ -99,7 +102,7 @@ def test_every_published_row_has_its_scripts():
     folders = ("cityscapes", "pascal_voc", "ade20k", "coco_stuff_164k", "camvid")
     expected |= {f"train_teacher/{folder}/deeplabv3_resnet101.sh" for folder in folders}
     expected |= {"train_teacher/cityscapes/segformer_b4.sh", "test_cityscapes.sh", "visualize/embeddings.sh"}
-    expected |= {f"visualize/{folder}.sh" for folder in folders}
+    expected |= {f"visualize/{folder}.sh" for folder in folders} | {f"train_kd/{name}.sh" for name in selectable()}
     assert set(ALL) == expected
     assert len(rows()) == 19 + 4
 
@@ -134,6 +137,22 @@ def test_evaluation_takes_the_released_checkpoint(dry_run, row):
     expect(given, {"--model": row["student_model"], "--backbone": row["student_backbone"], "--dataset": row["dataset"]})
     assert Path(given["--pretrained"][0]).name == row["released_checkpoint"]
     assert ("--slide-crop" in given) == (row["student_model"] == "segformer")
+
+
+@pytest.mark.parametrize("method", selectable())
+def test_rival_writes_out_its_published_weights(dry_run, monkeypatch, method):
+    words = dry_run(f"train_kd/{method}.sh")
+    given = flags(words[2:])
+    expected = {"--batch-size": 16, "--crop-size": [512, 1024], "--max-iterations": 40000, "--lr": 0.02}
+    expect(given, expected | {"--optimizer-type": "sgd", "--momentum": 0.9, "--weight-decay": 1e-4, "--method": method})
+    parsed, published = [], argparse.Namespace(method=method, student_model="deeplabv3", seed=0, distill_warmup_iters=0)
+    for explicit in (True, False):
+        kept = [word for word in words[2:] if explicit or word.split("=")[0] != "--method"]
+        if not explicit:  # the weights alone, without the method's name, give the same losses
+            kept.remove(method)
+        monkeypatch.setattr(sys, "argv", ["train_kd.py", *kept])
+        parsed.append(resolve_methods(train_kd.parse_args())[1])
+    assert parsed[0] == parsed[1] == resolve_methods(published)[1]
 
 
 @pytest.mark.parametrize("script", ALL)
