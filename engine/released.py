@@ -11,14 +11,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dataset import DATASETS
-from engine.run import BEST_SUFFIX, STATE_NAME
-from models import build_model, list_models, resolve_names
-from models.base import SegmentationNetwork
-from models.file_names import SUFFIXES, parse_file_name
-from models.weights import State, StateFile, load_weights, read_arguments, read_file
+from models import resolve_names
+from models.contents import check_claim, class_count, describe_content, mismatch
+from models.file_names import BEST_SUFFIX, find_checkpoint, parse_file_name, read_arguments_names
+from models.weights import StateFile, read_arguments, read_file
+
+__all__ = [
+    "NAME_FORM",
+    "TEACHER_DEFAULTS",
+    "Identity",
+    "check_content",
+    "checkpoint_stem",
+    "count_classes",
+    "describe_content",
+    "find_checkpoint",
+    "infer_evaluation_args",
+    "infer_teacher_args",
+    "read_name",
+    "read_run_arguments",
+]
 
 NAME_FORM = f"[kd_]<model>_<backbone>_<dataset>[{BEST_SUFFIX}].pth"
 TEACHER_DEFAULTS = {"model": "deeplabv3", "backbone": "resnet101"}
@@ -62,37 +74,15 @@ def read_name(path: str | Path) -> Identity | None:
     last, is the network in the file. A timm name in which something was replaced cannot be restored and tells nothing.
     """
     found = parse_file_name(path)
-    dataset = "" if found is None else found.rest.removesuffix(BEST_SUFFIX).lower()
-    return Identity(found.model, found.backbone, dataset) if dataset in DATASETS else None
+    if found is None or found.dataset not in DATASETS:
+        return None
+    return Identity(found.model, found.backbone, found.dataset)
 
 
 def read_run_arguments(arguments: dict[str, Any] | None) -> Identity | None:
     """What the arguments of a run (`StateFile.arguments`) tell; those of a distillation tell the student."""
-    if arguments is None:
-        return None
-    role = "student_" if "student_model" in arguments else ""
-    values = [arguments.get(name) for name in (f"{role}model", f"{role}backbone", "dataset")]
-    return Identity(*values, source="arguments") if all(isinstance(value, str) for value in values) else None
-
-
-def find_checkpoint(path: Path, say: Say) -> Path:
-    """The file to read for a run's folder, which is said: its best checkpoint, else its last; a file as it is.
-
-    Raises:
-        FileNotFoundError: the folder holds no checkpoint.
-        ValueError: it holds several that could be meant.
-    """
-    if not path.is_dir():
-        return path
-    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
-    best = [file for file in files if file.stem.endswith(BEST_SUFFIX)]
-    found = best or [file for file in files if file.name != STATE_NAME] or files
-    if not found:
-        raise FileNotFoundError(f"{path} is a folder without checkpoints; expected a file, or the folder of a run")
-    if len(found) > 1:
-        raise ValueError(f"{path} holds several checkpoints, name one: {', '.join(file.name for file in found)}")
-    say(f"{path} is a folder: taking {found[0].name}")
-    return found[0]
+    found = read_arguments_names(arguments)
+    return None if found is None or not found.rest else Identity(*found, source="arguments")
 
 
 def infer_evaluation_args(args: argparse.Namespace, say: Say = print) -> tuple[argparse.Namespace, Path | StateFile]:
@@ -189,26 +179,9 @@ def check_content(file: StateFile, told: Identity, model: str, backbone: str, da
         ValueError: the file holds other tensors (they are named), or the network does not exist.
     """
     classes = len(DATASETS[dataset].CLASSES) if dataset in DATASETS else 0
-    mismatch = _mismatch(model, backbone, classes, file)
-    if mismatch is None:
-        return
-    content = describe_content(file)
-    raise ValueError(
-        f"{file.path} is {told} by its {told.source}. Expected {model} with {backbone}"
-        + (f" for the {classes} classes of {dataset}; " if classes else "; ")
-        + (f"it holds {content}. " if content else f"its tensors differ:\n{mismatch}\nCopy a damaged file anew. ")
-        + f"Where the {told.source} is wrong, --model, --backbone and --dataset override it."
-    )
-
-
-def describe_content(file: StateFile) -> str | None:
-    """The network of the registry whose tensors these are, as "<model> with <backbone> for <K> classes"."""
-    for model, backbones in list_models().items():
-        for backbone in backbones:
-            classes = _class_count(_skeleton(model, backbone, 1), file.state)
-            if classes and _mismatch(model, backbone, classes, file) is None:
-                return f"{model} with {backbone} for {classes} classes"
-    return None
+    expected = f"{model} with {backbone}" + (f" for the {classes} classes of {dataset}" if classes else "")
+    difference = mismatch(model, backbone, classes, file)
+    check_claim(file, str(told), told.source, expected, difference, "--model, --backbone and --dataset")
 
 
 def count_classes(model: str, backbone: str, file: Path | StateFile) -> int:
@@ -223,7 +196,7 @@ def count_classes(model: str, backbone: str, file: Path | StateFile) -> int:
         ValueError: the network does not exist, or the file lacks its classifier.
     """
     file = file if isinstance(file, StateFile) else read_file(file)
-    count = _class_count(_skeleton(model, backbone, 1), file.state)
+    count = class_count(model, backbone, file.state)
     if not count:
         raise ValueError(
             f"{file.path} holds no classifier of {model} with {backbone}; expected the weights of a whole network"
@@ -240,27 +213,3 @@ def _does_not_tell(file: StateFile, missing: list[str]) -> str:
         + f" needed (names that tell: {NAME_FORM})."
         + (f" The file holds {content}." if content else "")
     )
-
-
-def _mismatch(model: str, backbone: str, num_classes: int, file: StateFile) -> str | None:
-    """Why the file's weights are not those of the network, None where they are; 0 classes: as many as in the file."""
-    if not num_classes:
-        num_classes = _class_count(_skeleton(model, backbone, 1), file.state) or 1
-    try:
-        load_weights(_skeleton(model, backbone, num_classes), file, log=lambda _: None)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _skeleton(model: str, backbone: str, num_classes: int) -> SegmentationNetwork:
-    """The network without memory for its tensors: names and shapes."""
-    with torch.device("meta"):
-        return build_model(model, backbone, num_classes)
-
-
-def _class_count(network: SegmentationNetwork, state: State) -> int | None:
-    """Rows, in the file, of the tensor that is the network's classifier; None where the file lacks it."""
-    weight = network.get_submodule(network.classifier_names[0]).weight
-    name = next(name for name, tensor in network.state_dict(keep_vars=True).items() if tensor is weight)
-    return next(iter(state[name].shape), None) if name in state else None

@@ -11,13 +11,12 @@ from typing import Any
 import torch
 import yaml
 
+from models.file_names import BEST_SUFFIX, STATE_NAME
 from utils.checkpoint import load_file, plain
 from utils.distributed import barrier, is_main_process
 from utils.logger import RunLogger
 
 STATE_FORMAT = 1
-STATE_NAME = "last_state.pth"
-BEST_SUFFIX = "_best_model"
 
 # What may differ between the start of a run and its resume; everything else must agree.
 FREE_ON_RESUME = frozenset(

@@ -1,5 +1,6 @@
 """What every segmentation network has in common: its input convention, its parts and its output."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,7 +191,7 @@ class SegmentationNetwork(nn.Module):
         """Set input convention and batch-norm eps to what `weights_convention` gave.
 
         Raises:
-            ValueError: an entry of another form.
+            ValueError: an entry of another form, or with values that no weights have.
         """
         if entry is None:
             self.set_input_convention(PUBLISHED)
@@ -200,7 +201,11 @@ class SegmentationNetwork(nn.Module):
             raise ValueError(
                 f"{CONVENTION_KEY} has shape {list(entry.shape)} or an unknown version; expected 10 values"
             )
-        rgb, scale, *rest = entry.tolist()
+        rgb, scale, *rest = values = entry.tolist()
+        if not all(map(math.isfinite, values)) or rest[6] < 0:
+            raise ValueError(
+                f"{CONVENTION_KEY} is {values}; expected finite values, the last but one (eps) not negative"
+            )
         self.set_input_convention(InputConvention("RGB" if rgb else "BGR", scale, tuple(rest[:3]), tuple(rest[3:6])))
         self.set_batch_norm_eps(rest[6] or None)
 

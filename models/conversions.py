@@ -1,6 +1,6 @@
 """Which kinds of ImageNet files fit our backbones, under which names, and what their weights expect.
 
-A kind is recognised by the names inside a file, never by the file's own name.
+A kind is recognised by the names inside a file; where two kinds have the same, the file's own name decides.
 """
 
 import re
@@ -13,6 +13,10 @@ import torch
 from models import library_names
 from models.base import IMAGENET_RGB, PUBLISHED, InputConvention
 from models.state_files import State
+
+INCEPTION_RGB = InputConvention("RGB", 1.0 / 255.0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # of weights from TensorFlow
+TIMM_MOBILENET_MARKER = r"blocks\.\d+\.\d+\."
+TIMM_MOBILENETV3_HEAD = r"(conv_head|norm_head|classifier)\."
 
 # (our name, all our names) -> the file's name, or the names of the parts it is joined from along the first axis
 FileNames = Callable[[str, frozenset[str]], str | tuple[str, ...]]
@@ -47,7 +51,9 @@ class Conversion:
         dropped: pattern, matched from the start after the prefix, of the classifier's own names.
         convention: what the weights expect of images.
         batch_norm_eps: what the batch norms were trained with; None = as our backbone is built.
-        note: what cannot be known from the file and is taken for granted.
+        note: where the backbone's numbers with such weights differ from the library's own.
+        assumed: what cannot be known from the file and is taken for granted.
+        file_start: what the files' own names begin with, where those inside are another kind's too.
     """
 
     title: str
@@ -58,11 +64,13 @@ class Conversion:
     convention: InputConvention = PUBLISHED
     batch_norm_eps: float | None = None
     note: str = ""
+    assumed: str = ""
+    file_start: str = ""
 
-    def recognises(self, names: Iterable[str]) -> bool:
-        """Whether a file with these names is of this kind."""
+    def recognises(self, names: Iterable[str], file_name: str = "") -> bool:
+        """Whether a file with these names inside, and this one of its own, is of this kind."""
         pattern = re.compile(f"({re.escape(self.prefix)})?({self.marker})")
-        return any(pattern.match(name) for name in names)
+        return file_name.startswith(self.file_start) and any(pattern.match(name) for name in names)
 
     def apply(self, state: State, own_names: Iterable[str]) -> Converted:
         """Put a file's tensors under the names of a backbone.
@@ -101,6 +109,11 @@ def _join(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(parts)
 
 
+PADDING_NOTE = (
+    'trained with convolutions that pad both sides alike, where ours pad "SAME": the numbers are those of the source '
+    "at image sides 8n + 1, and near them at others; timm:tf_mobilenetv3_* are the same at all sides"
+)
+
 # Beginning of the backbone's registry name -> the kinds of files for it. The last is the published file's.
 CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
     "resnet": (
@@ -121,14 +134,25 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
             dropped=r"classifier\.",
             convention=IMAGENET_RGB,
             batch_norm_eps=1e-3,
+            note=PADDING_NOTE,
+        ),
+        Conversion(
+            "timm tf_mobilenetv3",
+            marker=TIMM_MOBILENET_MARKER,
+            file_names=library_names.timm_mobilenetv3,
+            dropped=TIMM_MOBILENETV3_HEAD,
+            convention=INCEPTION_RGB,
+            batch_norm_eps=1e-3,
+            file_start="tf_mobilenetv3",
         ),
         Conversion(
             "timm mobilenetv3",
-            marker=r"blocks\.\d+\.\d+\.",
+            marker=TIMM_MOBILENET_MARKER,
             file_names=library_names.timm_mobilenetv3,
-            dropped=r"(conv_head|norm_head|classifier)\.",
+            dropped=TIMM_MOBILENETV3_HEAD,
             convention=IMAGENET_RGB,
-            note="assumed: weights of a tag with ImageNet's mean and std and batch-norm eps 1e-5 (ra_in1k, lamb_in1k); "
+            note=PADDING_NOTE,
+            assumed="weights of a tag with ImageNet's mean and std and batch-norm eps 1e-5 (ra_in1k, lamb_in1k); "
             "tf_mobilenetv3, miil and ra4 weights have the same names and others: give them as timm:<name.tag>",
         ),
         Conversion("published MobileNetV3", prefix="backbone."),
@@ -143,11 +167,11 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
         ),
         Conversion(
             "timm mobilenetv2",
-            marker=r"blocks\.\d+\.\d+\.",
+            marker=TIMM_MOBILENET_MARKER,
             file_names=library_names.timm_mobilenetv2,
             dropped=r"(conv_head|bn2|classifier)\.",
             convention=IMAGENET_RGB,
-            note="assumed: weights of a tag with ImageNet's mean and std (ra_in1k); give others as timm:<name.tag>",
+            assumed="weights of a tag with ImageNet's mean and std (ra_in1k); give others as timm:<name.tag>",
         ),
         Conversion(
             "published MobileNetV2",
@@ -178,29 +202,37 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
 
 # Backbone -> names that `--pretrained-base` takes, of networks that are the same. The MobileNetV3s that are not tf_ pad
 # both sides of a stride-2 convolution alike, where ours pad "SAME": equal for odd sides (8n + 1), while for even ones
-# ours look at a grid that lies some pixels further right and down.
+# ours look at a grid that lies some pixels further right and down. What is the same at every size comes first.
 PUBLIC_EQUIVALENTS = {
     "resnet50": ("timm:resnet50s",),
     "resnet101": ("timm:resnet101s",),
     "mobilenetv3_small": (
-        "torchvision:mobilenet_v3_small",
-        "timm:mobilenetv3_small_100",
         "timm:tf_mobilenetv3_small_100",
+        "timm:mobilenetv3_small_100",
+        "torchvision:mobilenet_v3_small",
     ),
     "mobilenetv3_large": (
-        "torchvision:mobilenet_v3_large",
-        "timm:mobilenetv3_large_100",
         "timm:tf_mobilenetv3_large_100",
+        "timm:mobilenetv3_large_100",
+        "torchvision:mobilenet_v3_large",
     ),
     "mobilenetv2": ("torchvision:mobilenet_v2", "timm:mobilenetv2_100"),
 }
 
 
-def conversion_for(backbone_name: str, names: Iterable[str]) -> Conversion:
-    """Return the kind of file that has these names, among those for a backbone; all names kept where none is known."""
+def conversion_for(backbone_name: str, names: Iterable[str], file_name: str = "") -> Conversion:
+    """Return the kind of a file, among those for a backbone; all names kept where none is known.
+
+    Args:
+        backbone_name: registry name.
+        names: of the tensors in the file.
+        file_name: the file's own.
+    """
     names = list(names)
     kinds = next((kinds for family, kinds in CONVERSIONS.items() if backbone_name.startswith(family)), ())
-    return next((kind for kind in kinds if kind.recognises(names)), Conversion(f"weights of {backbone_name}"))
+    return next(
+        (kind for kind in kinds if kind.recognises(names, file_name)), Conversion(f"weights of {backbone_name}")
+    )
 
 
 def why_only_alike(backbone_name: str, state: State) -> str | None:
@@ -231,7 +263,13 @@ def why_only_alike(backbone_name: str, state: State) -> str | None:
 
 
 def public_equivalents(backbone_name: str) -> str:
-    """Say which libraries' weights suit a backbone, as part of a message."""
+    """Say which weights suit a backbone, as part of a message that goes on from ";"."""
+    if backbone_name.startswith("timm:"):
+        return "take timm for its own weights, or timm:<name.tag> for those of one tag"
+    published = f"take the published file of {backbone_name}"
+    if backbone_name.startswith("MiT"):
+        return f"{published}, or that of Hugging Face's nvidia/{backbone_name.lower().replace('_', '-')}"
     names = PUBLIC_EQUIVALENTS.get(backbone_name, ())
-    known = ", ".join(names) if names else "none is known"
-    return f"or take the published file of {backbone_name}, or the same network in a library: {known}"
+    if not names:
+        return f"{published}; no library is known to have the same network"
+    return f"{published}, or the same network in a library: {', '.join(names)}"

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ import torch
 from models import build_model
 from models.base import PUBLISHED, SegmentationNetwork
 from models.cli import run_tool
+from models.contents import check_claim, class_count, mismatch
 from models.export_formats import FORMATS, ExportError, LogitsOnly, Request
-from models.file_names import parse_file_name
+from models.file_names import CLASS_COUNTS, find_checkpoint, parse_file_name, read_arguments_names
 from models.weights import StateFile, load_weights, read_file
 
 DEFAULT_SIZE = (512, 1024)
@@ -32,7 +34,9 @@ def parse_args() -> argparse.Namespace:
         description="Write a trained network as ONNX, TorchScript or safetensors, checked against it first.",
         allow_abbrev=False,
     )
-    parser.add_argument("--pretrained", type=Path, required=True, metavar="FILE", help="weights of the whole network")
+    parser.add_argument(
+        "--pretrained", type=Path, required=True, metavar="FILE", help="weights of the whole network, or a run's folder"
+    )
     parser.add_argument(
         "--format", choices=tuple(FORMATS), required=True, help="torchscript is traced on the CPU, and for it"
     )
@@ -83,8 +87,8 @@ def export(
         What the file says of itself.
 
     Raises:
-        ValueError: the network cannot be exported, a library is missing, or the file's numbers are others; nothing is
-            written then.
+        ValueError: the network cannot be exported or does not take images of this size, a library is missing, or the
+            file's numbers are others; nothing is written then.
         OSError: the file cannot be written.
     """
     _, write, traces = FORMATS[kind]
@@ -93,8 +97,11 @@ def export(
         raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} to")
     # The name's ending tells readers the format, so the temporary name has it too.
     temporary = output.with_name(f".{os.getpid()}.{output.name}")
+    _try_size(network, height, width)
     request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, {})
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # of any new file here; some writers keep theirs from others
         for fixed in (True,) if fixed_size or not traces else (False, True):
             metadata = describe_for_file(network, upsample)
             if traces:
@@ -108,11 +115,19 @@ def export(
                 say(f"height and width cannot stay free ({error}); fixing them at {height}x{width}")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
+        temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
     say(f"{output}: {kind}, {report}")
     return metadata
+
+
+@torch.no_grad()
+def _try_size(network: SegmentationNetwork, height: int, width: int) -> None:
+    """Run the network once, so that its own error about a size is not taken for an exporter's."""
+    parameter = next(network.parameters())
+    network.eval()(torch.zeros(1, 3, height, width, dtype=parameter.dtype), need_aux=False)
 
 
 def describe_for_file(network: SegmentationNetwork, upsample: bool) -> dict[str, str]:
@@ -141,7 +156,7 @@ def load_network(
     """Build the network that a checkpoint holds and load it.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or the folder of a run.
         model, backbone, num_classes: as for `build_model`; what is None is found in the file.
         keep_aux: build the auxiliary head where the file has one.
         say: takes what was found, a line each.
@@ -151,59 +166,53 @@ def load_network(
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file does not tell what is missing, or holds another network.
+        ValueError: the file does not tell what is missing, or holds another network than it says or than is given.
     """
+    path = find_checkpoint(path, say)
     file = read_file(path)
+    aux = keep_aux and any(name.startswith("auxlayer.") for name in file.state)
     if model is None or backbone is None:
-        told = _told_names(file)
+        named = parse_file_name(file.path)
+        told, source = (named, "name") if named else (read_arguments_names(file.arguments), "arguments")
         if told is None:
             raise ValueError(
                 f"{path} does not tell its network, by a name such as segformer_MiT_B0_citys.pth or by the arguments "
                 "of a run (last_state.pth): give --model and --backbone"
             )
-        model, backbone = model or told[0], backbone or told[1]
+        model, backbone = model or told.model, backbone or told.backbone
         say(f"{path.name}: --model {model} --backbone {backbone}")
-    aux = keep_aux and any(name.startswith("auxlayer.") for name in file.state)
+        classes = num_classes or CLASS_COUNTS.get(told.dataset, 0)
+        claim = f"{told.model} with {told.backbone}" + (f" on {told.dataset}" if told.dataset else "")
+        expected = f"{model} with {backbone}" + (f" for {classes} classes" if classes else "")
+        difference = mismatch(model, backbone, classes, file, aux)
+        check_claim(file, claim, source, expected, difference, "--model, --backbone and --num-classes")
     if num_classes is None:
-        num_classes = _count_classes(file, model, backbone, aux)
+        num_classes = _count_classes(file, model, backbone)
     network = build_model(model, backbone, num_classes, aux=aux)
     load_weights(network, file, log=say)
     return network.eval()
 
 
-def _told_names(file: StateFile) -> tuple[str, str] | None:
-    named = parse_file_name(file.path)
-    if named is not None:
-        return named.model, named.backbone
-    arguments = file.arguments or {}
-    role = "student_" if "student_model" in arguments else ""
-    told = arguments.get(f"{role}model"), arguments.get(f"{role}backbone")
-    return told if all(isinstance(name, str) for name in told) else None
-
-
-def _count_classes(file: StateFile, model: str, backbone: str, aux: bool) -> int:
-    """Read the class count off the shape of the classifier in the file."""
-    with torch.device("meta"):
-        network = build_model(model, backbone, 1, aux=aux)
-    classifier = network.get_parameter(f"{network.classifier_names[0]}.weight")
-    name = next(name for name, tensor in network.state_dict(keep_vars=True).items() if tensor is classifier)
-    if name not in file.state:
+def _count_classes(file: StateFile, model: str, backbone: str) -> int:
+    count = class_count(model, backbone, file.state)
+    if not count:
         raise ValueError(
-            f"{file.path} has no classifier {name!r} of {network.model_name} with {network.backbone_name}: it is no "
-            "checkpoint of this whole network; check --model and --backbone"
+            f"{file.path} has no classifier of {model} with {backbone}: it is no checkpoint of this whole network; "
+            "check --model and --backbone"
         )
-    return file.state[name].shape[0]
+    return count
 
 
 def main() -> None:
     args = parse_args()
-    stem = re.sub(r"\.(pth|pt|safetensors)$", "", args.pretrained.name)
-    output = args.output or args.pretrained.with_name(stem + FORMATS[args.format][0])
+    checkpoint = find_checkpoint(args.pretrained, print)
+    stem = re.sub(r"\.(pth|pt|safetensors)$", "", checkpoint.name)
+    output = args.output or checkpoint.with_name(stem + FORMATS[args.format][0])
     if output.exists() and not args.overwrite:
         raise FileExistsError(f"{output} exists; --overwrite replaces it, --output names another")
     # A traced graph has no use for the auxiliary head.
     keep_aux = not FORMATS[args.format][2]
-    network = load_network(args.pretrained, args.model, args.backbone, args.num_classes, keep_aux)
+    network = load_network(checkpoint, args.model, args.backbone, args.num_classes, keep_aux)
     export(network, output, args.format, args.size or DEFAULT_SIZE, args.fixed_size, args.upsample, args.opset)
 
 

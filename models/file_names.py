@@ -1,17 +1,22 @@
-"""Which network a checkpoint holds, by its file's name.
+"""Which network a checkpoint holds, by its file's name or by the arguments of its run; which file a folder stands for.
 
 Released files and our own are named `[kd_]<model>_<backbone>_<data set>[_best_model].pth`.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models import ALIASES, NETWORKS
 from models.backbones import BACKBONES, TIMM_PREFIX
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
+RUN_SUFFIX = ".pth"  # of what runs write; the others are exports'
+STATE_NAME = "last_state.pth"
+BEST_SUFFIX = "_best_model"
+# Class counts of the data sets that have always the same; the other floor that knows them is out of reach here.
+CLASS_COUNTS = {"citys": 19, "voc": 21, "camvid": 11, "ade20k": 150, "coco_stuff_164k": 182}
 
 
 class FileName(NamedTuple):
@@ -20,6 +25,52 @@ class FileName(NamedTuple):
     model: str
     backbone: str
     rest: str
+
+    @property
+    def dataset(self) -> str:
+        """What follows the names, without the mark of best checkpoints, in lower case: the data set, in a good name."""
+        return self.rest.removesuffix(BEST_SUFFIX).lower()
+
+
+def read_arguments_names(arguments: dict[str, Any] | None) -> FileName | None:
+    """What the arguments of a run tell, in the form of `parse_file_name`; a distillation's tell the student.
+
+    Args:
+        arguments: `StateFile.arguments`.
+
+    Returns:
+        The names, with the data set (or "") as what follows them; None where there are none.
+    """
+    if arguments is None:
+        return None
+    role = "student_" if "student_model" in arguments else ""
+    model, backbone, dataset = (arguments.get(name) for name in (f"{role}model", f"{role}backbone", "dataset"))
+    if not isinstance(model, str) or not isinstance(backbone, str):
+        return None
+    return FileName(model, backbone, dataset if isinstance(dataset, str) else "")
+
+
+def find_checkpoint(path: Path, say: Callable[[str], Any]) -> Path:
+    """The file to read for a run's folder, which is said: its best checkpoint, else its last; a file as it is.
+
+    What a run writes is preferred to what was exported beside it.
+
+    Raises:
+        FileNotFoundError: the folder holds no checkpoint.
+        ValueError: it holds several that could be meant.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
+    files = [file for file in files if file.suffix == RUN_SUFFIX] or files
+    best = [file for file in files if file.stem.endswith(BEST_SUFFIX)]
+    found = best or [file for file in files if file.name != STATE_NAME] or files
+    if not found:
+        raise FileNotFoundError(f"{path} is a folder without checkpoints; expected a file, or the folder of a run")
+    if len(found) > 1:
+        raise ValueError(f"{path} holds several checkpoints, name one: {', '.join(file.name for file in found)}")
+    say(f"{path} is a folder: taking {found[0].name}")
+    return found[0]
 
 
 def parse_file_name(path: str | Path) -> FileName | None:

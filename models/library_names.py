@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 # blocks per stage in timm's numbering; the last 1x1 convolution of MobileNetV3 is a stage of its own
 MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
 MOBILENETV3_STAGES = {11: (1, 2, 3, 2, 3), 15: (1, 2, 3, 4, 2, 3)}  # by number of blocks
-TIMM_STEM = {
+RESNET_S_STEM = {
     "conv1": "conv1.0",
     "bn1": "conv1.1",
     "conv2": "conv1.3",
@@ -36,16 +36,8 @@ def published_mobilevit(name: str, own: frozenset[str]) -> str:
 
 
 def timm_resnet_s(name: str, own: frozenset[str]) -> str:
-    stem = {
-        "conv1": "conv1.0",
-        "bn1": "conv1.1",
-        "conv2": "conv1.3",
-        "bn2": "conv1.4",
-        "conv3": "conv1.6",
-        "bn3": "bn1",
-    }
     layer, _, leaf = name.partition(".")
-    return f"{stem.get(layer, layer)}.{leaf}"
+    return f"{RESNET_S_STEM.get(layer, layer)}.{leaf}"
 
 
 def torchvision_mobilenetv2(name: str, own: frozenset[str]) -> str:

@@ -4,13 +4,15 @@ Only networks that are the same as ours are taken (`PUBLIC_EQUIVALENTS`), and ea
 convention and batch-norm eps that the library declares for it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.backbones.timm_probe import check_tag, first_line, split_tag
 from models.base import InputConvention
 from models.conversions import PUBLIC_EQUIVALENTS, Conversion, conversion_for, public_equivalents
 from models.state_files import StateFile
@@ -19,21 +21,26 @@ if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
 
 PREFIXES = ("timm:", "torchvision:")
+HOSTS = {"timm": "the Hugging Face hub (huggingface.co)", "torchvision": "download.pytorch.org"}
 BUILT_EPS = 1e-5  # of all our backbones
 
 
 def is_source(path: str | Path | StateFile) -> bool:
     """Whether something given in place of a file names a library's weights; "timm" alone means the backbone's own."""
-    return isinstance(path, (str, Path)) and (str(path) == "timm" or str(path).startswith(PREFIXES))
+    return isinstance(path, (str, Path)) and (str(path).lower() == "timm" or str(path).lower().startswith(PREFIXES))
 
 
-def fetch(source: str | Path, backbone_name: str, backbone: nn.Module) -> tuple[StateFile, Conversion]:
+def fetch(
+    source: str | Path, backbone_name: str, backbone: nn.Module, log: Callable[[str], Any] = print
+) -> tuple[StateFile, Conversion]:
     """Get a library's ImageNet weights for a backbone.
 
     Args:
-        source: "timm:<name[.tag]>", "torchvision:<name[.tag]>", or "timm" for a backbone that is timm's itself.
+        source: "timm:<name[.tag]>", "torchvision:<name[.tag]>", or "timm" for a backbone that is timm's itself; the
+            library in any case.
         backbone_name: registry name.
         backbone: the module.
+        log: takes a line on what is about to be fetched, and from where.
 
     Returns:
         The weights, and how they go into the backbone, with the convention and eps that the library declares.
@@ -42,21 +49,26 @@ def fetch(source: str | Path, backbone_name: str, backbone: nn.Module) -> tuple[
         ValueError: an unknown name or tag, a network that is not the same as the backbone, or weights that cannot be
             fetched; the message has the name and the cause.
     """
-    source = str(source)
+    library, colon, full_name = str(source).partition(":")
+    library = library.lower()
+    source = library + colon + full_name
     if hasattr(backbone, "pretrained_state"):
-        return _fetch_for_timm_backbone(source, backbone_name, backbone)
-    library, _, full_name = source.partition(":")
-    name, _, tag = full_name.partition(".")
+        return _fetch_for_timm_backbone(source, backbone_name, backbone, log)
+    name, tag = split_tag(full_name)
     if f"{library}:{name}" not in PUBLIC_EQUIVALENTS.get(backbone_name, ()):
         raise ValueError(
             f"{source}: not known to be the same network as {backbone_name}; {public_equivalents(backbone_name)}"
         )
-    _check_tag(library, name, tag)
+    if library == "torchvision":
+        _torchvision_weights(name, tag)
+    else:
+        check_tag(name, tag)
+    _announce(source, library, log)
     try:
         network = download(library, name, tag)
     except Exception as error:  # libraries raise whatever their download tools do
         raise ValueError(
-            f"{source}: the weights cannot be had ({_first_line(error)}). They are fetched over the network on first "
+            f"{source}: the weights cannot be had ({first_line(error)}). They are fetched over the network on first "
             "use: check the connection, or give a file of them instead"
         ) from error
     state = {key: tensor.detach() for key, tensor in network.state_dict().items()}
@@ -65,11 +77,11 @@ def fetch(source: str | Path, backbone_name: str, backbone: nn.Module) -> tuple[
         raise ValueError(f"{source}: its batch norms have several eps: {sorted(eps)}; expected one")
     mean, std = _mean_and_std(library, name, tag, network)
     kind = replace(
-        conversion_for(backbone_name, state),
+        conversion_for(backbone_name, state, name),
         title=source,
         convention=InputConvention("RGB", 1.0 / 255.0, mean, std),
         batch_norm_eps=None if eps == {BUILT_EPS} else eps.pop(),
-        note="",
+        assumed="",
     )
     return StateFile(source, state), kind
 
@@ -85,29 +97,28 @@ def download(library: str, name: str, tag: str) -> nn.Module:
     return timm.create_model(f"{name}.{tag}" if tag else name, pretrained=True)
 
 
-def _fetch_for_timm_backbone(source: str, backbone_name: str, backbone: nn.Module) -> tuple[StateFile, Conversion]:
+def _announce(source: str, library: str, log: Callable[[str], Any]) -> None:
+    log(
+        f"{source}: taking the weights from {HOSTS[library]}, or from where an earlier run keeps them; without a "
+        "connection the library tries again for up to a minute"
+    )
+
+
+def _fetch_for_timm_backbone(
+    source: str, backbone_name: str, backbone: nn.Module, log: Callable[[str], Any]
+) -> tuple[StateFile, Conversion]:
     from models.backbones.timm_backbone import TimmBackbone
 
     own = backbone_name.removeprefix("timm:")
     wanted = own if source == "timm" else source.removeprefix("timm:")
     if wanted.split(".")[0] != own.split(".")[0]:
         raise ValueError(f"{source}: expected weights of {backbone_name}: timm, or timm:{own.split('.')[0]}.<tag>")
+    check_tag(*split_tag(wanted))
     if wanted not in (own, own.split(".")[0]):
         backbone = TimmBackbone(wanted)  # its names are the same; its weights and convention are the tag's
+    _announce(f"timm:{wanted}", "timm", log)
     state = backbone.pretrained_state()
     return StateFile(source, state), Conversion(f"timm:{wanted}", convention=backbone.input_convention)
-
-
-def _check_tag(library: str, name: str, tag: str) -> None:
-    """Refuse what the library has no weights of: timm would go on with random ones."""
-    if library == "torchvision":
-        _torchvision_weights(name, tag)
-        return
-    import timm
-
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{name}.*")]
-    if not tags or (tag and tag not in tags):
-        raise ValueError(f"timm has no weights {tag!r} of {name}; there are: {', '.join(tags) or 'none'}")
 
 
 def _torchvision_weights(name: str, tag: str) -> "WeightsEnum":
@@ -124,8 +135,3 @@ def _mean_and_std(library: str, name: str, tag: str, network: nn.Module) -> tupl
         preprocessing = _torchvision_weights(name, tag).transforms()
         return tuple(preprocessing.mean), tuple(preprocessing.std)
     return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__

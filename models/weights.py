@@ -36,7 +36,7 @@ __all__ = [
 def load_weights(
     model: SegmentationNetwork,
     path: str | Path | StateFile,
-    allow_partial: bool = False,
+    allow_partial: bool | None = None,
     log: Callable[[str], Any] = print,
 ) -> LoadReport:
     """Load a whole network: a released checkpoint or one of our own.
@@ -49,7 +49,8 @@ def load_weights(
     Args:
         model: network to fill in place; untouched when an error is raised.
         path: file, or what `read_file` gave for it.
-        allow_partial: take over what fits, whatever is missing or left over.
+        allow_partial: take over what fits, whatever is missing or left over. False is a user who did not ask for it,
+            whom a refusal tells of --allow-partial; None one who cannot ask.
         log: takes the report as text.
 
     Raises:
@@ -68,7 +69,7 @@ def load_weights(
     unexpected = [name for name in state if name not in own and name not in set(dropped)]
     report = compare(file.path, "network", own, found, unexpected, dropped, notes=notes)
     if not report.complete and not allow_partial:
-        raise ValueError(_refusal(model, state, report))
+        raise ValueError(_refusal(model, state, report, _partial_hint(allow_partial)))
     _check_something_fits(report)
     if any(name.startswith(model.backbone_state_prefix) and not _is_head_name(model, name) for name in report.loaded):
         try:
@@ -83,7 +84,7 @@ def load_weights(
 def load_backbone_weights(
     model: SegmentationNetwork,
     path: str | Path | StateFile,
-    allow_partial: bool = False,
+    allow_partial: bool | None = None,
     log: Callable[[str], Any] = print,
 ) -> LoadReport:
     """Load ImageNet weights into the network's backbone; the classifier's own tensors are left out.
@@ -95,7 +96,7 @@ def load_backbone_weights(
         model: network whose backbone is filled in place; untouched when an error is raised.
         path: file, or `timm:<name[.tag]>` or `torchvision:<name[.tag]>` for a library's weights, or `timm` for those
             of a backbone that is timm's.
-        allow_partial: take over what fits, whatever is missing or left over.
+        allow_partial: as for `load_weights`.
         log: takes the report as text.
 
     Raises:
@@ -105,14 +106,14 @@ def load_backbone_weights(
     """
     own = backbone_state(model)
     if is_source(path):
-        file, kind = fetch(path, model.backbone_name, model.backbone)
+        file, kind = fetch(path, model.backbone_name, model.backbone, log)
         converted = kind.apply(file.state, own)
     else:
         file = read_file(path)
         reason = why_only_alike(model.backbone_name, file.state)
         if reason is not None:
             raise ValueError(f"{file.path} is not a file of {model.backbone_name} but {reason}")
-        kind, converted = _convert(model, file.state)
+        kind, converted = _convert(model, file.state, Path(file.path).name)
     notes = [f"read as {kind.title}"]
     report = compare(
         file.path,
@@ -123,12 +124,13 @@ def load_backbone_weights(
         converted.dropped,
         converted.file_names,
         notes,
+        [f"assumed: {kind.assumed}"] if kind.assumed else [],
     )
     if not report.complete and not allow_partial:
         if _own_head_names(model, file.state) or any(name.startswith("pretrained.") for name in file.state):
             hint = "the file holds a whole segmentation network, not a backbone; load it as the network's weights"
-            raise ValueError(f"{report.refusal()}\n{hint} (or allow partial loading)")
-        hint = f"expected ImageNet weights of {model.backbone_name}, all of them (or allow partial loading)"
+            raise ValueError(f"{report.refusal()}\n{hint}")
+        hint = f"expected ImageNet weights of {model.backbone_name}, all of them{_partial_hint(allow_partial)}"
         raise ValueError(f"{report.refusal()}\n{hint}; {public_equivalents(model.backbone_name)}")
     _check_something_fits(report)
     model.set_input_convention(kind.convention)
@@ -173,18 +175,18 @@ def backbone_state(model: SegmentationNetwork) -> State:
     }
 
 
-def _convert(model: SegmentationNetwork, state: State) -> tuple[Conversion, Converted]:
+def _convert(model: SegmentationNetwork, state: State, file_name: str = "") -> tuple[Conversion, Converted]:
     """Recognise a file of the model's backbone and put its tensors under the backbone's names."""
     backbone = model.backbone
     if hasattr(backbone, "match_names"):  # timm's own, whose names timm knows
-        names, dropped = backbone.match_names(list(state))
+        names, dropped, unexpected = backbone.match_names(list(state))
         kind = Conversion(
             f"weights of {model.backbone_name}",
             convention=backbone.input_convention,
-            note="assumed: the mean and std of timm's weights of this name; give others as timm:<name.tag>",
+            assumed="the mean and std of timm's weights of this name; give others as timm:<name.tag>",
         )
-        return kind, Converted({ours: state[theirs] for ours, theirs in names.items()}, names, [], dropped)
-    kind = conversion_for(model.backbone_name, state)
+        return kind, Converted({ours: state[theirs] for ours, theirs in names.items()}, names, unexpected, dropped)
+    kind = conversion_for(model.backbone_name, state, file_name)
     return kind, kind.apply(state, backbone_state(model))
 
 
@@ -207,7 +209,11 @@ def _describe_convention(convention: InputConvention, eps: float | None) -> str:
     )
 
 
-def _refusal(model: SegmentationNetwork, state: State, report: LoadReport) -> str:
+def _partial_hint(allow_partial: bool | None) -> str:
+    return "" if allow_partial is None else " (--allow-partial takes over what fits)"
+
+
+def _refusal(model: SegmentationNetwork, state: State, report: LoadReport, partial_hint: str) -> str:
     network = f"{model.model_name} with {model.backbone_name}"
     if is_backbone_file(state, model):
         return (
@@ -219,19 +225,20 @@ def _refusal(model: SegmentationNetwork, state: State, report: LoadReport) -> st
         classifiers = {name.removeprefix("head.") for name in classifiers}
     wrong = [entry for entry in report.mismatched if entry[0] in classifiers]
     if wrong and len(wrong) == len(report.mismatched):
+        classes = next((state[name].shape[0] for name, _, _ in wrong if state[name].ndim), 0)
         return (
-            f"{report.path} was trained for {wrong[0][1][0]} classes, {network} is built for {model.num_classes}: "
+            f"{report.path} was trained for {classes} classes, {network} is built for {model.num_classes}: "
             f"take the data set it was trained on, or another checkpoint\n{report.refusal()}"
         )
-    hint = f"expected a checkpoint of {network}, all of it (or allow partial loading)"
+    hint = f"expected a checkpoint of {network}, all of it{partial_hint}"
     if report.missing and all(name.startswith("auxlayer.") for name in report.missing) and not report.mismatched:
-        hint += "; the file has no auxiliary head: build the network without one (aux=False)"
+        hint += "; what is missing is the auxiliary head, which training alone uses"
     return f"{report.refusal()}\n{hint}"
 
 
 def _check_something_fits(report: LoadReport) -> None:
     if not report.loaded:
-        raise ValueError(f"{report.refusal()}\nnothing in the file fits, which partial loading does not allow either")
+        raise ValueError(f"{report.refusal()}\nnothing in the file fits, so there is nothing to load")
 
 
 def _take_over(own: State, found: State, report: LoadReport, log: Callable[[str], Any]) -> LoadReport:

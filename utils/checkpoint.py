@@ -257,6 +257,9 @@ def _refusal(path: Path, error: Exception) -> str:
             "dicts, lists) is read, because anything else could run code; nothing was executed. If you trust its "
             "origin, save its state dict again with torch.save where it was made"
         )
+    if "weights_only" in text:  # torch's advice to turn it off, which runs the code in a file; the cause is at its end
+        cause = re.search(r"WeightsUnpickler error:\s*(.+)", text)
+        text = cause[1] if cause else ""
     first_line = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
     return (
         f"{path} cannot be read as a file of weights ({path.stat().st_size:,} bytes; {first_line}): it is damaged, cut "

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.timm_probe import check_name, create, default_config, find_options
+from models.backbones.timm_probe import check_name, classifier_names, create, default_config, find_options
 from models.base import InputConvention
 
 
@@ -12,13 +12,11 @@ class TimmBackbone(nn.Module):
 
     The last four of the network's maps with stride 4 or more are taken; where all maps have the same stride (plain
     vision transformers), four spread evenly over the depth up to the last. Images whose sides a network does not take
-    as they are are padded with zeros on the right and below, and the maps cut to the image's part.
+    as they are are padded with zeros on the right and below, and the maps cut to the image's part. The last stage has
+    stride 8 where timm supports it, else 16, else the network's own.
 
     Args:
         name: a name that `timm.list_models()` gives, or one with a weights tag ("resnet50d.ra2_in1k").
-        pretrained: fetch timm's weights.
-        output_stride: stride of the last stage, 8, 16 or 32; None for the finest of 8 and 16 that the network can
-            give, else the network as it is.
 
     Attributes:
         channels, strides: of the four stages.
@@ -27,25 +25,22 @@ class TimmBackbone(nn.Module):
         draws_own_weights: fresh weights are drawn as timm does for this network, and not as for ours.
 
     Raises:
-        ValueError: an unknown name, a network without four such maps or for one image size only, an output stride it
-            cannot give, or weights that cannot be had.
+        ValueError: an unknown name or tag, a network without four such maps or for one image size only.
     """
 
     draws_own_weights = True
 
-    def __init__(self, name: str, pretrained: bool = False, output_stride: int | None = None) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
         check_name(name)
-        if output_stride not in (None, 8, 16, 32):
-            raise ValueError(f"output_stride of {name} is {output_stride}; expected 8, 16, 32 or None")
-        options, probe = find_options(name, output_stride)
+        options, probe = find_options(name)
         self.name = name
         self.multiple = probe.multiple
         self.channels = tuple(channels for channels, _ in probe.maps)
         self.strides = tuple(stride for _, stride in probe.maps)
         self._options = options
         self._channels_last = probe.channels_last
-        self.network = create(name, pretrained=pretrained, **options)
+        self.network = create(name, **options)
         self.input_convention = _input_convention(name)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -71,26 +66,28 @@ class TimmBackbone(nn.Module):
         twin = create(self.name, pretrained=True, **self._options)
         return {f"network.{name}": tensor for name, tensor in twin.state_dict().items()}
 
-    def match_names(self, file_names: list[str]) -> tuple[dict[str, str], list[str]]:
+    def match_names(self, file_names: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
         """Match the names in a weight file of timm's, that of a classifier, with the backbone's.
 
         Args:
             file_names: names in the file; files saved from `features_only` networks have the backbone's names already.
 
         Returns:
-            ({name in the backbone: name in the file}, names of the classifier's other parts).
+            ({name in the backbone: name in the file}, names of the parts that this network has as a classifier and
+            lacks as a backbone, names that it has in neither form).
         """
         own = {name.removeprefix("network.") for name in self.state_dict()}
-        matched, dropped = {}, []
+        classifier = classifier_names(self.name)
+        matched, dropped, unexpected = {}, [], []
         for name in file_names:
             # timm renames "stages.0.conv" to "stages_0.conv", "model.stages.0.conv" or "body.stages.0.conv", if at all.
             spellings = (name, name.replace(".", "_", 1), f"model.{name}", f"body.{name}")
             spelling = next((spelling for spelling in spellings if spelling in own), None)
-            if spelling is None:
-                dropped.append(name)
-            else:
+            if spelling is not None:
                 matched[f"network.{spelling}"] = name
-        return matched, dropped
+            else:
+                (dropped if name in classifier else unexpected).append(name)
+        return matched, dropped, unexpected
 
 
 def _missing(side: int, multiple: int) -> int:

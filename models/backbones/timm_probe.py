@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 NUM_STAGES = 4
 MIN_STRIDE = 4
-# Output strides tried, in this order, where none is asked for; None leaves the network as it is.
-OUTPUT_STRIDES = (8, 16, None)
+OUTPUT_STRIDES = (8, 16)  # tried in this order; where neither works, the network stays as it is
 # Arguments by which families of transformers take images of other sizes than those they were trained on.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -47,20 +46,59 @@ def check_name(name: str) -> None:
     """
     import timm
 
-    architecture, _, tag = name.partition(".")
+    architecture, tag = split_tag(name)
     if not timm.is_model(architecture):
         similar = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
         raise ValueError(
             f"timm has no network {name!r}; "
             + (f"similar names: {', '.join(similar)}" if similar else "timm.list_models() gives all names")
         )
+    if tag:
+        check_tag(architecture, tag)
+
+
+def split_tag(name: str) -> tuple[str, str]:
+    """Split "resnet50d.ra2_in1k" into network and tag; no tag is "".
+
+    Raises:
+        ValueError: a dot with no tag behind it.
+    """
+    architecture, dot, tag = name.partition(".")
+    if dot and not tag:
+        raise ValueError(
+            f"{name!r} ends with a dot: expected {architecture!r}, or {architecture}.<tag> for one tag's weights"
+        )
+    return architecture, tag
+
+
+def check_tag(architecture: str, tag: str) -> None:
+    """Check that timm has weights with this tag, or any where no tag is given: it would go on with random ones.
+
+    Raises:
+        ValueError: it has not; the message has the tags there are.
+    """
+    import timm
+
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise ValueError(f"timm has no weights {tag!r} of {architecture}; there are: {', '.join(tags) or 'none'}")
+    if not tags or (tag and tag not in tags):
+        which = f" {tag!r}" if tag else ""
+        raise ValueError(f"timm has no weights{which} of {architecture}; there are: {', '.join(tags) or 'none'}")
 
 
-def find_options(name: str, output_stride: int | None) -> tuple[dict[str, Any], Probe]:
-    """Find the arguments with which the network has four stages, the wanted stride and the freest choice of sizes."""
+def classifier_names(name: str) -> set[str]:
+    """Names of the tensors of timm's classifier of this name, of which a backbone is a part."""
+    import timm
+
+    with torch.device("meta"), _quiet():
+        return set(timm.create_model(name).state_dict())
+
+
+def find_options(name: str) -> tuple[dict[str, Any], Probe]:
+    """Find the arguments with which the network has four stages, the finest stride and the freest choice of sizes.
+
+    Raises:
+        ValueError: it has no four stages, or takes images of one size only.
+    """
     indices = _stage_indices(name)
     plain, plain_probe, refusal = _find_size_options(name, {"out_indices": indices})
     if plain_probe is None:
@@ -68,13 +106,13 @@ def find_options(name: str, output_stride: int | None) -> tuple[dict[str, Any], 
             f"timm:{name} takes images of one size only, or its maps do not cover images of any size ({refusal}); "
             "choose another network"
         )
-    for wanted in OUTPUT_STRIDES if output_stride is None else (output_stride,):
-        if wanted is None or plain_probe.maps[-1][1] == wanted:
-            return plain, plain_probe
+    for wanted in OUTPUT_STRIDES:
+        if plain_probe.maps[-1][1] == wanted:
+            break
         options, probe, _ = _find_size_options(name, {"out_indices": indices, "output_stride": wanted})
         if probe is not None and probe.maps[-1][1] == wanted:
             return options, probe
-    raise ValueError(f"timm:{name} cannot give output stride {output_stride}; its own is {plain_probe.maps[-1][1]}")
+    return plain, plain_probe
 
 
 def _find_size_options(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], Probe | None, str]:
@@ -90,14 +128,14 @@ def _find_size_options(name: str, options: dict[str, Any]) -> tuple[dict[str, An
             with torch.device("meta"):
                 network = create(name, **candidate).eval()
         except Exception as error:  # a constructor that does not know an argument may raise anything
-            refusal = refusal or _first_line(error)
+            refusal = refusal or first_line(error)
             continue
         for multiple in _multiples(name, best[1].multiple if best else None):
             try:
                 best = candidate, _probe(network, multiple)
                 break
             except Exception as error:
-                refusal = refusal or _first_line(error)
+                refusal = refusal or first_line(error)
         if best is not None and best[1].multiple == 1:
             break
     return (*best, refusal) if best is not None else (options, None, refusal)
@@ -156,7 +194,7 @@ def _stage_indices(name: str) -> list[int]:
         with torch.device("meta"), _quiet():
             levels = list(timm.create_model(name).feature_info)
     except Exception as error:
-        raise ValueError(f"timm:{name} gives no feature maps ({_first_line(error)}); choose another network") from error
+        raise ValueError(f"timm:{name} gives no feature maps ({first_line(error)}); choose another network") from error
     reductions = [level["reduction"] for level in levels]
     usable = [index for index, reduction in enumerate(reductions) if reduction >= MIN_STRIDE]
     if len(usable) < NUM_STAGES:
@@ -172,8 +210,8 @@ def _stage_indices(name: str) -> list[int]:
 def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
     import timm
 
-    if pretrained and not timm.list_pretrained(f"{name.partition('.')[0]}.*"):
-        raise ValueError(f"timm has no weights of {name}")  # it would go on with random ones
+    if pretrained:
+        check_tag(*split_tag(name))
     try:
         with _quiet():
             return timm.create_model(name, pretrained=pretrained, features_only=True, **options)
@@ -181,7 +219,7 @@ def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
         if not pretrained:
             raise
         raise ValueError(
-            f"timm's weights of {name} cannot be had: {_first_line(error)}. They are fetched from the Hugging Face hub "
+            f"timm's weights of {name} cannot be had: {first_line(error)}. They are fetched from the Hugging Face hub "
             "on first use: check the connection, or give a file of them instead"
         ) from error
 
@@ -212,6 +250,7 @@ def default_config(name: str) -> dict[str, Any]:
     return timm.models.get_pretrained_cfg(name).to_dict()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The class and the first line of an error of another library, for a message of ours."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -8,22 +8,13 @@ import torch
 
 from dataset import DATASETS
 from engine.cli import run_cli
-from engine.released import (
-    Identity,
-    check_content,
-    checkpoint_stem,
-    describe_content,
-    find_checkpoint,
-    read_name,
-    read_run_arguments,
-)
+from engine.released import Identity, describe_content, find_checkpoint, read_run_arguments
 from models import build_model
 from models.weights import StateFile
 from tests.data.golden.filler import fill
 from tests.pseudo_datasets import write_pseudo_dataset
 
 DATA = Path(__file__).parents[1] / "data"
-MANIFESTS = DATA / "manifest"
 BY_FILE = {entry["file"]: entry for entry in json.loads((DATA / "released.json").read_text())}
 VOC = "kd_psp_mobile_mobilenetv3_small_voc_best_model.pth"
 
@@ -73,89 +64,13 @@ def refused(evaluate, capsys, tmp_path):
     return run
 
 
-def save(content, path: Path) -> Path:
-    torch.save(content, path)
-    return path
-
-
-# names
-
-
-@pytest.mark.parametrize("file", BY_FILE)
-def test_released_names_tell_the_network_and_the_data_set(file):
-    assert len(BY_FILE) == 24
-    entry = BY_FILE[file]
-    expected = Identity(entry["model"], entry["backbone"], entry["dataset"])
-    for variant in (file, f"some/folder/{file}", file.replace("_best_model", ""), file.replace(".pth", ".safetensors")):
-        assert read_name(variant) == expected
-    stem = checkpoint_stem(*expected_words(entry), distilled=file.startswith("kd_"))
-    assert f"{stem}_best_model.pth" == file.replace("segformer_MiT_B4_segformer_MiT_B0", "segformer_MiT_B0")
-
-
 def expected_words(entry: dict) -> tuple[str, str, str]:
     return entry["model"], entry["backbone"], entry["dataset"]
 
 
-@pytest.mark.parametrize("file", BY_FILE)
-def test_the_tensors_of_every_released_file_agree_with_its_name(file):
-    told = read_name(file)
-    network = f"{told.model}_{told.backbone}"
-    dependent = json.loads((MANIFESTS / "summary.json").read_text())[network]["class_dependent_keys"]
-    shapes = {name: shape for name, (_, shape) in json.loads((MANIFESTS / f"{network}_19.json").read_text()).items()}
-
-    def file_for(classes: int) -> StateFile:
-        actual = shapes | {name: [classes, *shape[1:]] for name, shape in dependent.items()}
-        return StateFile(file, {name: torch.empty(shape, device="meta") for name, shape in actual.items()})
-
-    classes = {"citys": 19, "voc": 21, "ade20k": 150, "coco_stuff_164k": 182}[told.dataset]
-    check_content(file_for(classes), told, told.model, told.backbone, told.dataset)
-    with pytest.raises(ValueError, match=f"it holds {told.model} with {told.backbone} for 18 classes"):
-        check_content(file_for(18), told, told.model, told.backbone, told.dataset)
-
-
-@pytest.mark.parametrize("distilled", [False, True])
-@pytest.mark.parametrize("dataset", DATASETS)
-@pytest.mark.parametrize(
-    "network",
-    [
-        ("pspnet", "mobilenetv2"),
-        ("deeplabv3", "mobilenetv3_large"),
-        ("segformer", "mit_b5"),
-        ("upernet", "timm:mobilenetv4_conv_small.e2400_r224_in1k"),
-        ("psp", "timm:swin_tiny_patch4_window7_224"),
-    ],
-)
-def test_the_name_that_a_run_gives_is_read_back(network, dataset, distilled):
-    stem = checkpoint_stem(*network, dataset, distilled)
-    assert stem.startswith("kd_") == distilled
-    assert read_name(f"{stem}.pth") == read_name(f"{stem}_best_model.pth") == Identity(*network, dataset)
-
-
-def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_that_tells_nothing():
-    stem = checkpoint_stem("psp", "timm:hf-hub:timm/resnet18.a1_in1k", "voc")
-    assert stem == "psp_timm-hf-hub-timm-resnet18.a1_in1k_voc" and read_name(f"{stem}.pth") is None
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "best.pth",
-        "last_state.pth",
-        "psp_mobile_voc_best_model.pth",
-        "mobilenetv3_small_voc.pth",
-        "kd_psp_mobile_mobilenetv3_small_kitti_best_model.pth",
-        "psp_mobile_mobilenetv3_small_voc_worst_model.pth",
-        "my_psp_mobile_mobilenetv3_small_voc.pth",
-        "segformer_MiT_B4_segformer_MiT_B0_citys.pth",  # teacher and student, but not distilled
-        "psp_mobile_mobilenetv3_small_voc.onnx",
-        "psp_mobile_mobilenetv3_small_voc",
-    ],
-)
-def test_other_names_tell_nothing(name):
-    assert read_name(name) is None
-
-
-# evaluation
+def save(content, path: Path) -> Path:
+    torch.save(content, path)
+    return path
 
 
 @pytest.mark.parametrize(
@@ -196,7 +111,7 @@ def renamed(state: dict) -> list[str]:
 
 def reshaped(state: dict) -> list[str]:
     state["head.classifier.weight"] = state["head.classifier.weight"][:, :100]
-    return ["of another shape: head.classifier.weight [21, 100, 1, 1] in the file, [21, 128, 1, 1] here"]
+    return ["of another shape or kind: head.classifier.weight [21, 100, 1, 1] in the file, [21, 128, 1, 1] here"]
 
 
 def of_another_row_count(state: dict) -> list[str]:
@@ -293,11 +208,14 @@ def test_the_folder_of_a_run_stands_for_its_best_checkpoint_or_else_its_last(tmp
         (tmp_path / name).touch()
         assert find_checkpoint(tmp_path, said.append) == tmp_path / name
         assert said[-1].endswith(f"taking {name}")
+    for name in ("psp_resnet18_voc_best_model.pt", "psp_resnet18_voc_best_model.safetensors"):  # exported beside it
+        (tmp_path / name).touch()
+        assert find_checkpoint(tmp_path, said.append) == tmp_path / "psp_resnet18_voc_best_model.pth"
     (tmp_path / "kd_psp_resnet18_voc_best_model.pth").touch()
     with pytest.raises(ValueError, match="several.*kd_psp_resnet18_voc_best_model.pth, psp_resnet18_voc_best_model"):
         find_checkpoint(tmp_path, said.append)
     assert find_checkpoint(tmp_path / "psp_resnet18_voc.pth", said.append).name == "psp_resnet18_voc.pth"
-    assert len(said) == 3
+    assert len(said) == 5
 
 
 @pytest.mark.parametrize("network", [("segformer", "MiT_B1"), ("upernet", "resnet18"), ("psp_mobile", "mobilenetv2")])

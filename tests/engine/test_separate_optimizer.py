@@ -125,6 +125,8 @@ def test_two_processes_equal_one(skd, tmp_path):
 class Pair(nn.Module):
     """A student of one number and a discriminator of another, whose gradients are 3 and 5 or what is given."""
 
+    keep_features = False
+
     def __init__(self, of_discriminator: float = 5.0) -> None:
         super().__init__()
         self.network, self.discriminator = nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False)

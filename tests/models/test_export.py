@@ -1,6 +1,7 @@
 """Exported files give the network's numbers, or are not written."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -13,9 +14,7 @@ from safetensors import safe_open
 
 from models import build_model, export_formats
 from models.base import PUBLISHED
-from models.cli import run_tool
-from models.export import export, load_network, main
-from models.file_names import parse_file_name
+from models.export import export
 from models.weights import load_weights
 
 SIZES = ((128, 192), (97, 131))
@@ -198,90 +197,26 @@ def test_damaged_safetensors_are_not_written(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def command(monkeypatch, *words) -> None:
-    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
-    main()
-
-
-@pytest.mark.parametrize(
-    "kind, suffix, options",
-    [("onnx", ".onnx", ["--size", 64, 96]), ("torchscript", ".pt", ["--size", 64, 96]), ("safetensors", None, [])],
-)
-def test_command_reads_network_and_classes_off_the_file(kind, suffix, options, tmp_path, monkeypatch, capsys):
-    network = fresh("psp", "resnet18", 21, aux=True)
-    checkpoint = tmp_path / "psp_resnet18_voc_best_model.pth"
-    torch.save(network.state_dict(), checkpoint)
-    words = ["--pretrained", checkpoint, "--format", kind, *options]
-    command(monkeypatch, *words)
-    assert "--model psp --backbone resnet18" in capsys.readouterr().out
-    path = checkpoint.with_suffix(suffix or ".safetensors")
-    images, expected = scores(network, 97, 131)
-    if suffix:
-        assert_equal_scores(RUN[kind](path, images), expected)
-    else:
-        assert load_network(path, say=lambda _: None).auxlayer is not None
-    with pytest.raises(FileExistsError, match="--overwrite"):
-        command(monkeypatch, *words)
-    command(monkeypatch, *words, "--overwrite")
-
-
-def test_network_is_read_off_a_runs_arguments(tmp_path):
-    network = fresh("segformer", "MiT_B0", 4)
-    arguments = {"student_model": "segformer", "student_backbone": "MiT_B0", "teacher_model": "psp"}
-    torch.save({"network": network.state_dict(), "arguments": arguments}, tmp_path / "last_state.pth")
-    found = load_network(tmp_path / "last_state.pth", say=lambda _: None)
-    assert (found.model_name, found.backbone_name, found.num_classes) == ("segformer", "MiT_B0", 4)
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("deeplabv3_mobilenet_ssseg_mobilenetv3_large_citys.pth", ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")),
-        ("kd_psp_mobile_mobilenetv3_large_ade20k_best_model.pth", ("psp_mobile", "mobilenetv3_large")),
-        ("kd_segformer_MiT_B4_segformer_MiT_B0_citys_best_model.pth", ("segformer", "MiT_B0")),
-        ("upernet_lite_resnet18_voc.safetensors", ("upernet_lite", "resnet18")),
-        ("upernet_timm-mobilenetv4_conv_small_citys.pth", ("upernet", "timm:mobilenetv4_conv_small")),
-        ("kd_psp_timm-resnet50d.ra2_in1k_coco_stuff_164k_best_model.pth", ("psp", "timm:resnet50d.ra2_in1k")),
-        ("mobilenetv3_large_citys.pth", None),
-        ("deeplabv3_resnet18.onnx", None),
-        ("last_state.pth", None),
-    ],
-)
-def test_file_names(name, expected):
-    found = parse_file_name(name)
-    assert (found and (found.model, found.backbone)) == expected
-
-
-STUDENT = ["--model", "psp_mobile", "--backbone", "mobilenetv3_small"]
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["--format", "onnx"], "does not tell its network"),
-        (
-            ["--format", "onnx", "--model", "psp", "--backbone", "resnet50"],
-            "expected a checkpoint of psp with resnet50",
-        ),
-        (["--format", "onnx", "--model", "segformer", "--backbone", "MiT_B0"], "has no classifier"),
-        (["--format", "onnx", *STUDENT, "--opset", "9"], "opset"),
-        (["--format", "onnx", *STUDENT, "--num-classes", "7"], "trained for 5 classes"),
-        (["--format", "onnx", *STUDENT, "--output", "no/x.onnx"], "no folder"),
-        (["--format", "safetensors", *STUDENT, "--output", "x.bin"], "ending in .safetensors"),
-    ],
-)
-def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    torch.save(fresh("psp_mobile", "mobilenetv3_small").state_dict(), "student.pth")
-    monkeypatch.setattr(sys, "argv", ["export", "--pretrained", "student.pth", "--size", "64", "96", *words])
-    with pytest.raises(SystemExit) as ended:
-        run_tool(main)
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and message in error and "Traceback" not in error
-    assert [path.name for path in tmp_path.iterdir()] == ["student.pth"]
-
-
 def test_missing_library_is_a_user_error(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match="need onnxruntime.*pip install onnxruntime"):
         export(fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "x.onnx", "onnx", size=(64, 96))
+
+
+def test_a_size_that_the_network_does_not_take_is_refused_in_its_own_words(tmp_path):
+    said = []
+    with pytest.raises(ValueError, match="^images are 28x64; a MiT backbone needs at least 29x29"):
+        export(fresh("segformer", "MiT_B0"), tmp_path / "x.onnx", "onnx", size=(28, 64), say=said.append)
+    assert said == [] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "torchscript"])
+@pytest.mark.parametrize("umask", [0o022, 0o027])
+def test_files_have_the_mode_of_any_new_file(kind, umask, tmp_path):
+    path = tmp_path / "x.safetensors"
+    before = os.umask(umask)
+    try:
+        export(fresh("psp_mobile", "mobilenetv3_small"), path, kind, size=(64, 96), fixed_size=True, say=lambda _: None)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask

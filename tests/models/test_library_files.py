@@ -8,7 +8,7 @@ import torch
 import torchvision
 
 from models import build_model
-from models.base import IMAGENET_RGB, PUBLISHED
+from models.base import IMAGENET_RGB, PUBLISHED, InputConvention
 from models.layers import ConvBlock
 from models.weights import describe_file, load_backbone_weights
 from tests.models.weight_files import Untouched, batches, published_file, randomise, same, silent, write_file
@@ -135,11 +135,30 @@ def test_a_tensor_missing_in_a_librarys_file_is_named_in_both_spellings(save, ti
         load_backbone_weights(network, save(state), log=silent)
 
 
-@pytest.mark.parametrize("backbone, name, library", [("mobilenetv3_small", "psp_mobile", "tf_mobilenetv3_small_100")])
-def test_what_cannot_be_known_from_a_file_is_said(save, backbone, name, library):
-    network, said = build_model(name, backbone, 3), []
-    load_backbone_weights(network, save(timm.create_model(library).state_dict()), log=said.append)
-    assert "assumed" in said[0] and "timm:<name.tag>" in said[0]
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_a_file_of_timms_tf_weights_is_known_by_its_own_name(save, size):
+    source = randomise(timm.create_model(f"tf_mobilenetv3_{size}_100"))
+    network, said = build_model("psp_mobile", f"mobilenetv3_{size}", 3), []
+    path = save(source.state_dict(), f"tf_mobilenetv3_{size}_100-427764d5.pth")
+    load_backbone_weights(network, path, log=said.append)
+    halves = InputConvention("RGB", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    assert (network.input_convention, network.batch_norm_eps) == (halves, 1e-3)
+    assert "assumed" not in said[0] and "8n + 1" not in said[0]
+    case = Case(None, timm_mobilenet, "psp_mobile", network.backbone_name, halves, sides=((65, 97), (64, 96)))
+    assert differences(case, with_our_geometry(source, network.backbone), network) < 1e-4
+    load_backbone_weights(network, save(source.state_dict(), "weights.pth"), log=said.append)
+    assert network.input_convention == IMAGENET_RGB
+    warning = next(line for line in said[1].splitlines() if line.startswith("WARNING: assumed"))
+    assert "tf_mobilenetv3" in warning and "timm:<name.tag>" in warning
+
+
+@pytest.mark.parametrize("title", CASES)
+def test_weights_that_were_trained_with_other_padding_say_so(save, title):
+    case, said = CASES[title], []
+    network = build_model(case.network, case.backbone, 3)
+    load_backbone_weights(network, save(case.build().state_dict()), log=said.append)
+    differs = case.backbone.startswith("mobilenetv3")
+    assert ("image sides 8n + 1" in said[0]) == differs == (len(case.sides) == 1)
 
 
 def hugging_face_names(depths):
@@ -189,7 +208,7 @@ def test_hugging_face_segformers_keys_and_values_are_joined(save, prefix):
     value = f"{prefix}encoder.block.2.1.attention.self.value.weight"
     with Untouched(network, rf"block3\.1\.attn\.kv\.weight \(there \S+key\.weight and {re.escape(value)}\)"):
         load_backbone_weights(network, save({k: v for k, v in content.items() if k != value}), log=silent)
-    with Untouched(network, r"1 of another shape: block3\.1\.attn\.kv\.weight"):
+    with Untouched(network, r"1 of another shape or kind: block3\.1\.attn\.kv\.weight"):
         load_backbone_weights(network, save(content | {value: torch.zeros(160, 150)}), log=silent)
 
 
@@ -218,7 +237,7 @@ def test_networks_that_only_look_alike_are_refused_with_the_reason(save, title):
     network = build_model("deeplab_mobile" if backbone.startswith("mobile") else "psp", backbone, 3)
     path = save(build().state_dict())
     for partial in (False, True):
-        with Untouched(network, f"{reason}.*--backbone timm:<name>; or take the published file"):
+        with Untouched(network, f"{reason}.*--backbone timm:<name>; take the published file"):
             load_backbone_weights(network, path, allow_partial=partial, log=silent)
 
 

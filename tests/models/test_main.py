@@ -92,7 +92,7 @@ def test_text_labels_multiply_adds_and_flops(run):
     "words, message",
     [
         (["--describe", "deeplabv4", "resnet18"], "unknown model 'deeplabv4'"),
-        (["--describe", "segformer", "resnet18"], "no backbone 'resnet18'"),
+        (["--describe", "psp_mobile", "resnet18"], "no backbone 'resnet18'"),
         (["--describe", "psp", "timm:resnet5d"], "similar names"),
         (["--describe", "psp", "resnet18", "--crop-size", "0", "4"], "--crop-size"),
         (["--describe", "psp", "resnet18", "--num-classes", "0"], "num_classes is 0"),

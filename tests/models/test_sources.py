@@ -66,9 +66,12 @@ def test_a_librarys_weights_give_its_features(asked, source):
     report = load_backbone_weights(network, Path(source), log=said.append)
     library, full_name, theirs = asked[0]
     assert f"{library}:{full_name}" == source
-    assert report.complete and report.path == source and f"read as {source}" in said[0]
+    assert report.complete and report.path == source and f"read as {source}" in said[1]
+    assert said[0].startswith(f"{source}: taking the weights from ") and "up to a minute" in said[0]
+    assert ("huggingface.co" if library == "timm" else "download.pytorch.org") in said[0]
+    assert ("8n + 1" in said[1]) == ("mobilenet" in backbone and not options)
     assert (network.input_convention, network.batch_norm_eps) == (convention, eps)
-    assert "assumed" not in said[0]
+    assert "assumed" not in said[1]
     case = Case(None, features_of(source), name, backbone, convention, eps, **options)
     theirs = with_our_geometry(theirs, network.backbone)
     assert differences(case, theirs, network) < 1e-4
@@ -92,10 +95,17 @@ def test_source_at_construction_and_in_a_checkpoint(asked, capsys):
 
 REFUSED = {
     "timm:resnet50": ("psp", "resnet50", "not known to be the same network as resnet50.*timm:resnet50s"),
-    "timm:mobilevit_xxs": ("psp_mobile", "mobilevit_xx_small", "not known to be the same.*none is known"),
-    "timm": ("psp_mobile", "mobilenetv3_small", "not known to be the same.*timm:mobilenetv3_small_100"),
+    "timm:mobilevit_xxs": (
+        "psp_mobile",
+        "mobilevit_xx_small",
+        "no library is known to have the same network",
+    ),
+    "timm": ("psp_mobile", "mobilenetv3_small", "not known to be the same.*timm:tf_mobilenetv3_small_100, timm"),
     "timm:nothing": ("psp_mobile", "mobilenetv3_small", "not known to be the same"),
     "timm:mobilenetv3_small_100.fast": ("psp_mobile", "mobilenetv3_small", "no weights 'fast'.*lamb_in1k"),
+    "timm:mobilenetv3_small_100.": ("psp_mobile", "mobilenetv3_small", "'mobilenetv3_small_100.' ends with a dot"),
+    "torchvision:mobilenet_v2.": ("psp_mobile", "mobilenetv2", "'mobilenet_v2.' ends with a dot"),
+    "timm:resnet5": ("segformer", "MiT_B0", "published file of MiT_B0, or that of Hugging Face's nvidia/mit-b0$"),
     "torchvision:mobilenet_v2.V9": ("psp_mobile", "mobilenetv2", "no weights 'V9'.*IMAGENET1K_V2"),
 }
 
@@ -135,6 +145,14 @@ def test_the_download_asks_the_library_for_its_pretrained_network(monkeypatch, l
         assert default is torchvision.models.MobileNet_V2_Weights.DEFAULT
 
 
+@pytest.mark.parametrize("source", ["TIMM:mobilenetv2_100", "TorchVision:mobilenet_v2"])
+def test_the_librarys_name_is_taken_in_any_case(asked, source):
+    network = build_model("psp_mobile", "mobilenetv2", 3)
+    report = load_backbone_weights(network, source, log=silent)
+    library, _, name = source.partition(":")
+    assert asked[0][:2] == (library.lower(), name) and report.path == f"{library.lower()}:{name}"
+
+
 def test_backbones_of_timms_own(monkeypatch):
     real, asked = timm.create_model, []
 
@@ -156,8 +174,18 @@ def test_backbones_of_timms_own(monkeypatch):
         asked.clear()
         assert load_backbone_weights(network, source, log=silent).complete
         assert asked == [name]
+    assert load_backbone_weights(network, "TIMM", log=silent).complete
+    with Untouched(network, "timm has no weights 'fast' of resnet18d; there are: .*ra2_in1k"):
+        load_backbone_weights(network, "timm:resnet18d.fast", log=silent)
     with Untouched(network, "expected weights of timm:resnet18d: timm, or timm:resnet18d.<tag>"):
         load_backbone_weights(network, "timm:resnet18", log=silent)
+
+
+def test_a_deeper_networks_file_is_refused(tmp_path):
+    network = build_model("pspnet", "timm:resnet18", 3)
+    torch.save(timm.create_model("resnet34").state_dict(), tmp_path / "resnet34.pth")
+    with Untouched(network, r"96 unexpected in the file: layer1\.2\.conv1\.weight"):
+        load_backbone_weights(network, tmp_path / "resnet34.pth", log=silent)
 
 
 def test_a_file_of_timms_classifier_fills_timms_backbone(tmp_path):

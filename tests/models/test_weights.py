@@ -4,19 +4,11 @@ import re
 
 import pytest
 import torch
-from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
-from models.base import CONVENTION_KEY, IMAGENET_RGB, PUBLISHED, InputConvention
 from models.weights import (
-    backbone_state,
-    describe_file,
-    is_backbone_file,
     load_backbone_weights,
     load_weights,
-    read_arguments,
-    read_file,
-    read_state,
 )
 from tests.models.weight_files import Untouched, same, silent, write_file
 
@@ -93,7 +85,9 @@ def test_one_tensor_removed_renamed_or_reshaped_is_refused_by_name(save, model, 
         with Untouched(network, f"(?s)1 missing in the file: {shown}.*1 unexpected in the file: {shown}x"):
             load_weights(network, save(removed | {f"{name}x": whole[name]}))
         got = [*whole[name].shape, 2]
-        wrong = rf"1 of another shape: {shown} {re.escape(str(got))} in the file, {re.escape(str(got[:-1]))} here"
+        wrong = (
+            rf"1 of another shape or kind: {shown} {re.escape(str(got))} in the file, {re.escape(str(got[:-1]))} here"
+        )
         if name not in ("head.conv_last.1.weight", "head.classifier.bias", "auxlayer.block.4.bias"):
             with Untouched(network, wrong):
                 load_weights(network, save(removed | {name: torch.zeros(got)}))
@@ -134,8 +128,18 @@ def test_an_auxiliary_head_in_the_file_is_left_out_where_there_is_none(save):
     report = load_weights(network, save(state), log=said.append)
     assert report.complete and len(report.dropped) == 8 and "8 left out on purpose: auxlayer." in said[0]
     with_aux = small(aux=True)
-    with Untouched(with_aux, "build the network without one"):
+    with Untouched(with_aux, "what is missing is the auxiliary head, which training alone uses"):
         load_weights(with_aux, save(network.state_dict()))
+
+
+@pytest.mark.parametrize("load", [load_weights, load_backbone_weights])
+def test_partial_loading_is_offered_only_where_it_can_be_asked_for(save, load):
+    path, network = save({"layer0.conv.weight": torch.ones(2)}), small()
+    for asked, offered in ((False, True), (None, False)):
+        with Untouched(network, "none was loaded") as refused:
+            load(network, path, allow_partial=asked, log=silent)
+        assert ("--allow-partial takes over what fits" in str(refused.value)) == offered
+        assert ("partial" in re.sub(r"\S*/\S*", "", str(refused.value))) == offered
 
 
 def test_a_file_without_update_counters_loads_and_one_with_some_does_not(released, save):
@@ -146,6 +150,39 @@ def test_a_file_without_update_counters_loads_and_one_with_some_does_not(release
     some = old | {"head.block.1.num_batches_tracked": torch.tensor(0)}
     with Untouched(network, "num_batches_tracked"):
         load_weights(network, save(some))
+
+
+def test_counters_are_not_called_absent_in_a_file_that_has_nothing_of_the_network(save):
+    with Untouched(small(), "272 missing in the file") as refused:
+        load_weights(small(), save({"something.else": torch.zeros(3)}), log=silent)
+    assert "counters absent" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "dtype, kind", [(torch.int32, "whole numbers"), (torch.bool, "whole numbers"), (torch.complex64, "complex numbers")]
+)
+def test_a_tensor_of_another_kind_of_number_is_refused_by_name(released, save, dtype, kind):
+    name = "head.block.0.weight"
+    network = small()
+    with Untouched(network, f"1 of another shape or kind: {name} {kind} in the file, floating point numbers here"):
+        load_weights(network, save(released | {name: released[name].to(dtype)}))
+    counter = "head.block.1.num_batches_tracked"
+    with Untouched(network, f"{counter} floating point numbers in the file, whole numbers here"):
+        load_weights(network, save(released | {counter: torch.tensor(2.0)}))
+    assert load_weights(
+        network, save({n: t.half() if t.is_floating_point() else t for n, t in released.items()})
+    ).complete
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_values_that_are_no_numbers_are_named_in_a_warning(released, save, value):
+    name, said = "pretrained.layer5.se.conv2.conv.bias", []
+    load_weights(small(), save(released), log=said.append)
+    assert "WARNING" not in said[0]
+    broken = released[name].clone()
+    broken[3] = value
+    load_weights(small(), save(released | {name: broken}), log=said.append)
+    assert f"WARNING: 1 tensors in the file hold NaN or infinite values: {name}" in said[1].splitlines()
 
 
 class Code:
@@ -167,113 +204,3 @@ def test_unusable_files_are_refused_by_name(released, save, tmp_path, capsys):
     for content in ([1, 2], {}, {"state_dict": {}}, {"a": 3}, {3: torch.zeros(1)}, torch.zeros(3)):
         with Untouched(network, "odd.pth holds no weights"):
             load_weights(network, save(content, "odd.pth"))
-
-
-FOREIGN = InputConvention("RGB", 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-
-
-def trained_elsewhere(num_classes=4):
-    network = small(num_classes)
-    network.set_input_convention(FOREIGN)
-    network.set_batch_norm_eps(1e-3)
-    return network
-
-
-@pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
-def test_convention_and_eps_come_with_our_checkpoints(save, wrap):
-    source, network, said = trained_elsewhere(), small(), []
-    report = load_weights(network, save(wrap(source.state_dict())), log=said.append)
-    assert (network.input_convention, network.batch_norm_eps) == (FOREIGN, 1e-3)
-    assert report.complete and not any(CONVENTION_KEY in names for names in (report.loaded, report.dropped))
-    assert "mean (0.5, 0.4, 0.3)" in said[0] and "batch-norm eps 0.001" in said[0]
-    image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(network.eval()(image).logits, source.eval()(image).logits, rtol=0, atol=0)
-
-
-def test_a_checkpoint_without_convention_sets_the_published_one(released, save):
-    network = trained_elsewhere()
-    report = load_weights(network, save(released), log=silent)
-    assert report.complete and (network.input_convention, network.batch_norm_eps) == (PUBLISHED, None)
-
-
-def test_a_malformed_convention_is_refused_before_anything_is_written(released, save):
-    network = trained_elsewhere()
-    with Untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
-        load_weights(network, save(released | {CONVENTION_KEY: torch.zeros(3)}))
-
-
-def test_convention_in_safetensors(tmp_path):
-    from safetensors.torch import save_file
-
-    source, network = trained_elsewhere(), small()
-    save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, tmp_path / "a.safetensors")
-    load_weights(network, tmp_path / "a.safetensors", log=silent)
-    assert network.input_convention == FOREIGN and same(network, source.state_dict())
-
-
-def last_state(network, ema=None):
-    arguments = {"model": "psp_mobile", "backbone": "mobilenetv3_small", "crop_size": [64, 64], "save_dir": "runs"}
-    averaged = None if ema is None else ema.state_dict()
-    return {"format": 1, "iteration": 3, "network": network.state_dict(), "ema": averaged, "arguments": arguments}
-
-
-def test_averaged_weights_are_preferred_and_said(save):
-    averaged, plain, network, said = trained_elsewhere(), trained_elsewhere(), small(), []
-    path = save(last_state(plain, AveragedModel(averaged, use_buffers=True)))
-    report = load_weights(network, path, log=said.append)
-    assert report.complete and same(network, averaged.state_dict())
-    assert "averaged weights (those that the run evaluates and saves)" in said[0]
-    assert network.input_convention == FOREIGN
-    assert read_file(path).averaged and read_state(path).keys() == averaged.state_dict().keys()
-    load_weights(network, save(last_state(plain)), log=said.append)
-    assert same(network, plain.state_dict()) and "averaged weights" not in said[1]
-    broken = last_state(plain, AveragedModel(averaged))
-    del broken["ema"]["module.head.classifier.bias"]
-    with Untouched(network, "1 missing in the file: head.classifier.bias"):
-        load_weights(network, save(broken))
-
-
-def test_arguments_of_a_run_are_read_from_its_state(released, save):
-    state = last_state(small())
-    path = save(state)
-    assert read_arguments(path) == state["arguments"] == read_file(path).arguments
-    assert read_arguments(save(released)) is None
-    assert read_arguments(save({"state_dict": released, "arguments": {"model": "of another program"}})) is None
-
-
-def test_a_file_is_read_once_where_its_content_is_handed_on(save):
-    source, network, said = small(), small(), []
-    path = save(last_state(source))
-    file = read_file(path)
-    path.unlink()
-    assert describe_file(file, network) == "network" and read_arguments(file)["model"] == "psp_mobile"
-    assert not is_backbone_file(read_state(file), network)
-    load_weights(network, file, log=said.append)
-    assert same(network, source.state_dict()) and str(path) in said[0]
-
-
-@pytest.mark.parametrize("convention", [PUBLISHED, IMAGENET_RGB])
-def test_flat_names_divide_into_backbone_and_head(save, convention):
-    network = build_model("segformer", "MiT_B0", 4)
-    network.set_input_convention(convention)
-    own = backbone_state(network)
-    assert own.keys() == network.backbone.state_dict().keys()
-    path = save(network.state_dict())
-    assert describe_file(path, network) == "network" and not is_backbone_file(read_state(path), network)
-    other = build_model("segformer", "MiT_B0", 4)
-    load_weights(other, path, log=silent)
-    assert same(other, network.state_dict()) and other.input_convention == convention
-    alone = save({name: tensor.clone() for name, tensor in own.items()})
-    assert describe_file(alone, network) == "backbone"
-    for tensor in own.values():
-        tensor.zero_()
-    assert load_backbone_weights(network, alone, log=silent).complete
-    assert same(network.backbone, other.backbone.state_dict())
-    assert network.input_convention == PUBLISHED  # such a file has no place for another
-
-
-def test_partial_loading_keeps_the_convention_where_the_backbone_stays(save):
-    source = {name: tensor for name, tensor in small().state_dict().items() if name.startswith("head.")}
-    network = trained_elsewhere()
-    load_weights(network, save(source), allow_partial=True, log=silent)
-    assert network.input_convention == FOREIGN

@@ -249,3 +249,11 @@ def test_plain_survives_loading(tmp_path):
 def test_plain_names_what_it_cannot_store():
     with pytest.raises(ValueError, match=r"\['a'\]\[1\] of type function"):
         plain({"a": [1, plain]})
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02garbage", b"\x89HDF\r\n\x1a\n", b"hello world"])
+def test_torchs_advice_to_run_code_is_not_passed_on(content, tmp_path):
+    (tmp_path / "bad.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=r"bad\.pth cannot be read as a file of weights") as refused:
+        load_file(tmp_path / "bad.pth")
+    assert "weights_only" not in str(refused.value) and "Weights only" not in str(refused.value)

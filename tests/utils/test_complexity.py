@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from models import build_model
+from models.layers import adaptive_avg_pools
 from utils.complexity import count_macs, count_parameters, feature_shapes
 
 
@@ -26,6 +27,30 @@ def test_multiply_adds_by_hand():
         nn.Linear(8, 5),
     )
     assert count_macs(module, 10, 13) == (5 * 7) * (8 * 3 * 9 + 8 * 9) + 8 * 5
+
+
+class Pools(nn.Module):
+    def forward(self, x):
+        return adaptive_avg_pools(x, (1, 2, 3, 6))
+
+
+@pytest.mark.parametrize("size", [(64, 48), (97, 131)])
+def test_pooling_costs_no_multiply_adds(size):
+    assert count_macs(Pools(), *size) == 0
+    head = build_model("psp", "resnet18", 3, aux=False).head
+    convs = [*(getattr(head.psp, f"conv{i}")[0] for i in (1, 2, 3, 4)), head.block[0], head.classifier]
+    positions = [1, 4, 9, 36, size[0] * size[1], size[0] * size[1]]
+    by_hand = sum(conv.weight.numel() * count for conv, count in zip(convs, positions, strict=True))
+
+    class Head(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = head
+
+        def forward(self, x):
+            return self.head([x.new_empty(1, 512, *x.shape[-2:])])
+
+    assert count_macs(Head(), *size) == by_hand
 
 
 def test_multiply_adds_without_the_auxiliary_head():

@@ -1,0 +1,118 @@
+"""The command that exports: what it reads off a file, and users' errors."""
+
+import sys
+
+import pytest
+import torch
+
+from models.cli import run_tool
+from models.export import load_network, main
+from models.file_names import parse_file_name
+from tests.models.test_export import RUN, assert_equal_scores, fresh, scores
+
+
+def command(monkeypatch, *words) -> None:
+    monkeypatch.setattr(sys, "argv", ["export", *map(str, words)])
+    main()
+
+
+@pytest.mark.parametrize(
+    "kind, suffix, options",
+    [("onnx", ".onnx", ["--size", 64, 96]), ("torchscript", ".pt", ["--size", 64, 96]), ("safetensors", None, [])],
+)
+def test_command_reads_network_and_classes_off_the_file(kind, suffix, options, tmp_path, monkeypatch, capsys):
+    network = fresh("psp", "resnet18", 21, aux=True)
+    checkpoint = tmp_path / "psp_resnet18_voc_best_model.pth"
+    torch.save(network.state_dict(), checkpoint)
+    words = ["--pretrained", checkpoint, "--format", kind, *options]
+    command(monkeypatch, *words)
+    assert "--model psp --backbone resnet18" in capsys.readouterr().out
+    path = checkpoint.with_suffix(suffix or ".safetensors")
+    images, expected = scores(network, 97, 131)
+    if suffix:
+        assert_equal_scores(RUN[kind](path, images), expected)
+    else:
+        assert load_network(path, say=lambda _: None).auxlayer is not None
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        command(monkeypatch, *words)
+    command(monkeypatch, *words, "--overwrite")
+
+
+def test_network_is_read_off_a_runs_arguments(tmp_path):
+    network = fresh("segformer", "MiT_B0", 4)
+    arguments = {"student_model": "segformer", "student_backbone": "MiT_B0", "teacher_model": "psp"}
+    torch.save({"network": network.state_dict(), "arguments": arguments}, tmp_path / "last_state.pth")
+    found = load_network(tmp_path / "last_state.pth", say=lambda _: None)
+    assert (found.model_name, found.backbone_name, found.num_classes) == ("segformer", "MiT_B0", 4)
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("deeplabv3_mobilenet_ssseg_mobilenetv3_large_citys.pth", ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")),
+        ("kd_psp_mobile_mobilenetv3_large_ade20k_best_model.pth", ("psp_mobile", "mobilenetv3_large")),
+        ("kd_segformer_MiT_B4_segformer_MiT_B0_citys_best_model.pth", ("segformer", "MiT_B0")),
+        ("upernet_lite_resnet18_voc.safetensors", ("upernet_lite", "resnet18")),
+        ("upernet_timm-mobilenetv4_conv_small_citys.pth", ("upernet", "timm:mobilenetv4_conv_small")),
+        ("kd_psp_timm-resnet50d.ra2_in1k_coco_stuff_164k_best_model.pth", ("psp", "timm:resnet50d.ra2_in1k")),
+        ("mobilenetv3_large_citys.pth", None),
+        ("deeplabv3_resnet18.onnx", None),
+        ("last_state.pth", None),
+    ],
+)
+def test_file_names(name, expected):
+    found = parse_file_name(name)
+    assert (found and (found.model, found.backbone)) == expected
+
+
+STUDENT = ["--model", "psp_mobile", "--backbone", "mobilenetv3_small"]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--format", "onnx"], "does not tell its network"),
+        (
+            ["--format", "onnx", "--model", "psp", "--backbone", "resnet50"],
+            "expected a checkpoint of psp with resnet50",
+        ),
+        (["--format", "onnx", "--model", "segformer", "--backbone", "MiT_B0"], "has no classifier"),
+        (["--format", "onnx", *STUDENT, "--opset", "9"], "opset"),
+        (["--format", "onnx", *STUDENT, "--num-classes", "7"], "trained for 5 classes"),
+        (["--format", "onnx", *STUDENT, "--output", "no/x.onnx"], "no folder"),
+        (["--format", "safetensors", *STUDENT, "--output", "x.bin"], "ending in .safetensors"),
+    ],
+)
+def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save(fresh("psp_mobile", "mobilenetv3_small").state_dict(), "student.pth")
+    monkeypatch.setattr(sys, "argv", ["export", "--pretrained", "student.pth", "--size", "64", "96", *words])
+    with pytest.raises(SystemExit) as ended:
+        run_tool(main)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and message in error and "Traceback" not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["student.pth"]
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("psp_mobile_mobilenetv3_large_voc.pth", "psp_mobile with mobilenetv3_large on voc by its name"),
+        ("kd_psp_mobile_mobilenetv3_small_citys_best_model.pth", "Expected psp_mobile with mobilenetv3_small for 19"),
+    ],
+)
+def test_a_name_that_contradicts_the_content_is_refused(name, said, tmp_path):
+    torch.save(fresh("psp_mobile", "mobilenetv3_small", 21).state_dict(), tmp_path / name)
+    with pytest.raises(ValueError, match=f"{said}.*it holds psp_mobile with mobilenetv3_small for 21 classes") as error:
+        load_network(tmp_path / name, say=lambda _: None)
+    assert "--model, --backbone and --num-classes override it" in str(error.value)
+    found = load_network(tmp_path / name, backbone="mobilenetv3_small", num_classes=21, say=lambda _: None)
+    assert found.num_classes == 21
+
+
+def test_the_folder_of_a_run_is_exported_again_and_again(tmp_path, monkeypatch):
+    network = fresh("psp_mobile", "mobilenetv3_small", 21)
+    torch.save(network.state_dict(), tmp_path / "psp_mobile_mobilenetv3_small_voc_best_model.pth")
+    for words in ([], ["--overwrite"]):
+        command(monkeypatch, "--pretrained", tmp_path, "--format", "safetensors", *words)
+        assert (tmp_path / "psp_mobile_mobilenetv3_small_voc_best_model.safetensors").is_file()
