@@ -150,6 +150,7 @@ def fit(
     if run.state is not None:
         _check_same_data(run.state["data"], training.data)
         training.load(run.state, device)
+        training.seconds = training.seconds or logger.last("train_seconds")
         logger.info(f"continuing at iteration {training.iteration} of {args.max_iterations}")
     loader = build_train_loader(
         data.train,

@@ -1,4 +1,4 @@
-"""The full state of a training run: all that a resume needs, as plain data; its only time is `train_seconds`."""
+"""The full state of a training run: all that a resume needs, as plain data, and no times but a time budget's."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -67,7 +67,8 @@ class Training:
         return {
             "format": STATE_FORMAT,
             "iteration": self.iteration,
-            "train_seconds": self.seconds,
+            # without a budget the log tells it, so that equal runs leave equal states
+            "train_seconds": None if arguments.get("max_seconds") is None else self.seconds,
             **self.task.trained_state(),
             "optimizer": self.optimizer.state_dict(),
             "separate_optimizer": None if self.separate_optimizer is None else self.separate_optimizer.state_dict(),
@@ -102,7 +103,7 @@ class Training:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(**state["best"])
         self.iteration = state["iteration"]
-        self.seconds = state.get("train_seconds", 0.0)  # not in states from before it was counted
+        self.seconds = state.get("train_seconds") or 0.0
         if len(state["generators"]) == get_world_size():
             _restore_generators(state["generators"][get_rank()], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)

@@ -6,6 +6,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 output="${QUICKSTART_DIR:-$PROJECT_ROOT/runs/quickstart}"
 seed="${SEED:-0}"
 fresh=()
+resume=()
 case "${1:-}" in
     "") ;;
     --fresh) fresh=(--overwrite) ;;
@@ -22,8 +23,6 @@ cd "$PROJECT_ROOT"
 teacher=(psp resnet18)
 student=(psp_mobile mobilenetv3_small)
 common=(
-    --dataset synthetic
-    --data "$output/data"
     --crop-size 64 96
     --batch-size 8
     --optimizer-type adamw
@@ -32,10 +31,8 @@ common=(
     --log-iter 20
     --val-per-iters 250
     --save-per-iters 250
-    --seed "$seed"
-    --save-dir "$runs"
 )
-[ ${#fresh[@]} -gt 0 ] && common+=(--overwrite) || common+=(--resume auto)
+[ ${#fresh[@]} -gt 0 ] || resume=(--resume auto)
 
 # A few hundred steps from scratch on pictures of 64x96: logits teach most, relations a tenth of their published weight,
 # the channel term scaled by p/512 as well (p = 6 pooled positions), banks as small as the data set.
@@ -65,33 +62,17 @@ python -m dataset.synthetic --root "$output/data" --num-train 400 --num-val 60 -
     --difficulty easy --closeness 1 ${fresh[@]+"${fresh[@]}"}
 
 step "Teacher: ${teacher[*]}"
-python train_baseline.py --model "${teacher[0]}" --backbone "${teacher[1]}" "${common[@]}" \
-    --lr 0.002 --max-iterations 450 --save-dir-name teacher
+python train_baseline.py --model "${teacher[0]}" --backbone "${teacher[1]}" --dataset synthetic --data "$output/data" \
+    "${common[@]}" --lr 0.002 --max-iterations 450 --seed "$seed" --save-dir "$runs" --save-dir-name teacher \
+    ${resume[@]+"${resume[@]}"} ${fresh[@]+"${fresh[@]}"}
 
-step "Student alone: ${student[*]}"
-python train_baseline.py --model "${student[0]}" --backbone "${student[1]}" "${common[@]}" \
-    --lr 0.005 --max-iterations 500 --save-dir-name student_alone
-
-step "Student distilled with CIRKDV2, with weights for a short run: ${distillation[*]}"
-python train_cirkdv2.py --teacher-model "${teacher[0]}" --teacher-backbone "${teacher[1]}" \
-    --teacher-pretrained "$runs/teacher/${teacher[0]}_${teacher[1]}_synthetic_best_model.pth" \
-    --student-model "${student[0]}" --student-backbone "${student[1]}" "${common[@]}" \
-    --lr 0.005 --max-iterations 500 --save-dir-name student_distilled "${distillation[@]}"
-
-step "Evaluation on the test scenes"
-evaluate() { # name model backbone checkpoint
-    python eval.py --model "$2" --backbone "$3" --pretrained "$runs/$1/$4_best_model.pth" \
-        --dataset synthetic --data "$output/data" --split test --save-pred --workers 1 \
-        --save-dir "$runs" --save-dir-name "evaluation_$1" >"$runs/evaluation_$1.txt"
-}
-evaluate teacher "${teacher[@]}" "${teacher[0]}_${teacher[1]}_synthetic"
-evaluate student_alone "${student[@]}" "${student[0]}_${student[1]}_synthetic"
-evaluate student_distilled "${student[@]}" "kd_${student[0]}_${student[1]}_synthetic"
-
-step "Results"
-python -m engine.comparison --dataset synthetic --data "$output/data" --split test --output "$runs/comparison" \
-    --run "student alone" "$runs/student_alone" "$runs/evaluation_student_alone" \
-    --run "student distilled" "$runs/student_distilled" "$runs/evaluation_student_distilled" \
-    --run "teacher" "$runs/teacher" "$runs/evaluation_teacher"
+step "Student ${student[*]}, alone and distilled with CIRKDV2, with weights for a short run: ${distillation[*]}"
+python compare.py --dataset synthetic --data "$output/data" --output "$runs/comparison" \
+    --teacher-model "${teacher[0]}" --teacher-backbone "${teacher[1]}" \
+    --teacher-checkpoint "$runs/teacher/${teacher[0]}_${teacher[1]}_synthetic_best_model.pth" \
+    --student-model "${student[0]}" --student-backbone "${student[1]}" \
+    --methods "student alone=baseline" "student distilled=cirkdv2" --seeds "$seed" --iterations 500 \
+    --method-flags "student distilled" "${distillation[*]}" \
+    --split test --checkpoint best --pictures 8 ${fresh[@]+"${fresh[@]}"} -- "${common[@]}" --lr 0.005
 say "curves:     $VENV/bin/tensorboard --logdir $runs"
 say "total time: $((SECONDS - started)) s"

@@ -108,6 +108,14 @@ class RunLogger:
         self._purge_step = iteration + 1 if iteration > 0 else 0
         _truncate_metrics(self.folder / "metrics.jsonl", iteration)
 
+    def last(self, name: str) -> float:
+        """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""
+        path = self.folder / "metrics.jsonl"
+        if not self.enabled or not path.exists():
+            return 0.0
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return next((float(record[name]) for record in reversed(records) if name in record), 0.0)
+
     def flush(self) -> None:
         """Forces all figures to the disk. Called before a state is saved, so that a resumed run misses none."""
 

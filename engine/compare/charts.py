@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 COLORS = 8  # series colours in the style sheet; more series repeat them with dashes
 WIDTH, HEIGHT = 400, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 10, 26, 40
 MAX_POINTS = 300  # of a line; longer ones are averaged in groups
 LOG_RATIO = 8.0  # values that span more are drawn on a logarithmic axis
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
@@ -35,7 +35,7 @@ def line_chart(label: str, x_name: str, y_name: str, series: Sequence[Series], *
 
     Args:
         label: what screen readers say.
-        x_name, y_name: under and over the axes.
+        x_name, y_name: under and above the axes.
         series: the curves; x from 0 up.
         logarithmic: the values may be drawn on a logarithmic axis, where they are above 0 and span much.
     """
@@ -61,7 +61,7 @@ def line_chart(label: str, x_name: str, y_name: str, series: Sequence[Series], *
     y_ticks = log_ticks(10**low, 10**high) if log else ticks(low, high)
     parts = [_axes(x_of, y_of, ticks(0.0, end), y_ticks)]
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 6, x_name, "end"))
-    parts.append(_text(LEFT + 4, TOP + 9, y_name + (" (logarithmic)" if log else ""), "start"))
+    parts.append(_text(4, 14, y_name + (" (logarithmic)" if log else ""), "start"))
     for s in drawn:
         for line in s.lines:
             path = "M" + "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line)
@@ -83,7 +83,7 @@ def bar_chart(label: str, names: Sequence[str], values: Sequence[float], spreads
     """
     if not names:
         return ""
-    row, left, right = 17, 112, 52
+    row, left, right = 18, 162, 14
     height = row * len(names) + 12
     reach = [abs(v) + (s or 0.0) for v, s in zip(values, spreads, strict=True)]
     limit = max([*reach, 1e-9])
@@ -99,12 +99,13 @@ def bar_chart(label: str, names: Sequence[str], values: Sequence[float], spreads
         start, end = sorted((x_of(0), x_of(value)))
         kind = "gain" if value > 0 else "loss"
         title = f"{name}: {value:+.2f}" + ("" if spread is None else f" ± {spread:.2f}")
-        parts.append(_text(left - 46, middle + 4, _shortened(name), "end"))
+        parts.append(_text(left - 60, middle + 4, _shortened(name), "end"))
         parts.append(_text(left - 4, middle + 4, f"{value:+.2f}", "end"))
-        parts.append(
-            f'<rect class="{kind}" x="{start:.1f}" y="{middle - 5:.1f}" width="{max(end - start, 0.5):.1f}" '
-            f'height="10"><title>{html.escape(title)}</title></rect>'
-        )
+        if value:
+            parts.append(
+                f'<rect class="{kind}" x="{start:.1f}" y="{middle - 5:.1f}" width="{max(end - start, 0.5):.1f}" '
+                f'height="10"><title>{html.escape(title)}</title></rect>'
+            )
         if spread:
             parts.append(
                 f'<path class="whisker" d="M{x_of(value - spread):.1f} {middle:.1f}H{x_of(value + spread):.1f}"/>'
@@ -124,7 +125,7 @@ def averaged(line: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Round numbers from `low` to `high`, about `count` of them."""
     step = 10 ** math.floor(math.log10((high - low) / count))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= count)
+    step *= next(factor for factor in (1, 2, 2.5, 5, 10) if (high - low) / (step * factor) <= count)
     return [round(step * k, 10) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 

@@ -66,6 +66,9 @@ def _head(summary: dict[str, Any], title: str) -> str:
         if run["status"] != FINISHED:
             reason = escape(str(run["reason"]))
             text += f'<p class="notice">{escape(run["method"])}, seed {run["seed"]}: {run["status"]}: {reason}</p>'
+    for key, what in (("git_commit", "commit"), ("machine", "machine")):
+        if len({run[key] for run in summary["runs"] if run["status"] == FINISHED}) > 1:
+            text += f'<p class="notice">The runs were not all made with the same {what}; see Settings.</p>'
     if summary["baseline"] is None:
         text += '<p class="notice">There is no baseline among the methods: no differences are shown.</p>'
     return text
@@ -104,8 +107,7 @@ def _curves(summary: dict[str, Any]) -> str:
                 series.append(Series(method["name"], index, lines))
             chart = line_chart(f"{what} over {axis}", axis, what, series, logarithmic=key == "loss")
             if chart:
-                caption = f"{what} over {axis}"
-                figures.append(f"<figure>{chart}<figcaption>{caption}</figcaption></figure>")
+                figures.append(f"<figure>{chart}</figure>")
     if not figures:
         return ""
     return (

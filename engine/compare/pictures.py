@@ -16,9 +16,11 @@ from engine.compare.records import FINISHED
 from engine.compare.runner import EVALUATION
 from engine.pictures import legend
 from engine.predictions import prediction_names
-from utils.visualize import Color
+from utils.panels import panel
+from utils.visualize import Color, colorize
 
 MAX_SIDE = 512  # pixels
+PICTURES = "pictures"
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ def make_panels(
 ) -> tuple[list[Panel], int | None]:
     """Image, truth, every method's prediction and the teacher's, of images spread evenly over the split.
 
+    Each is written as a file of its own as well, into the folder `PICTURES`.
+
     Args:
         dataset: the split that was evaluated.
         summary: from `summarise`.
@@ -47,6 +51,8 @@ def make_panels(
     folders, seed = _mask_folders(summary, output)
     if not folders or count == 0:
         return [], None
+    pictures = output / PICTURES
+    pictures.mkdir(exist_ok=True)
     names = prediction_names(dataset)
     chosen = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     panels = []
@@ -58,7 +64,10 @@ def make_panels(
         for title, mask in maps:
             labels.append(mask)
             cells.append((title, mask_uri(mask, dataset.palette)))
-        panels.append(Panel(names[index], cells, legend(dataset, *labels)))
+        classes = legend(dataset, *labels)
+        panels.append(Panel(names[index], cells, classes))
+        parts = [("image", image), *((title, colorize(mask, dataset.palette)) for title, mask in maps)]
+        Image.fromarray(panel(parts, legend=classes)).save(pictures / f"{names[index]}.png")
     return panels, seed
 
 

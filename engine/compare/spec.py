@@ -86,7 +86,7 @@ def add_spec_args(parser: Parser) -> None:
         for key in keys:
             group.add_argument(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
     group.add_argument("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(selectable())}; "
-                       "a+b for several together")  # fmt: skip
+                       "a+b for several together; NAME=M to call it so")  # fmt: skip
     group.add_argument("--seeds", nargs="+", type=int)
     group.add_argument("--iterations", type=int, help="budget of every run, or")
     group.add_argument("--seconds", type=float, help="of training, with validation, saving and start-up not counted")
@@ -112,6 +112,8 @@ def read_spec(args: argparse.Namespace, train_words: Sequence[str] = ()) -> Spec
         FileNotFoundError: no such file.
     """
     values = {} if args.spec is None else _read_file(args.spec)
+    if (args.iterations, args.seconds) != (None, None):
+        values |= {"iterations": None, "seconds": None}  # a budget on the command line replaces the file's
     for key in KEYS:
         given = getattr(args, key, None)
         if given is not None and key != "method_flags":
@@ -200,7 +202,10 @@ def _methods(given: Any, method_flags: Mapping[str, Any]) -> tuple[Method, ...]:
     entries = given if isinstance(given, (list, tuple)) else [given]
     methods = []
     for entry in entries:
-        entry = {"method": entry} if isinstance(entry, str) else dict(_mapping(entry, "methods"))
+        if isinstance(entry, str):
+            name, equals, method = entry.rpartition("=")
+            entry = {"method": method} | ({"name": name} if equals else {})
+        entry = _mapping(entry, "methods")
         wrong = sorted(set(entry) - {"name", "method", "flags"})
         _require(
             not wrong and "method" in entry, f"methods: {entry}: expected a method's name, or name, method and flags"

@@ -15,9 +15,9 @@ def results_table(summary: dict[str, Any]) -> str:
     split = html.escape(summary["split"])
     heads = [("method", "Method", "")]
     heads += [("final", f"{split} mIoU %", f"{summary['checkpoint']} checkpoint"), ("final_gain", "Δ", split)]
-    names = {"equal_iterations": "At equal iterations", "equal_time": "At equal time"}
+    names = {"equal_iterations": "Equal iterations", "equal_time": "Equal time"}
     for key in EQUAL:
-        heads += [(key, names[key], "val mIoU %"), (f"{key}_gain", "Δ", f"{names[key].lower()}")]
+        heads += [(key, names[key], "val mIoU %"), (f"{key}_gain", "Δ", names[key].lower())]
     heads += [("pixel_accuracy", "Pixel acc. %", split)]
     units = {"iterations": ("Iterations", ""), "train_seconds": ("Training", "seconds")}
     units |= {"seconds_per_iteration": ("Seconds", "a step"), "peak_memory_mib": ("Peak memory", "MiB")}

@@ -1,0 +1,225 @@
+"""The report's figures, by hand and against results.json, and the page in a browser."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from engine.compare.charts import averaged, log_ticks, ticks
+from engine.compare.jobs import make_jobs
+from engine.compare.records import read_run
+from engine.compare.report import write_report
+from engine.compare.spec import make_spec
+from engine.compare.summary import format_table, percent, points
+from tests.engine.compare.browser import open_browser
+from tests.engine.compare.conftest import fail, leave_run
+
+
+@pytest.fixture
+def summary(spec, finished) -> dict:
+    write_report(spec, finished, ["python", "compare.py", "a <spec>.yaml"])
+    return json.loads((spec.output / "results.json").read_text())
+
+
+def figures(summary: dict, name: str) -> dict:
+    return next(method for method in summary["methods"] if method["name"] == name)
+
+
+def test_final_figures_by_hand(summary):
+    ours = figures(summary, "cirkdv2")
+    assert ours["final"]["mean"] == pytest.approx(0.42) and ours["final"]["std"] == pytest.approx(0.0002**0.5)
+    difference = ours["final"]["difference"]  # 0.10 and 0.08
+    assert (difference["n"], difference["mean"]) == (2, pytest.approx(0.09))
+    assert difference["std"] == pytest.approx(0.0002**0.5)
+    assert figures(summary, "baseline")["final"]["difference"] is None
+    assert ours["peak_memory_mib"]["mean"] == 120.0 and ours["iterations"]["mean"] == 20
+    assert ours["seconds_per_iteration"]["mean"] == pytest.approx((0.19 + 0.26) / 2)
+    assert [gain["mean"] for gain in ours["class_gain"]] == [pytest.approx(0.09), pytest.approx(0.09), None]
+
+
+def test_equal_iterations_and_time_of_an_iteration_budget(summary):
+    ours = figures(summary, "cirkdv2")
+    assert ours["equal_iterations"]["per_seed"] == {"0": 0.40, "1": 0.42}
+    # The baseline took 2.0 s (seed 0) and 2.4 s (seed 1); ours had validated at 1.9 s, and not before 2.6 s.
+    assert ours["equal_time"]["per_seed"] == {"0": 0.25}
+    assert ours["equal_time"]["difference"]["per_seed"] == {"0": pytest.approx(0.25 - 0.30)}
+    assert figures(summary, "baseline")["equal_time"]["per_seed"] == {"0": 0.30, "1": 0.36}
+    assert "trained for 20 iterations" in summary["rules"]["equal_iterations"]
+    assert "smallest training time" in summary["rules"]["equal_time"]
+
+
+def test_equal_iterations_and_time_of_a_time_budget(values):
+    spec = make_spec(values | {"iterations": None, "seconds": 4})
+    jobs = make_jobs(spec)
+    for job in jobs:
+        leave_run(job, spec)
+        if job.method.method == "baseline":  # went further in the time
+            lines = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
+            more = [line | {"iteration": 35, "train_seconds": 4.01} for line in lines[-2:]]
+            more[1] |= {"validation": {"miou": 0.5}}
+            (job.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines + more))
+    summary = write_report(spec, jobs, ["compare.py"])
+    base = figures(summary, "baseline")
+    assert base["equal_time"]["per_seed"] == {0: 0.5, 1: 0.5}
+    assert base["equal_iterations"]["per_seed"] == {0: 0.30, 1: 0.36}  # at 20, where ours ended
+    assert figures(summary, "cirkdv2")["equal_time"]["per_seed"] == {0: 0.40, 1: 0.42}
+    assert "stopped after 4 s" in summary["rules"]["equal_time"]
+    assert "smallest number of iterations" in summary["rules"]["equal_iterations"]
+
+
+def test_csv_has_a_line_a_run(summary, spec):
+    with open(spec.output / "results.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        ("baseline", "0"), ("cirkdv2", "0"), ("baseline", "1"), ("cirkdv2", "1"),
+    ]  # fmt: skip
+    assert [float(row["val_miou"]) for row in rows] == [0.31, 0.41, 0.35, 0.43]
+    assert rows[3]["equal_time_miou"] == "" and float(rows[1]["equal_time_train_seconds"]) == 1.9
+
+
+def test_printed_table_keeps_to_what_was_measured(summary):
+    text = format_table(summary)
+    assert "cirkdv2 against baseline: +9.00 ± 1.41 mIoU points (2 seeds)" in text
+    assert re.search(r"teacher +60\.00 ", text)
+    worse = json.loads(json.dumps(summary))
+    figures(worse, "cirkdv2")["final"]["difference"] |= {"mean": -0.01, "n": 1, "std": None}
+    assert "-1.00 mIoU points (one seed): no gain" in format_table(worse)
+
+
+@pytest.mark.parametrize(
+    "given, shown", [((0.1234, 0.01), "12.34 ± 1.00"), ((0.1234, None), "12.34"), ((None, None), "–")]
+)
+def test_spread_is_shown_where_there_is_one(given, shown):
+    value = dict(zip(("mean", "std"), given, strict=True))
+    assert percent(value) == shown
+    assert points(value) == (shown if shown == "–" else f"+{shown}")
+
+
+class Table(HTMLParser):
+    """Cells of the results table as (value, text), row by row."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.rows: list[list[list[str]]] = []
+        self.open = False
+        self.feed(page[page.index("<tbody>") : page.index("</tbody>")])
+
+    def handle_starttag(self, tag, attributes):
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append([dict(attributes).get("data-value", ""), ""])
+
+    def handle_data(self, data):
+        self.rows[-1][-1][1] += data
+
+
+def test_numbers_of_the_page_are_those_of_results_json(summary, spec):
+    rows = Table((spec.output / "report.html").read_text()).rows
+    assert [row[0][0] for row in rows] == ["baseline", "cirkdv2", "teacher"]
+    for row in rows[:2]:
+        method = figures(summary, row[0][0])
+        assert float(row[1][0]) == method["final"]["mean"] and row[1][1] == percent(method["final"])
+        for column, key in ((3, "equal_iterations"), (5, "equal_time")):
+            assert float(row[column][0]) == method[key]["mean"] and row[column][1] == percent(method[key])
+        for column, cost in enumerate(("iterations", "train_seconds", "seconds_per_iteration", "peak_memory_mib"), 8):
+            assert float(row[column][0]) == method[cost]["mean"]
+    for column, key in ((2, "final"), (4, "equal_iterations"), (6, "equal_time")):
+        difference = figures(summary, "cirkdv2")[key]["difference"]
+        assert float(rows[1][column][0]) == difference["mean"] and rows[1][column][1] == points(difference)
+        assert rows[0][column] == ["", "–"]
+    assert float(rows[2][1][0]) == summary["teacher"]["final"]["miou"] == 0.6
+
+
+def test_page_needs_nothing_from_elsewhere_and_escapes_names(summary, spec):
+    page = (spec.output / "report.html").read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "url(" not in page and "@import" not in page
+    assert "a &lt;spec&gt;.yaml" in page and "<spec>" not in page
+    assert 'name="viewport"' in page
+
+
+def test_single_seed_says_so_and_shows_no_spread(values):
+    spec = make_spec(values | {"seeds": [0]})
+    jobs = make_jobs(spec)
+    for job in jobs:
+        leave_run(job, spec)
+    summary = write_report(spec, jobs, ["compare.py"])
+    page = (spec.output / "report.html").read_text()
+    assert "One seed: there is no spread" in page
+    assert "±" not in page[page.index("<tbody>") : page.index("</tbody>")]
+    assert figures(summary, "cirkdv2")["final"]["std"] is None
+
+
+def test_failed_and_unfinished_runs_are_in_the_report(spec, finished):
+    fail(finished[1], "training: loss_kd is not finite")
+    (finished[3].folder / "compare.json").unlink()
+    summary = write_report(spec, finished, ["compare.py"])
+    page = (spec.output / "report.html").read_text()
+    assert "cirkdv2, seed 0: failed: training: loss_kd is not finite" in page
+    assert "cirkdv2, seed 1: not finished" in page and "2 of 4 runs are finished" in page
+    assert figures(summary, "cirkdv2")["seeds"] == [] and figures(summary, "cirkdv2")["final"]["mean"] is None
+    assert read_run(finished[0])["status"] == "finished"
+
+
+def test_ticks_by_hand():
+    assert ticks(0.0, 60.0) == [0, 20, 40, 60]
+    assert ticks(8.1, 18.7) == [10, 12.5, 15, 17.5]
+    assert log_ticks(0.3, 12) == [0.5, 1, 2, 5, 10]
+
+
+def test_long_lines_are_averaged_in_groups():
+    assert averaged([(0, 1), (2, 3), (4, 8)], limit=2) == [(1, 2), (4, 8)]
+    assert averaged([(0, 1), (2, 3)], limit=2) == [(0, 1), (2, 3)]
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+PICTURES = "return [...document.querySelectorAll('.cell img')].map(i => i.complete && i.naturalWidth)"
+CHARTS = "return [...document.querySelectorAll('svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('path, rect').length])"  # noqa: E501
+
+
+@pytest.fixture(params=[(1200, False), (360, True)], ids=["desktop, light", "phone, dark"])
+def browser(request, summary, spec):
+    browser = open_browser(request.param[0], dark=request.param[1])
+    try:
+        browser.get((spec.output / "report.html").as_uri())
+        yield browser
+        assert browser.get_log("browser") == []  # neither errors nor warnings in the console
+    finally:
+        browser.quit()
+
+
+def test_page_shows_every_figure_without_sideways_scrolling(browser):
+    widths = browser.execute_script(PICTURES)
+    assert len(widths) == 2 * 5 and min(widths) > 0  # image, truth, two methods, teacher
+    charts = browser.execute_script(CHARTS)
+    assert len(charts) == 5 and all(width > 200 and marks > 0 for width, marks in charts)
+    assert browser.execute_script(OVERFLOW) <= 0
+
+
+def test_columns_sort_and_pictures_enlarge(browser):
+    def order():
+        return browser.execute_script(
+            "return [...document.querySelectorAll('#results tbody th')].map(h => h.dataset.value)"
+        )
+
+    def click(column):
+        browser.execute_script("document.querySelectorAll('#results thead button')[arguments[0]].click()", column)
+        state = "return document.querySelectorAll('#results thead th')[arguments[0]].getAttribute('aria-sort')"
+        return browser.execute_script(state, column)
+
+    assert click(1) == "descending" and order() == ["teacher", "cirkdv2", "baseline"]
+    assert click(1) == "ascending" and order() == ["baseline", "cirkdv2", "teacher"]
+    assert click(9) == "ascending" and order() == ["baseline", "cirkdv2", "teacher"]  # little time first
+    assert click(9) == "descending" and order() == ["cirkdv2", "baseline", "teacher"]  # what is missing stays last
+    assert click(0) == "ascending" and order() == ["baseline", "cirkdv2", "teacher"]
+    assert browser.execute_script("return document.querySelectorAll('th[aria-sort=none]').length") == 12
+
+    assert not browser.execute_script("return document.querySelector('dialog').open")
+    browser.execute_script("document.querySelectorAll('.cell button')[3].click()")
+    shown = "const d = document.querySelector('dialog'); return [d.open, d.querySelector('img').naturalWidth > 0]"
+    assert browser.execute_script(shown) == [True, True]
+    assert browser.execute_script(OVERFLOW) <= 0

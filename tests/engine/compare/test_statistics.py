@@ -1,0 +1,38 @@
+"""Spread, paired differences and reading of curves, by hand."""
+
+import pytest
+
+from engine.compare.statistics import difference_by_position, last_at, mean_by_position, paired_difference, spread
+
+
+def test_spread_by_hand():
+    assert spread([0.2, 0.4, 0.9]) == {"n": 3, "mean": pytest.approx(0.5), "std": pytest.approx(0.13**0.5)}
+
+
+@pytest.mark.parametrize("values, mean", [([0.25], 0.25), ([], None)])
+def test_fewer_than_two_values_have_no_spread(values, mean):
+    assert spread(values) == {"n": len(values), "mean": mean, "std": None}
+
+
+def test_differences_are_paired_by_seed():
+    found = paired_difference({0: 0.5, 1: 0.9, 2: 0.7}, {1: 0.5, 0: 0.3, 3: 0.1})
+    assert found["per_seed"] == {0: pytest.approx(0.2), 1: pytest.approx(0.4)}
+    assert (found["n"], found["mean"], found["std"]) == (2, pytest.approx(0.3), pytest.approx(0.02**0.5))
+
+
+def test_classes_that_do_not_occur_are_left_out():
+    rows = {0: [0.5, None, 0.2], 1: [0.7, None, None]}
+    assert [(f["n"], f["mean"]) for f in mean_by_position(list(rows.values()))] == [
+        (2, pytest.approx(0.6)),
+        (0, None),
+        (1, 0.2),
+    ]
+    gains = difference_by_position(rows, {0: [0.4, 0.1, 0.1], 1: [0.4, 0.1, 0.1]})
+    assert [(f["n"], f["mean"]) for f in gains] == [(2, pytest.approx(0.2)), (0, None), (1, pytest.approx(0.1))]
+
+
+@pytest.mark.parametrize("limit, expected", [(0.9, None), (1.0, 10), (2.4, 20), (9.0, 30)])
+def test_curve_is_read_at_the_last_point_within_the_limit(limit, expected):
+    curve = [{"iteration": 10 * k, "train_seconds": float(k)} for k in (1, 2, 3)]
+    point = last_at(curve, "train_seconds", limit)
+    assert (point and point["iteration"]) == expected
