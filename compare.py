@@ -43,7 +43,7 @@ def parse_args() -> tuple[argparse.Namespace, Spec]:
     words = sys.argv[1:]
     own = words.index("--") if "--" in words else len(words)
     for index in range(1, own):  # a space keeps texts of flags from being taken for flags
-        if words[index - 1] == "--eval-flags" or words[max(0, index - 2)] == "--method-flags":
+        if words[index - 1] == "--eval-flags" or (index > 1 and words[index - 2] == "--method-flags"):
             words[index] = f" {words[index]}"
     args = parser.parse_args(words[:own])
     return args, read_spec(args, words[own + 1 :])

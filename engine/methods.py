@@ -120,7 +120,7 @@ def _default(field: Field, chosen: bool, student_model: str) -> Any:
         return field.default
     if not chosen:
         return 0.0
-    return SEGFORMER_WEIGHTS.get(field.name, field.default) if student_model == "segformer" else field.default
+    return SEGFORMER_WEIGHTS.get(field.name, field.default) if student_model.lower() == "segformer" else field.default
 
 
 def is_weight(field: Field) -> bool:

@@ -100,9 +100,12 @@ def open_run(args: argparse.Namespace, stem: str) -> Run:
     run = Run(folder, stem, _read_state(source, args), source)
     held = [path.name for path in (run.last_state, run.checkpoint, run.best_checkpoint) if path.exists()]
     if held and not run.continues_in_place and not args.overwrite:
+        how = f"Continue it with --resume auto (which needs {STATE_NAME}), put"
+        if args.resume == "auto":
+            how = f"There is no {STATE_NAME} to continue from: put"
         raise FileExistsError(
-            f"{folder} holds a run ({', '.join(held)}). Continue it with --resume auto (which needs {STATE_NAME}), put "
-            "this one in its place with --overwrite, or choose another --save-dir-name."
+            f"{folder} holds a run ({', '.join(held)}). {how} this one in its place with --overwrite, or choose "
+            "another --save-dir-name."
         )
     return run
 

@@ -116,9 +116,8 @@ def train(
         with budget.paused():
             training.seconds = budget.seconds
             average_batch_norm_statistics([training.task, training.ema])
-            if validate_now and validate is not None:
-                _validate(training, validate, run, logger)
-            if save_now:
+            improved = validate_now and validate is not None and _validate(training, validate, run, logger)
+            if save_now or improved:  # a best checkpoint never lies there without a state to go on from
                 logger.flush()  # no figure before the state is missing after a resume
                 _save(training, arguments, device, run)
             rates.skip()
@@ -228,11 +227,12 @@ def _health(training: Training, logger: RunLogger) -> dict[str, Any]:
 
 def _validate(
     training: Training, validate: Callable[[nn.Module, int], SegMetrics], run: Run, logger: RunLogger
-) -> None:
-    """Evaluates, logs, and keeps the network where it is the best so far."""
+) -> bool:
+    """Evaluates, logs, and keeps the network where it is the best so far; returns whether it is, on all processes."""
     metrics = validate(training.evaluated_network, training.iteration)
     figures = {name: getattr(metrics, name) for name in ("miou", "miou_present", "macc", "pixel_accuracy")}
-    if metrics.miou > training.best.miou:
+    improved = metrics.miou > training.best.miou
+    if improved:
         training.best = Best(metrics.miou, training.iteration)
         if is_main_process():
             save_atomic(training.evaluated_network.state_dict(), run.best_checkpoint)
@@ -243,6 +243,7 @@ def _validate(
     )
     logger.metrics({"iteration": training.iteration, "train_seconds": training.seconds, "validation": figures})
     logger.scalars({f"val/{name}": value for name, value in figures.items()}, training.iteration)
+    return improved
 
 
 def _save(training: Training, arguments: dict[str, Any], device: torch.device, run: Run) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # DeepLabV3-ResNet18 on Cityscapes, distilled from DeepLabV3-ResNet101 with channel-wise distillation (ICCV 2021).
-# For a SegFormer student the published weights are 5 and 0.3.
+# For a SegFormer student the published weights are others: --lambda-cwd-fea 5 --lambda-cwd-logit 0.3.
 # Further flags are passed on and win, so any pair and data set can be trained: --student-model, --data, ...
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
 

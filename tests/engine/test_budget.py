@@ -152,3 +152,21 @@ def test_without_a_budget_the_log_tells_the_time_and_the_state_holds_none(run_ma
     logger = RunLogger(tmp_path / "run", start_iteration=2)
     assert logger.last("train_seconds") == before and logger.last("nothing") == 0.0
     logger.close()
+
+
+def test_a_run_that_was_validated_but_not_yet_saved_can_be_resumed(run_main, baseline, tmp_path, monkeypatch):
+    step = engine.train._step
+
+    def interrupted(model, training, *rest):
+        if training.iteration == 2:
+            raise KeyboardInterrupt
+        step(model, training, *rest)
+
+    words = [*baseline, "--val-per-iters", 1, "--save-per-iters", 100, "--resume", "auto"]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(engine.train, "_step", interrupted)
+        run_main("train_baseline", *words)
+    assert (tmp_path / "run/psp_mobile_mobilenetv3_small_custom_best_model.pth").is_file()
+    assert load_file(tmp_path / "run/last_state.pth")["iteration"] in (1, 2)
+    run_main("train_baseline", *words)
+    assert metric_lines(tmp_path / "run")[-1]["iteration"] == 4

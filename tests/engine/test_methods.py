@@ -70,7 +70,7 @@ def test_published_weights():
     }  # fmt: skip
     _, configs = resolve("+".join(selectable()))
     assert weights(configs) == expected
-    assert weights(resolve("cwd", student="segformer")[1]) == {
+    assert weights(resolve("cwd", student="SegFormer")[1]) == {
         "kd": 1, "cwd_fea": 5, "cwd_logit": 0.3, "adv": 0.001, "d": 0.1,
     }  # fmt: skip
 
