@@ -3,6 +3,7 @@
 import argparse
 
 from engine.args import Parser, require
+from engine.loss_settings import check_setting, flag_of, partners
 from losses.cirkdv2 import CIRKDV2Config
 from losses.memory_bank import BANK_DTYPES
 
@@ -22,16 +23,19 @@ def add_cirkdv2_args(parser: Parser) -> None:
         "channel_kd": "normalised channel maps; scale it by p/512 for crops with p pooled positions",
     }
     for term, text in weights.items():
-        group.add_argument(_flag("lambda", term), type=float, default=getattr(default, f"{term}_weight"), help=text)
+        group.add_argument(flag_of(f"{term}_weight"), type=float, default=getattr(default, f"{term}_weight"), help=text)
     sizes = {"memory_size": "rows kept (per class)", "contrast_size": "rows drawn a step"}
     for bank in ("pixel", "region", "channel"):
         for size, text in sizes.items():
             text = text.replace(" (per class)", "") if bank == "channel" else text
             group.add_argument(
-                _flag(bank, size), type=int, default=getattr(default, f"{bank}_{size}"), help=f"{bank} bank: {text}"
+                flag_of(f"{bank}_{size}"),
+                type=int,
+                default=getattr(default, f"{bank}_{size}"),
+                help=f"{bank} bank: {text}",
             )
     for name in ("contrast_temperature", "contrast_kd_temperature", "kd_temperature"):
-        group.add_argument(_flag(name), type=float, default=getattr(default, name))
+        group.add_argument(flag_of(name), type=float, default=getattr(default, name))
     group.add_argument(
         "--minibatch-partners",
         type=partners,
@@ -49,11 +53,6 @@ def add_cirkdv2_args(parser: Parser) -> None:
     group.add_argument("--distill-warmup-iters", type=int, default=0, help="linear rise of all distillation weights")
 
 
-def partners(text: str) -> int | None:
-    """A number of images, or None for "all"."""
-    return None if text == "all" else int(text)
-
-
 def cirkdv2_config(args: argparse.Namespace) -> CIRKDV2Config:
     """The losses' settings from the command line.
 
@@ -61,18 +60,9 @@ def cirkdv2_config(args: argparse.Namespace) -> CIRKDV2Config:
         ValueError: for negative weights, sizes or temperatures that cannot be computed with; names the flag.
     """
     values = vars(args)
-    for name, value in values.items():
-        if name.startswith("lambda_"):
-            require(value >= 0 and value != float("inf"), name, value, "a number of at least 0")
-        elif name.endswith("_temperature"):
-            require(0 < value < float("inf"), name, value, "a number above 0")
-        elif name.endswith(("_memory_size", "_contrast_size")) or name == "minibatch_partners":
-            require(value is None or value >= 1, name, value, "a whole number of at least 1")
+    settings = {f"{k.removeprefix('lambda_')}_weight": v for k, v in values.items() if k.startswith("lambda_")}
+    settings |= {k: v for k, v in values.items() if k in CIRKDV2Config.__dataclass_fields__}
+    for name, value in settings.items():
+        check_setting(name, value)
     require(args.distill_warmup_iters >= 0, "distill_warmup_iters", args.distill_warmup_iters, "at least 0")
-    renamed = {f"{k.removeprefix('lambda_')}_weight": v for k, v in values.items() if k.startswith("lambda_")}
-    same = {k: v for k, v in values.items() if k in CIRKDV2Config.__dataclass_fields__}
-    return CIRKDV2Config(**same, **renamed)
-
-
-def _flag(*parts: str) -> str:
-    return "--" + "-".join(parts).replace("_", "-")
+    return CIRKDV2Config(**settings)

@@ -7,6 +7,7 @@ from dataclasses import Field, fields
 from typing import Any, get_args, get_type_hints
 
 from engine.args import Parser, require
+from engine.loss_settings import check_setting, flag_of, partners
 from engine.released import checkpoint_stem
 from losses import METHODS
 
@@ -74,7 +75,7 @@ def resolve_methods(args: argparse.Namespace) -> tuple[argparse.Namespace, dict[
                 values[field.name] = getattr(args, field.name)
             else:
                 values[field.name] = _default(field, name in chosen, args.student_model)
-            _check(field.name, values[field.name])
+            check_setting(field.name, values[field.name])
         settings |= values
         weights = [values[field.name] for field in fields(method.Config) if is_weight(field)]
         if name == "adversarial":
@@ -127,26 +128,10 @@ def is_weight(field: Field) -> bool:
     return field.name.endswith("_weight")
 
 
-def flag_of(name: str) -> str:
-    """The flag of a setting: `--lambda-at` for `at_weight`, `--dkd-alpha` for `dkd_alpha`."""
-    words = f"lambda_{name.removesuffix('_weight')}" if name.endswith("_weight") else name
-    return "--" + words.replace("_", "-")
-
-
-def _check(name: str, value: Any) -> None:
-    flag = flag_of(name).removeprefix("--")
-    if name.endswith("_weight"):
-        require(0 <= value < float("inf"), flag, value, "a number of at least 0")
-    elif name.endswith("_temperature"):
-        require(0 < value < float("inf"), flag, value, "a number above 0")
-    elif name.endswith(("_memory_size", "_contrast_size")):
-        require(value >= 1, flag, value, "a whole number of at least 1")
-
-
 def _kind(hint: Any) -> tuple[Callable[[str], Any], tuple[str, ...] | None]:
     """How a flag's text becomes a value, and the words it may be."""
     if isinstance(hint, types.UnionType):  # `int | None`: a number, or None for "all"
-        return (lambda text: None if text == "all" else int(text)), None
+        return partners, None
     if hint in (float, int, str):
         return hint, None
     return str, get_args(hint)  # Literal

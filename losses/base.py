@@ -27,6 +27,11 @@ def check_config(config: Any) -> None:
             raise ValueError(f"{field.name} must be above 0, got {value}")
 
 
+def warmup_factor(step: Step, iterations: int) -> float:
+    """Factor on all distillation weights, which rises linearly to 1 over so many iterations; 0 iterations give 1."""
+    return min(1.0, (step.iteration + 1) / iterations) if iterations else 1.0
+
+
 class Distiller(nn.Module):
     """A distillation loss with whatever it trains (adapters, projectors) and remembers (banks).
 

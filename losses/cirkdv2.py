@@ -7,7 +7,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, check_config, warmup_factor
 from losses.context import GraphContext
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.memory_bank import BANK_DTYPES
@@ -161,10 +161,7 @@ class CIRKDV2(Distiller):
         return {f"loss_{name}": value * self._weight(name, step) for name, value in terms.items()}
 
     def _weight(self, term: str, step: Step) -> float:
-        weight = getattr(self.config, f"{term}_weight")
-        if self.config.distill_warmup_iters:
-            weight *= min(1.0, (step.iteration + 1) / self.config.distill_warmup_iters)
-        return weight
+        return getattr(self.config, f"{term}_weight") * warmup_factor(step, self.config.distill_warmup_iters)
 
     def _pixel_terms(self, student: Tensor, teacher: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
         """Context, mini-batch pixel, memory pixel and memory region terms of maps (N, C, h, w)."""

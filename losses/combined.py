@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from losses.base import Distiller
+from losses.base import Distiller, warmup_factor
 from utils.types import SegOutput, Step
 
 
@@ -28,9 +28,7 @@ class Combined(Distiller):
     ) -> dict[str, Tensor]:
         """Return the terms of all parts; see :meth:`Distiller.forward`."""
         step = step or Step()
-        factor = 1.0
-        if self.distill_warmup_iters:
-            factor = min(1.0, (step.iteration + 1) / self.distill_warmup_iters)
+        factor = warmup_factor(step, self.distill_warmup_iters)
         losses: dict[str, Tensor] = {}
         for method, part in self.parts.items():
             terms = part(student, teacher, target, step)
