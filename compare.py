@@ -32,6 +32,7 @@ from engine.compare.report import write_report
 from engine.compare.runner import refuse_other_settings, remove_runs, run_jobs
 from engine.compare.spec import Spec, add_spec_args, read_spec
 from engine.compare.summary import format_table
+from utils.lock import hold_folder
 
 
 def parse_args() -> tuple[argparse.Namespace, Spec]:
@@ -62,6 +63,8 @@ def main() -> None:
         print("\n".join(shlex.join(training_command(job, spec)) for job in jobs))
         return
     spec.output.mkdir(parents=True, exist_ok=True)
+    if not args.report_only and (warning := hold_folder(spec.output, "choose another --output")):
+        print(f"WARNING {warning}")
     if args.overwrite and not args.report_only:
         remove_runs(jobs, spec)
     refuse_other_settings(jobs)

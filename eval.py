@@ -15,6 +15,7 @@ import torch
 
 from dataset import build_dataset
 from dataset.loaders import build_eval_loader
+from engine.agreement import join_processes
 from engine.amp import grad_scaler
 from engine.args import Parser, add_data_args, add_device_args
 from engine.cli import run_cli
@@ -27,7 +28,7 @@ from engine.report import describe_network, prepare_report, write_report
 from engine.submission import Submission
 from models import build_model
 from models.weights import load_weights
-from utils.distributed import get_rank, get_world_size, is_main_process, setup_distributed
+from utils.distributed import get_rank, get_world_size, is_main_process
 from utils.seed import seed_everything, set_deterministic
 
 
@@ -41,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device = setup_distributed(args.device)
+    device = join_processes(args)
     grad_scaler(device, args.amp)  # refuses what the device cannot do
     set_deterministic(args.deterministic)
     seed_everything(args.seed)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from dataset import DATASETS
+from engine.agreement import join_processes
 from engine.amp import grad_scaler
 from engine.args import Parser, add_device_args, default_workers, optional, optional_path, require, required_path
 from engine.cli import run_cli
@@ -24,7 +25,7 @@ from engine.released import infer_evaluation_args, read_name
 from engine.replaced_flags import REPLACED_IN_EVALUATION
 from models import build_model, list_models, resolve_names
 from models.weights import load_weights
-from utils.distributed import get_rank, get_world_size, is_main_process, setup_distributed
+from utils.distributed import get_rank, get_world_size, is_main_process
 from utils.seed import seed_everything, set_deterministic
 
 
@@ -58,7 +59,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device = setup_distributed(args.device)
+    device = join_processes(args)
     grad_scaler(device, args.amp)  # refuses what the device cannot do
     set_deterministic(args.deterministic)
     seed_everything(args.seed)

@@ -6,13 +6,15 @@ torchrun --nproc-per-node=4 train_baseline.py ...
 
 import argparse
 
+from engine.agreement import join_processes
 from engine.args import Parser, add_model_args, add_training_args, finish_training_args
 from engine.cli import run_cli
-from engine.fit import build_data, build_training_network, check_setup, fit
+from engine.data import build_data
+from engine.estimate import print_estimate
+from engine.fit import build_training_network, check_setup, fit
 from engine.released import checkpoint_stem
 from engine.run import open_run
 from engine.task import SegmentationTask
-from utils.distributed import setup_distributed
 from utils.seed import seed_everything, set_deterministic
 
 
@@ -25,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device = setup_distributed(args.device)
+    device = join_processes(args)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
     run = open_run(args, checkpoint_stem(args.model, args.backbone, args.dataset))
@@ -44,13 +46,18 @@ def main() -> None:
     )
     check_setup(network, args, device)
 
+    task = SegmentationTask(network, args.freeze_bn)
+    if args.estimate:
+        print_estimate(task, data, args, run, device)
+        return
+
     # training
     logger = run.begin(args)
     for note in notes:
         logger.info(note)
-    fit(SegmentationTask(network, args.freeze_bn), data, args, run, device, logger)
+    fit(task, data, args, run, device, logger)
     logger.close()
 
 
 if __name__ == "__main__":
-    run_cli(main)
+    run_cli(main, resumable=True)

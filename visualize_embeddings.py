@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dataset import build_dataset
 from dataset.loaders import build_eval_loader
+from engine.agreement import join_processes
 from engine.amp import grad_scaler
 from engine.args import Parser, add_data_args, add_device_args, default_workers, optional, require, required_path
 from engine.cli import run_cli
@@ -26,7 +27,7 @@ from engine.embeddings import (
 )
 from models import build_model, list_models
 from models.weights import load_weights
-from utils.distributed import get_world_size, setup_distributed
+from utils.distributed import get_world_size
 from utils.seed import seed_everything, set_deterministic
 
 
@@ -61,7 +62,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    device = setup_distributed(args.device)
+    device = join_processes(args)
     if get_world_size() > 1:
         raise ValueError("embeddings are drawn by one process: start this without torchrun")
     grad_scaler(device, args.amp)  # refuses what the device cannot do

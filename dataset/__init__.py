@@ -27,6 +27,7 @@ def build_dataset(
     split: str,
     list_file: str | None = None,
     ignore_label: int | None = None,
+    max_missing: int = 0,
 ) -> SegmentationDataset:
     """Opens a split of a data set; every path is checked.
 
@@ -36,6 +37,7 @@ def build_dataset(
         split: train, val or test.
         list_file: a list that replaces the split's own, with paths relative to `root` or absolute.
         ignore_label: a further mask value that means "ignored"; -1 and None mean 255.
+        max_missing: so many files may be missing; reading them is an error.
 
     Raises:
         ValueError: unknown name or split, unusable list.
@@ -43,7 +45,7 @@ def build_dataset(
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
-    return DATASETS[name](root, split, list_file, ignore_label)
+    return DATASETS[name](root, split, list_file, ignore_label, max_missing=max_missing)
 
 
 __all__ = ["DATASETS", "SegmentationDataset", "build_dataset"]

@@ -2,16 +2,26 @@
 
 import os
 from abc import abstractmethod
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from dataset.bad_samples import check_samples
 from dataset.copied import ILLEGAL, CopiedSamples
-from dataset.files import NAMES_SHOWN, PathList, missing_files, read_image, read_mask, read_text_lines, split_list_line
+from dataset.files import (
+    NAMES_SHOWN,
+    PathList,
+    missing_files,
+    read_image,
+    read_image_top,
+    read_mask,
+    read_text_lines,
+    split_list_line,
+)
 from dataset.prepared import is_prepared
+from dataset.samplers import evenly_spaced
 
 VOID = 255  # train id of pixels that count nowhere
 MAX_CLASSES = 254
@@ -57,7 +67,7 @@ class SegmentationDataset(Dataset):
         split: str,
         list_file: str | None = None,
         ignore_label: int | None = None,
-        check_files: bool = True,
+        max_missing: int | None = 0,
     ) -> None:
         """Lists the files and checks that they exist.
 
@@ -67,7 +77,7 @@ class SegmentationDataset(Dataset):
             list_file: text file of "image mask" lines that replaces the split's own list; paths are absolute or
                 relative to `root`.
             ignore_label: a further value that means "ignored" in mask files; -1 and None mean 255.
-            check_files: whether all files have to exist; else a missing one is an error when it is read.
+            max_missing: so many files may be missing (None: any number), which is an error when they are read.
 
         Raises:
             FileNotFoundError: the folder, a list or some of the files do not exist.
@@ -89,9 +99,8 @@ class SegmentationDataset(Dataset):
             raise FileNotFoundError(f"data set {self.name}, split {split}: {error}\n{self._layout()}") from error
         if len(self.classes) > MAX_CLASSES:
             raise ValueError(f"data set {self.name} has {len(self.classes)} classes; at most {MAX_CLASSES} fit")
-        self.num_classes = len(self.classes)
         self._set_labels(ignore_label)
-        self._set_paths(pairs, list_file, check_files)
+        self._set_paths(pairs, list_file, max_missing)
 
     @abstractmethod
     def pairs(self) -> list[Pair]:
@@ -148,23 +157,43 @@ class SegmentationDataset(Dataset):
             return image, None
         mask_path = self.mask_paths[index]
         mask = read_mask(mask_path)
-        self.check_size(index, image, mask)
+        self.check_size(index, image.shape[:2], mask.shape)
         return image, self.to_train_ids(mask, mask_path)
 
-    def view(self, index: int) -> tuple[np.ndarray, np.ndarray | None]:
-        """The same sample, to cut a part from: of a prepared copy, only what is cut is read, and nothing is checked."""
-        return self[index] if self.copy is None else self.copy.view(index)
+    def view_mask(self, index: int) -> np.ndarray:
+        """The train ids of a sample, to cut a part from; of a prepared copy, what is not looked at is not read."""
+        if self.copy is not None:
+            return self.copy.view(index)[1]
+        path = self.mask_paths[index]
+        return self.to_train_ids(read_mask(path), path)
 
-    def check_size(self, index: int, image: np.ndarray, mask: np.ndarray) -> None:
-        """Compares the sizes of a sample's image, (H, W, 3), and mask, (H, W).
+    def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:
+        """The first rows of a sample's image (or more), to cut a part from.
+
+        Args:
+            index: the sample.
+            rows: how many rows will be looked at.
+            size: (height, width) of the sample's mask.
+
+        Raises:
+            ValueError, FileNotFoundError: as reading the sample does.
+        """
+        if self.copy is not None:
+            return self.copy.view(index)[0]
+        image, image_size = read_image_top(self.image_paths[index], rows)
+        self.check_size(index, image_size, size)
+        return image
+
+    def check_size(self, index: int, image: tuple[int, int], mask: tuple[int, int]) -> None:
+        """Compares the (height, width) of a sample's image and of its mask.
 
         Raises:
             ValueError: they differ.
         """
-        if mask.shape != image.shape[:2]:
+        if mask != image:
             raise ValueError(
-                f"sizes (height x width) differ: image {self.image_paths[index]} is "
-                f"{image.shape[0]}x{image.shape[1]}, mask {self.mask_paths[index]} is {mask.shape[0]}x{mask.shape[1]}"
+                f"sizes (height x width) differ: image {self.image_paths[index]} is {image[0]}x{image[1]}, "
+                f"mask {self.mask_paths[index]} is {mask[0]}x{mask[1]}"
             )
 
     def to_train_ids(self, mask: np.ndarray, path: str) -> np.ndarray:
@@ -187,19 +216,13 @@ class SegmentationDataset(Dataset):
             f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, name it with --ignore-label"
         )
 
-    def check_samples(self, count: int = 50) -> None:
-        """Reads `count` evenly spaced samples, the first one among them.
+    def check_samples(self, count: int = 50, allowed: int = 0) -> None:
+        """Reads `count` evenly spaced samples, the first one among them; `allowed` of them may be bad.
 
         Raises:
-            ValueError, FileNotFoundError: as reading a sample does, for the first bad one.
+            ValueError, FileNotFoundError: as reading a sample does, for the first bad one, or with a list of them.
         """
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-            reads = [pool.submit(self.__getitem__, index) for index in evenly_spaced(len(self), count)]
-            try:
-                for read in reads:
-                    read.result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        check_samples(self.__getitem__, self.image_paths, evenly_spaced(len(self), count), allowed)
 
     def _find_root(self, root: Path) -> Path:
         if not root.is_dir():
@@ -239,13 +262,13 @@ class SegmentationDataset(Dataset):
             copy.choose([(self._resolve(image), mask and self._resolve(mask)) for image, mask in pairs], list_file)
         self.image_paths, self.mask_paths = copy.paths()
 
-    def _set_paths(self, pairs: list[Pair], list_file: str | None, check_files: bool) -> None:
+    def _set_paths(self, pairs: list[Pair], list_file: str | None, max_missing: int | None) -> None:
         if not pairs:
             raise ValueError(f"data set {self.name}, split {self.split}: no image under {self.root}\n{self._layout()}")
         images = [self._resolve(image) for image, _ in pairs]
         masks = [self._resolve(mask) for _, mask in pairs if mask is not None]
-        missing = missing_files(images + masks) if check_files else []
-        if missing:
+        missing = [] if max_missing is None else missing_files(images + masks)
+        if len(missing) > (max_missing or 0):
             names = "".join(f"\n  {name}" for name in missing[:NAMES_SHOWN])
             source = f" named in {list_file}" if list_file else ""
             raise FileNotFoundError(
@@ -269,12 +292,6 @@ class SegmentationDataset(Dataset):
         """ "0-10, void 11, 255" and the like."""
         void = np.flatnonzero(self.label_table == VOID)
         return f"{_ranges(np.flatnonzero(self.label_table < ILLEGAL))}, void {_ranges(void)}"
-
-
-def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` indices spread evenly over range(total), the first one included; all of them where there are fewer."""
-    count = min(total, count)
-    return [index * total // count for index in range(count)]
 
 
 def _ranges(values: np.ndarray) -> str:

@@ -24,11 +24,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset import DATASETS
-from dataset.base import VOID, SegmentationDataset, evenly_spaced
+from dataset.base import VOID, SegmentationDataset
 from dataset.check_report import format_report
 from dataset.files import read_image, read_mask
 from dataset.pool import DEFAULT_WORKERS, run_tasks
 from dataset.prepared import is_prepared
+from dataset.samplers import evenly_spaced
 
 PUBLISHED_COUNTS = {
     "citys": {"train": 2975, "val": 500, "test": 1525},
@@ -144,7 +145,7 @@ def _check_split(
     published: int | None,
 ) -> dict[str, Any]:
     try:
-        data = DATASETS[name](folder, split, ignore_label=ignore_label, check_files=False)
+        data = DATASETS[name](folder, split, ignore_label=ignore_label, max_missing=None)
     except (ValueError, FileNotFoundError) as error:
         kind = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
         problem = {"kind": kind, "file": "", "message": str(error)}
@@ -186,7 +187,7 @@ def _read_sample(data: SegmentationDataset, index: int, findings: Findings) -> N
         mask = read_mask(path)
         if image is not None:
             kind = "size"
-            data.check_size(index, image, mask)
+            data.check_size(index, image.shape[:2], mask.shape)
         kind = "illegal value"
         train_ids = data.to_train_ids(mask, path)
     except (ValueError, OSError) as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from dataset.png import GREY, PALETTE, RGB, SIGNATURE, decode_png
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 NAMES_SHOWN = 5
 
@@ -61,12 +63,19 @@ def missing_files(paths: Iterable[str]) -> list[str]:
         if folder not in names_of:
             try:
                 with os.scandir(folder) as entries:
-                    names_of[folder] = {entry.name for entry in entries if entry.is_file()}
+                    names_of[folder] = {entry.name for entry in entries if _is_file(entry)}
             except OSError:
                 names_of[folder] = set()
         if name not in names_of[folder]:
             missing.append(path)
     return missing
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link in a circle
+        return False
 
 
 def read_text_lines(path: Path) -> list[tuple[int, str]]:
@@ -135,6 +144,21 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: it cannot be decoded to its end, or it has more than 8 bits per channel.
     """
+    return _read_pixels(path, None, upright)[0]
+
+
+def read_image_top(path: str, rows: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """The first rows of an image, as `read_image` gives them, and the (height, width) of the whole.
+
+    Of the usual PNG, the rest is not decoded.
+    """
+    image, size = _read_pixels(path, rows, False)
+    return image[:rows], size
+
+
+def _read_pixels(path: str, rows: int | None, upright: bool) -> tuple[np.ndarray, tuple[int, int]]:
+    if not upright and (decoded := _decode_usual_png(path, (RGB,), rows)) is not None:
+        return decoded
     image, _ = _decode(path, "image", upright)
     if image.mode.startswith(("I", "F")):
         raise ValueError(
@@ -142,7 +166,8 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
         )
     if image.mode == "P":
         image = image.convert("RGBA")  # through RGBA: Pillow warns about transparent palettes otherwise
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    return pixels, pixels.shape[:2]
 
 
 def read_mask(path: str) -> np.ndarray:
@@ -155,6 +180,8 @@ def read_mask(path: str) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: it cannot be decoded to its end, or it is a colour image.
     """
+    if (decoded := _decode_usual_png(path, (GREY, PALETTE))) is not None:
+        return decoded[0]
     mask, raw_mode = _decode(path, "mask")
     if mask.mode == "1":
         return np.asarray(mask).astype(np.uint8)
@@ -166,6 +193,18 @@ def read_mask(path: str) -> np.ndarray:
     # Grey PNG of 2 or 4 bits are stretched to 0..255 on decoding; what is stored are the class numbers.
     stretch = {"L;2": 85, "L;4": 17}.get(raw_mode)
     return values // stretch if stretch else values
+
+
+def _decode_usual_png(
+    path: str, colour_types: tuple[int, ...], rows: int | None = None
+) -> tuple[np.ndarray, tuple[int, int]] | None:
+    """As `decode_png`; None also for what is not there or no PNG, which `_decode` reads or refuses."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(len(SIGNATURE))
+            return decode_png(start + file.read(), colour_types, rows) if start == SIGNATURE else None
+    except OSError:
+        return None
 
 
 def _decode(path: str, kind: str, upright: bool = False) -> tuple[Image.Image, str]:

@@ -1,19 +1,19 @@
 """Loaders: the training stream in micro-batches, and the evaluation files one by one."""
 
-import os
-import signal
-import threading
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from dataset.base import VOID, SegmentationDataset, evenly_spaced
-from dataset.samplers import StreamBatchSampler, StreamOrder
-from dataset.transforms import PUBLISHED_SCALES, TrainTransform
+from dataset.bad_samples import BadSample, BadSamples, reason_of
+from dataset.base import VOID, SegmentationDataset
+from dataset.reading import SegmentationLoader
+from dataset.samplers import StreamBatchSampler, StreamOrder, evenly_spaced
+from dataset.transforms import PUBLISHED_SCALES, TrainTransform, rows_read
 from utils.types import Batch
+
+_TRIES = 100  # samples drawn for a position before it is given up
 
 
 class TrainStream:
@@ -30,18 +30,45 @@ class TrainStream:
         """The image file at a position."""
         return self.dataset.image_paths[self.order.index(position)]
 
-    def read(self, positions: list[int]) -> Batch:
-        """Reads the samples at these positions straight into the arrays of one batch."""
+    def read(self, positions: list[int], bad: list[BadSample] | None = None) -> Batch:
+        """Reads the samples at these positions straight into the arrays of one batch.
+
+        Args:
+            positions: in the stream.
+            bad: gets the samples that cannot be read; others, which follow from (seed, position), take their places.
+                None: they are errors.
+
+        Raises:
+            ValueError, FileNotFoundError: as reading a sample does; no sample that was tried for a position is good.
+        """
         height, width = self.transform.crop_size
         images = np.empty((len(positions), 3, height, width), dtype=np.uint8)
         target = np.empty((len(positions), height, width), dtype=np.uint8)
         valid_size = np.empty((len(positions), 2), dtype=np.int64)
         for slot, position in enumerate(positions):
-            image, mask = self.dataset.view(self.order.index(position))
-            window = self.transform.draw(mask.shape, self.order.generator(position))
-            self.transform.apply(image, mask, window, images[slot], target[slot])
-            valid_size[slot] = window.height, window.width
+            for index in self._candidates(position):
+                try:
+                    valid_size[slot] = self._read_one(index, position, images[slot], target[slot])
+                    break
+                except (ValueError, FileNotFoundError) as error:
+                    if bad is None:
+                        raise
+                    bad.append(BadSample(self.dataset.image_paths[index], reason_of(error)))
+            else:
+                raise ValueError(f"none of {_TRIES} samples drawn in place of a bad one can be read: {bad[-1].reason}")
         return _batch(images, target, valid_size, positions)
+
+    def _candidates(self, position: int) -> Iterator[int]:
+        yield self.order.index(position)
+        yield from islice(self.order.replacements(position), _TRIES)
+
+    def _read_one(self, index: int, position: int, image_out: np.ndarray, mask_out: np.ndarray) -> tuple[int, int]:
+        """Writes sample `index` as position `position` shows it; returns (height, width) of the part that is image."""
+        mask = self.dataset.view_mask(index)
+        window = self.transform.draw(mask.shape, self.order.generator(position))
+        image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
+        self.transform.apply(image, mask, window, image_out, mask_out)
+        return window.height, window.width
 
 
 class EvaluationFiles:
@@ -61,57 +88,6 @@ class EvaluationFiles:
         return _batch(images, target[None], np.array([[height, width]], dtype=np.int64), [index])
 
 
-class SegmentationLoader(DataLoader):
-    """A DataLoader of batches in which a bad file is an error with its own message, also when a worker meets it.
-
-    The plain DataLoader hands a worker's error on with the worker's traceback as its text.
-    """
-
-    def __init__(self, samples: TrainStream | EvaluationFiles, *, workers: int, seed: int = 0, **options) -> None:
-        """Wraps `samples`; `options` go to DataLoader."""
-        if workers < 0:
-            raise ValueError(f"workers {workers}: expected 0 (read in the main process) or more")
-        super().__init__(
-            _Guarded(samples),
-            num_workers=workers,
-            collate_fn=_same,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator().manual_seed(seed),  # else every pass draws from the global generator
-            **options,
-        )
-        self.samples = samples
-
-    def __iter__(self) -> Iterator[Batch]:
-        for item in super().__iter__():
-            if isinstance(item, _Failure):
-                raise item.error()
-            yield item
-
-
-class _Failure:
-    """An error on its way from a worker to the main process."""
-
-    def __init__(self, error: Exception) -> None:
-        self.kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        self.message = str(error)
-
-    def error(self) -> Exception:
-        return self.kind(self.message)
-
-
-class _Guarded(Dataset):
-    """Gives errors about files as values; anything else is a bug and keeps its traceback."""
-
-    def __init__(self, samples: TrainStream | EvaluationFiles) -> None:
-        self.samples = samples
-
-    def __getitems__(self, keys: list[int]) -> Batch | _Failure:
-        try:
-            return self.samples.read(keys)
-        except (ValueError, FileNotFoundError) as error:
-            return _Failure(error)
-
-
 def build_train_loader(
     dataset: SegmentationDataset,
     *,
@@ -127,6 +103,7 @@ def build_train_loader(
     scales: Sequence[float] = PUBLISHED_SCALES,
     flip: bool = True,
     pin_memory: bool = False,
+    bad_samples: BadSamples | None = None,
 ) -> SegmentationLoader:
     """The micro-batches of one process from `start_iteration` on; `accumulation_steps` of them make one iteration.
 
@@ -144,6 +121,7 @@ def build_train_loader(
         scales: random scales.
         flip: mirror half of the samples.
         pin_memory: for copies to a GPU that do not wait.
+        bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
 
     Raises:
         ValueError: crop or batch sizes that cannot be; a data set without masks.
@@ -157,7 +135,9 @@ def build_train_loader(
         world_size=world_size,
     )
     stream = TrainStream(dataset, TrainTransform(crop_size, scales, flip), seed)
-    return SegmentationLoader(stream, workers=workers, seed=seed, batch_sampler=sampler, pin_memory=pin_memory)
+    return SegmentationLoader(
+        stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
+    )
 
 
 def build_eval_loader(
@@ -175,13 +155,17 @@ def build_eval_loader(
         dataset: any split.
         rank: this process.
         world_size: number of processes.
-        workers: reading processes of this process; 0 reads in place.
+        workers: reading processes of this process; with 0, a thread. Either reads on while an image is predicted.
         limit: only so many images, evenly spaced.
         pin_memory: for copies to a GPU that do not wait.
     """
     indices = evenly_spaced(len(dataset), len(dataset) if limit is None else limit)[rank::world_size]
     return SegmentationLoader(
-        EvaluationFiles(dataset), workers=workers, batch_sampler=[[i] for i in indices], pin_memory=pin_memory
+        EvaluationFiles(dataset),
+        workers=workers,
+        read_ahead=True,
+        batch_sampler=[[i] for i in indices],
+        pin_memory=pin_memory,
     )
 
 
@@ -192,25 +176,3 @@ def _batch(images: np.ndarray, target: np.ndarray, valid_size: np.ndarray, posit
         torch.from_numpy(valid_size),
         torch.tensor(positions, dtype=torch.int64),
     )
-
-
-def _same(item: Batch | _Failure) -> Batch | _Failure:
-    return item
-
-
-def _start_worker(worker: int) -> None:
-    cv2.setNumThreads(0)
-    torch.set_num_threads(1)
-    # Signals to the whole process group are for the main process, which ends its workers when it has saved. Of the
-    # signals to end, only the main process's own is obeyed.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = os.getppid()
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)

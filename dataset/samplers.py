@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
-_ORDER, _AUGMENTATION = 0, 1  # keep the two families of random numbers apart
+_ORDER, _AUGMENTATION, _REPLACEMENT = 0, 1, 2  # keep the families of random numbers apart
 
 
 class StreamOrder:
@@ -34,6 +34,13 @@ class StreamOrder:
         """The source of the random numbers of the sample at a position."""
         key = np.random.SeedSequence(self.seed, spawn_key=(_AUGMENTATION, position))
         return np.random.Generator(np.random.Philox(key))
+
+    def replacements(self, position: int) -> Iterator[int]:
+        """Samples to try at a position in turn when its own cannot be read; they follow from (seed, position)."""
+        key = np.random.SeedSequence(self.seed, spawn_key=(_REPLACEMENT, position))
+        rng = np.random.Generator(np.random.Philox(key))
+        while True:
+            yield int(rng.integers(self.num_samples))
 
 
 class StreamBatchSampler(Sampler[list[int]]):
@@ -87,3 +94,9 @@ class StreamBatchSampler(Sampler[list[int]]):
             for part in range(self.accumulation_steps):
                 start = iteration * self.batch_size + part * micro_batch + self.rank * own
                 yield list(range(start, start + own))
+
+
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """`count` indices spread evenly over range(total), the first one included; all of them where there are fewer."""
+    count = min(total, count)
+    return [index * total // count for index in range(count)]

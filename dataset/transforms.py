@@ -89,7 +89,7 @@ class TrainTransform:
         """Writes the window, padded right and below with 0 and void.
 
         Args:
-            image: uint8 (H, W, 3).
+            image: uint8 (H, W, 3), or its first `rows_read` rows or more.
             mask: uint8 (H, W).
             window: as drawn for (H, W).
             image_out: uint8 (3, crop height, crop width).
@@ -118,11 +118,19 @@ def nearest_indices(start: int, count: int, scale: Fraction, length: int) -> np.
     return np.minimum((2 * np.arange(start, start + count) + 1) * q // (2 * p), length - 1)
 
 
+def rows_read(window: CropWindow, height: int) -> int:
+    """How many rows of a source of this height, from its top, `TrainTransform.apply` looks at in the image."""
+    if window.scale == 1:
+        return window.top + window.height
+    first, count, _ = _source_span(window.top, window.height, window.scale, height)
+    return first + count
+
+
 def resized_window(image: np.ndarray, window: CropWindow) -> np.ndarray:
     """The window (not flipped) of the image resized by the window's scale; reads and resizes only what it shows.
 
     Args:
-        image: uint8 (H, W, C).
+        image: uint8 (H, W, C), or its first `rows_read` rows or more.
         window: a window inside the resized image.
 
     Returns:

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dataset import DATASETS
+from engine.amp import TEACHER_DTYPES
 from engine.replaced_flags import REPLACED, add_replaced_flags, report_replaced_flags
 from models import list_models
+from utils.distributed import DEFAULT_TIMEOUT
 
 AMP_CHOICES = ("off", "bf16", "fp16")
+PROFILE_STEPS = 5
 PRETRAINED_BASE_HELP = (
     "ImageNet weights of the backbone: a file; timm:<name[.tag]> or torchvision:<name>, which are fetched; or timm, "
     "for a timm backbone"
@@ -20,6 +23,14 @@ MAX_SECONDS_HELP = (
     "stop after S seconds of training, with start-up, validation and saving not counted, if --max-iterations have not "
     "passed; the learning rate follows the larger of iteration/max and seconds/S, so it ends near 0 either way. Such a "
     "run does not repeat bit for bit"
+)
+SKIP_BAD_SAMPLES_HELP = (
+    "up to N different training samples that cannot be read are replaced by others, with a warning each; counted in "
+    "each process; validation takes none"
+)
+RESUME_HELP = (
+    "continue from a last_state.pth; auto: from the last good state of the run's own folder, or from the start where "
+    "there is none. SIGTERM, Ctrl-C and SIGUSR1 end a run with exit code 75 after its step, with the state saved"
 )
 BACKBONE_HELP = "python -m models lists what goes with what; timm:<name> goes with every model"
 
@@ -75,6 +86,13 @@ def required_path(text: str) -> Path:
     return path
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not finite_above(value, 0):
+        raise argparse.ArgumentTypeError(f"expected a number of seconds above 0, got {text}")
+    return value
+
+
 def add_data_args(parser: Parser, train: bool = True) -> None:
     group = parser.add_argument_group("data")
     default = "" if train else "; default: as the file tells"
@@ -82,6 +100,7 @@ def add_data_args(parser: Parser, train: bool = True) -> None:
     group.add_argument("--data", required=True, type=required_path, metavar="FOLDER", help="the data set's root folder")
     if train:
         group.add_argument("--train-list", type=optional_path, help='file of "image mask" lines instead of the layout')
+        group.add_argument("--skip-bad-samples", type=int, default=0, metavar="N", help=SKIP_BAD_SAMPLES_HELP)
     group.add_argument("--val-list", type=optional_path, help='file of "image mask" lines instead of the layout')
     if not train:
         group.add_argument("--train-list", type=optional_path, help="the same for --split train")
@@ -112,6 +131,16 @@ def add_distillation_args(parser: Parser) -> None:
     group.add_argument("--student-pretrained", type=optional_path, help="weights of the whole student to start from")
     group.add_argument("--allow-partial", action="store_true", help="accept weight files that cover only a part")
     group.add_argument("--skip-teacher-check", action="store_true", help="go on with a teacher near chance")
+    group.add_argument(
+        "--teacher-dtype",
+        type=lambda text: None if text == "auto" else text,
+        choices=(None, *TEACHER_DTYPES),
+        metavar="|".join(("auto", *TEACHER_DTYPES)),
+        help="what the teacher computes in; auto: as --amp says",
+    )
+    group.add_argument(
+        "--no-fold-teacher", action="store_true", help="keep the teacher's batch norms apart from its convolutions"
+    )
 
 
 def add_optimization_args(parser: Parser) -> None:
@@ -140,19 +169,45 @@ def add_device_args(parser: Parser) -> None:
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     group.add_argument("--amp", choices=AMP_CHOICES, default="off", help="half precision; fp16 needs a GPU")
     group.add_argument("--channels-last", action="store_true")
+    group.add_argument(
+        "--dist-timeout",
+        type=_seconds,
+        default=DEFAULT_TIMEOUT,
+        metavar="S",
+        help="seconds that a process waits for another that does not answer before it ends with an error",
+    )
     group.add_argument("--seed", type=int, default=0)
     group.add_argument(
-        "--deterministic", action="store_true", help="kernels that repeat bit for bit where there are such"
+        "--deterministic",
+        action="store_true",
+        help="kernels that repeat bit for bit where there are such, so that a run that was ended and resumed on the "
+        "same GPUs ends as one that was not; on the CPU that holds without it",
     )
 
 
 def add_run_args(parser: Parser) -> None:
     group = parser.add_argument_group("run")
-    group.add_argument("--compile", action="store_true", help="torch.compile the network that trains")
+    group.add_argument("--compile", action="store_true", help="torch.compile the networks that train and teach")
+    group.add_argument(
+        "--grad-checkpointing",
+        action="store_true",
+        help="keep less of the backbone for the backward pass and compute it again there: less memory, more time",
+    )
     group.add_argument("--save-dir", type=required_path, default=Path("runs"))
     group.add_argument("--save-dir-name", type=optional, help="folder of this run; the checkpoint's name by default")
-    group.add_argument("--resume", type=optional, metavar="PATH|DIR|auto", help="continue from a last_state.pth")
+    group.add_argument("--resume", type=optional, metavar="PATH|DIR|auto", help=RESUME_HELP)
     group.add_argument("--overwrite", action="store_true", help="start anew in a folder that holds a run")
+    group.add_argument(
+        "--estimate", action="store_true", help="measure a few steps, print the run's memory, time and disk, and end"
+    )
+    group.add_argument(
+        "--profile",
+        type=int,
+        nargs="?",
+        const=PROFILE_STEPS,
+        metavar="N",
+        help=f"trace N steps (default {PROFILE_STEPS}) after the first few to profile/ in the run's folder",
+    )
     group.add_argument("--log-iter", type=int, default=10)
     group.add_argument(
         "--loss-health",
@@ -161,6 +216,12 @@ def add_run_args(parser: Parser) -> None:
     )
     group.add_argument("--save-per-iters", type=int, default=800)
     group.add_argument("--val-per-iters", type=int, default=800)
+    group.add_argument(
+        "--on-save-error",
+        choices=("stop", "continue"),
+        default="stop",
+        help="what a run does that cannot write its state; with continue it warns and tries again at the next save",
+    )
     group.add_argument("--skip-val", action="store_true", help="no validation, so no best checkpoint either")
 
 
@@ -183,7 +244,9 @@ def finish_training_args(args: argparse.Namespace) -> argparse.Namespace:
         values["workers"] = default_workers()
     for name in ("batch_size", "accumulation_steps", "max_iterations", "log_iter", "save_per_iters", "val_per_iters"):
         require(values[name] >= 1, name, values[name], "a whole number of at least 1")
-    for name in ("workers", "warmup_iters", "seed"):
+    if values["profile"] is not None:
+        require(values["profile"] >= 1, "profile", values["profile"], "a whole number of at least 1")
+    for name in ("workers", "skip_bad_samples", "warmup_iters", "seed"):
         require(values[name] >= 0, name, values[name], "a whole number of at least 0")
     if values["loss_health"] and values["compile"]:
         raise ValueError("--loss-health looks inside the network's graph, which --compile closes: leave one out.")

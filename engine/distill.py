@@ -7,16 +7,22 @@ import torch
 from torch import nn
 
 from dataset.loaders import build_eval_loader
+from engine.agreement import join_processes
+from engine.amp import teacher_amp
+from engine.compiling import uncompiled
+from engine.data import Data, build_data
+from engine.estimate import print_estimate
 from engine.evaluate import TEACHER_CHECK_IMAGES, check_teacher
-from engine.fit import Data, build_data, build_training_network, check_setup, fit
+from engine.fit import build_training_network, check_setup, fit
 from engine.released import checkpoint_stem, infer_teacher_args
 from engine.run import open_run
 from engine.task import DistillationTask
+from engine.teacher import prepare_teacher
 from losses.base import Distiller
 from models import build_model
 from models.weights import is_backbone_file, load_weights, read_file
 from utils.complexity import feature_shapes
-from utils.distributed import get_rank, get_world_size, setup_distributed
+from utils.distributed import get_rank, get_world_size
 from utils.seed import seed_everything, set_deterministic
 
 Shape = tuple[int, int, int]
@@ -33,7 +39,7 @@ def distil(args: argparse.Namespace, build: Callable[[Shape, Shape, int], Distil
     Raises:
         ValueError, FileNotFoundError: whatever is wrong with the arguments, the files or the data, before a step.
     """
-    device = setup_distributed(args.device)
+    device = join_processes(args)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
     notes: list[str] = []
@@ -60,10 +66,22 @@ def distil(args: argparse.Namespace, build: Callable[[Shape, Shape, int], Distil
 
     # losses; the banks are built before processes are seeded differently
     shapes = [feature_shapes(network, *args.crop_size)["features"] for network in (student, teacher)]
+    teacher = prepare_teacher(
+        teacher,
+        device=device,
+        fold=not args.no_fold_teacher,
+        amp=teacher_amp(args.teacher_dtype, args.amp),
+        channels_last=args.channels_last,
+        compiled=args.compile,
+        log=notes.append,
+    )
     task = DistillationTask(student, teacher, build(*shapes, num_classes), args.freeze_bn)
 
+    if args.estimate:
+        print_estimate(task, data, args, run, device)
+        return
+
     # teacher's check, training
-    teacher.to(device)
     if run.state is None and not args.skip_teacher_check:
         notes.append(check_teacher_on(data, teacher, args, device))
     logger = run.begin(args)
@@ -99,7 +117,8 @@ def check_teacher_on(data: Data, teacher: nn.Module, args: argparse.Namespace, d
     loader = build_eval_loader(
         data.val, rank=get_rank(), world_size=get_world_size(), workers=0, limit=TEACHER_CHECK_IMAGES
     )
-    metrics = check_teacher(teacher, loader, data.val.num_classes, device, args.amp)
+    with uncompiled():
+        metrics = check_teacher(teacher, loader, data.val.num_classes, device, args.amp)
     images = min(TEACHER_CHECK_IMAGES, len(data.val))
     return (
         f"teacher: mIoU {metrics.miou:.2%}, pixel accuracy {metrics.pixel_accuracy:.2%} on {images} validation images"

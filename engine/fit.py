@@ -2,84 +2,50 @@
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
-from dataset import build_dataset
+from dataset.bad_samples import BadSamples
 from dataset.base import SegmentationDataset
-from dataset.loaders import build_eval_loader, build_train_loader
+from dataset.loaders import build_eval_loader
 from dataset.samplers import StreamBatchSampler
+from engine.agreement import fingerprint, require_agreement
 from engine.amp import grad_scaler
+from engine.compiling import check_compiler, uncompiled
+from engine.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.evaluate import evaluate
+from engine.finite import MaskedAverage
+from engine.interrupt import Interrupts, until_interrupted
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
 from engine.pictures import ValidationPanels
+from engine.profile import StepProfiler
 from engine.protocol import default_protocol
 from engine.run import Run
+from engine.space import space_warning
 from engine.state import Best, Training
 from engine.task import SegmentationTask, disable_dropout
 from engine.train import Settings, train
 from models import build_model
 from models.base import SegmentationNetwork
+from models.checkpointing import checkpoint_blocks, list_blocks
 from models.weights import is_backbone_file, load_backbone_weights, load_weights, read_file
 from utils.checkpoint import plain
-from utils.distributed import broadcast_object, get_rank, get_world_size, is_main_process, main_process_first
+from utils.distributed import (
+    get_rank,
+    get_world_size,
+    is_main_process,
+    lost_processes_explained,
+    main_process_first,
+)
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
-
-CHECKED_SAMPLES = 50
-
-
-@dataclass(frozen=True)
-class Data:
-    """The splits of a run; `val` is None where nothing is validated."""
-
-    train: SegmentationDataset
-    val: SegmentationDataset | None
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What has to be the same on resume, as plain data."""
-        return {
-            "training samples": len(self.train),
-            "first training image": Path(self.train.image_paths[0]).name,
-            "last training image": Path(self.train.image_paths[len(self.train) - 1]).name,
-            "classes": list(self.train.classes),
-        }
-
-
-def build_data(args: argparse.Namespace) -> Data:
-    """Lists the splits (every path is checked) and opens some samples of each.
-
-    Raises:
-        ValueError, FileNotFoundError: for anything wrong with the data; names the files.
-    """
-    options = {"ignore_label": args.ignore_label}
-    train_set = build_dataset(args.dataset, args.data, "train", list_file=args.train_list, **options)
-    val_set = None
-    if not (args.skip_val and getattr(args, "skip_teacher_check", True)):
-        val_set = build_dataset(args.dataset, args.data, "val", list_file=args.val_list, **options)
-    _check_samples([split for split in (train_set, val_set) if split is not None])
-    return Data(train_set, val_set)
-
-
-def _check_samples(splits: list[SegmentationDataset]) -> None:
-    """Opens some samples on the main process; what is wrong with them is raised on all."""
-    problem = None
-    if is_main_process():
-        try:
-            for split in splits:
-                split.check_samples(CHECKED_SAMPLES)
-        except (ValueError, FileNotFoundError) as error:
-            problem = str(error)
-    problem = broadcast_object(problem)
-    if problem is not None:
-        raise ValueError(problem)
 
 
 def build_training_network(
@@ -123,6 +89,10 @@ def check_setup(network: SegmentationNetwork, args: argparse.Namespace, device: 
         ValueError: the batch, the processes, the network and the device do not go together.
     """
     grad_scaler(device, args.amp)
+    if args.compile:
+        check_compiler(device)
+    if args.grad_checkpointing:
+        list_blocks(network.backbone)
     world_size = get_world_size()
     StreamBatchSampler(
         args.batch_size, args.max_iterations, accumulation_steps=args.accumulation_steps, world_size=world_size
@@ -144,7 +114,7 @@ def fit(
     Raises:
         ValueError: the state does not fit.
     """
-    training = _prepare(task, args, device)
+    training = prepare(task, args, device)
     training.data = data.fingerprint()
     seed_everything(args.seed, get_rank())  # from here on processes differ: dropout
     if run.state is not None:
@@ -152,30 +122,48 @@ def fit(
         training.load(run.state, device)
         training.seconds = training.seconds or logger.last("train_seconds")
         logger.info(f"continuing at iteration {training.iteration} of {args.max_iterations}")
-    loader = build_train_loader(
-        data.train,
-        crop_size=args.crop_size,
-        batch_size=args.batch_size,
-        max_iterations=args.max_iterations,
-        start_iteration=training.iteration,
-        accumulation_steps=args.accumulation_steps,
-        seed=args.seed,
-        rank=get_rank(),
-        world_size=get_world_size(),
-        workers=args.workers,
-        pin_memory=device.type == "cuda",
-    )
-    settings = Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
-    return train(
-        training,
-        loader,
-        settings=settings,
-        arguments=plain(vars(args)),
-        device=device,
-        run=run,
-        logger=logger,
-        validate=None if args.skip_val else _validator(task.network, data.val, args, device, logger),
-    )
+    if is_main_process() and (warning := space_warning(training, run)):
+        logger.warning(warning)
+    profiler = None
+    if args.profile is not None and is_main_process():
+        profiler = StepProfiler(run.folder, args.profile, logger, device)
+    _require_equal_start(training, data)
+    bad_samples = BadSamples(args.skip_bad_samples, warn_on_every_process(logger))
+    loader = train_loader(data, args, device, training.iteration, bad_samples)
+    with Interrupts() as interrupts, lost_processes_explained(lambda: f"after iteration {training.iteration}"):
+        best = train(
+            training,
+            loader,
+            settings=loop_settings(args),
+            arguments=plain(vars(args)),
+            device=device,
+            run=run,
+            logger=logger,
+            validate=None if args.skip_val else _validator(task.network, data.val, args, device, logger, interrupts),
+            profiler=profiler,
+            interrupts=interrupts,
+            image_path=loader.samples.image_path,
+        )
+    report_bad_samples(bad_samples, logger)
+    return best
+
+
+def loop_settings(args: argparse.Namespace) -> Settings:
+    """The training loop's settings, which are flags of the same names."""
+    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
+
+
+def _require_equal_start(training: Training, data: Data) -> None:
+    """Refuses processes that found other data, weights or another state: each reads the files of its own machine."""
+    if get_world_size() == 1:
+        return
+    teacher = getattr(training.task, "teacher", None)
+    values = training.data | {
+        "validation samples": "none" if data.val is None else len(data.val),
+        "iteration to start from": training.iteration,
+        "the weights' hash": fingerprint(filter(None, (training.task, teacher))),
+    }
+    require_agreement(values, "Every machine needs the same data set, weights and state; --data and such name them.")
 
 
 def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
@@ -186,14 +174,16 @@ def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
         raise ValueError("--resume: the training data is not that of the run: " + "; ".join(differences))
 
 
-def _prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.device) -> Training:
+def prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.device) -> Training:
     """All that has to happen to the task, in this order: memory format, optimisers, averaged weights, compile."""
     scaler = grad_scaler(device, args.amp)
     if args.no_dropout:
         disable_dropout(task.modules())
     task = synchronize_batch_norms(task, device).to(device)
     if args.channels_last:
-        task.network.to(memory_format=torch.channels_last)
+        task.to(memory_format=torch.channels_last)  # with the losses' convolutions, which read the same maps
+    if args.grad_checkpointing:
+        checkpoint_blocks(task.network.backbone)
     optimizer = build_optimizer(
         task,
         task.network.backbone.parameters(),
@@ -207,8 +197,7 @@ def _prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.dev
     separate_optimizer = build_separate_optimizer(task.separate_parameters())
     ema = None
     if args.ema_decay > 0:
-        average = get_ema_multi_avg_fn(args.ema_decay)
-        ema = AveragedModel(task.network, multi_avg_fn=average, use_buffers=True)
+        ema = AveragedModel(task.network, multi_avg_fn=MaskedAverage(args.ema_decay), use_buffers=True)
     if args.compile:
         task.network.compile()  # in place, so that parameters keep their names
     return Training(task, optimizer, scaler, ema, separate_optimizer)
@@ -220,6 +209,7 @@ def _validator(
     args: argparse.Namespace,
     device: torch.device,
     logger: RunLogger,
+    interrupts: Interrupts,
 ) -> Callable[[nn.Module, int], SegMetrics]:
     loader = build_eval_loader(
         dataset, rank=get_rank(), world_size=get_world_size(), workers=args.workers, pin_memory=device.type == "cuda"
@@ -229,15 +219,16 @@ def _validator(
 
     def validate(network: nn.Module, iteration: int) -> SegMetrics:
         panels = ValidationPanels(dataset)
-        metrics = evaluate(
-            network,
-            loader,
-            dataset.num_classes,
-            device,
-            predictor=predictor,
-            amp=args.amp,
-            on_prediction=panels.add,
-        )
+        with uncompiled():
+            metrics = evaluate(
+                network,
+                until_interrupted(loader, interrupts),
+                dataset.num_classes,
+                device,
+                predictor=predictor,
+                amp=args.amp,
+                on_prediction=panels.add,
+            )
         for tag, picture in panels.pictures():
             logger.image(tag, picture, iteration)
         return metrics

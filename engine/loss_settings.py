@@ -25,3 +25,7 @@ def check_setting(name: str, value: Any) -> None:
         require(0 < value < float("inf"), flag, value, "a number above 0")
     elif name.endswith(("_memory_size", "_contrast_size")) or name == "minibatch_partners":
         require(value is None or value >= 1, flag, value, "a whole number of at least 1")
+    elif name.endswith("_mask_ratio"):
+        require(0 <= value < 1, flag, value, "a number from 0 up to, but not, 1")
+    elif isinstance(value, float):
+        require(0 <= value < float("inf"), flag, value, "a number of at least 0")

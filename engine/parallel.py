@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,16 +29,19 @@ def synchronize_batch_norms(task: nn.Module, device: torch.device) -> nn.Module:
 
 def average_batch_norm_statistics(modules: Iterable[nn.Module | None]) -> None:
     """Makes the running statistics of plain batch norms equal on all processes: their mean over the processes."""
-    if get_world_size() == 1:
+    statistics = batch_norm_statistics(modules) if get_world_size() > 1 else []
+    if not statistics:
         return
-    norms = [m for root in modules if root is not None for m in root.modules() if isinstance(m, _BatchNorm)]
-    norms = [m for m in norms if m.running_mean is not None and not isinstance(m, nn.SyncBatchNorm) and m.training]
-    if not norms:
-        return
-    statistics = [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
     total = all_reduce_sum(torch.cat([tensor.flatten() for tensor in statistics])) / get_world_size()
     for tensor, mean in zip(statistics, total.split([t.numel() for t in statistics]), strict=True):
         tensor.copy_(mean.view_as(tensor))
+
+
+def batch_norm_statistics(modules: Iterable[nn.Module | None]) -> list[Tensor]:
+    """The running statistics in which processes differ: those of plain batch norms in training."""
+    norms = [m for root in modules if root is not None for m in root.modules() if isinstance(m, _BatchNorm)]
+    norms = [m for m in norms if m.running_mean is not None and not isinstance(m, nn.SyncBatchNorm) and m.training]
+    return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var)]
 
 
 def check_batch_norm_batch(

@@ -70,7 +70,14 @@ class PredictionWriter:
 
 
 def _file(folder: Path, name: str) -> Path:
+    """The file of an image; its name, which may come from a list of somebody else's, must not lead out of the folder.
+
+    Raises:
+        ValueError: it would.
+    """
     path = folder / f"{name}.png"
+    if Path(name).is_absolute() or ".." in path.relative_to(folder).parts:
+        raise ValueError(f"the prediction of {name!r} would be written outside {folder}: rename the image")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -10,6 +10,7 @@ from dataset.base import SegmentationDataset
 from models.base import SegmentationNetwork
 from utils.checkpoint import plain
 from utils.complexity import count_macs, count_parameters
+from utils.files import write_text
 from utils.metrics import SegMetrics
 from utils.visualize import confusion_plot
 
@@ -62,7 +63,7 @@ def write_report(
     if labelled:
         summary |= metrics.to_dict(dataset.classes) | {"confusion_matrix": metrics.matrix.tolist()}
     text = json.dumps(summary, indent=1)
-    (args.output / "results.json").write_text(text, encoding="utf-8")
+    write_text(args.output / "results.json", text)
     if args.json is not None:
         args.json.write_text(text, encoding="utf-8")
     if labelled:

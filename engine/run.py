@@ -1,9 +1,12 @@
 """The folder of a run: names, refusal of folders in use, resume, and the record of the arguments."""
 
 import argparse
+import os
 import shutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,22 @@ from typing import Any
 import torch
 import yaml
 
+from engine.resume import ASIDE_SUFFIX, find_state
 from models.file_names import BEST_SUFFIX, STATE_NAME
 from utils.checkpoint import load_file, plain
-from utils.distributed import barrier, is_main_process
+from utils.distributed import barrier, broadcast_object, is_main_process
+from utils.files import atomic_file, previous_of, remove_temporaries, write_text
+from utils.lock import hold_folder
 from utils.logger import RunLogger
 
 STATE_FORMAT = 1
 
 # What may differ between the start of a run and its resume; everything else must agree.
 FREE_ON_RESUME = frozenset(
-    "data train_list val_list test_list workers pretrained pretrained_base teacher_pretrained student_pretrained "
-    "student_pretrained_base allow_partial skip_teacher_check device channels_last compile deterministic save_dir "
-    "save_dir_name resume overwrite log_iter loss_health save_per_iters val_per_iters skip_val".split()
+    "data train_list val_list test_list skip_bad_samples workers pretrained pretrained_base teacher_pretrained "
+    "student_pretrained student_pretrained_base allow_partial skip_teacher_check no_fold_teacher device channels_last "
+    "compile grad_checkpointing dist_timeout deterministic save_dir save_dir_name resume overwrite log_iter "
+    "loss_health save_per_iters val_per_iters skip_val on_save_error estimate profile".split()
 )
 
 
@@ -35,12 +42,14 @@ class Run:
         stem: name of the checkpoints without ending, as the released files are named.
         state: contents of the state file to continue from, or None for a new run.
         source: that file.
+        warning: what has to be told of its choice, or None.
     """
 
     folder: Path
     stem: str
     state: dict[str, Any] | None = None
     source: Path | None = None
+    warning: str | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -62,26 +71,51 @@ class Run:
     @property
     def continues_in_place(self) -> bool:
         """Whether the run goes on in the folder of the state it continues from."""
-        return self.source is not None and self.source.resolve() == self.last_state.resolve()
+        own = (self.last_state.resolve(), previous_of(self.last_state))
+        return self.source is not None and self.source.resolve() in own
 
     def begin(self, args: argparse.Namespace) -> RunLogger:
-        """Makes the folder, clears it of an older run unless this one continues it, records `args`; opens the log."""
+        """Makes the folder, clears it of an older run unless this one continues it, records `args`; opens the log.
+
+        Raises:
+            FolderInUseError: another process writes there, which it may do since `open_run` looked.
+            FileExistsError: likewise, and it has ended.
+            OSError: the folder cannot be written.
+        """
         barrier()  # no process still looks at what is about to change
-        if is_main_process():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self.continues_in_place:
-                _clear(self)
-            if self.source is not None and not self.continues_in_place:
-                best = self.source.parent / self.best_checkpoint.name
-                if best.exists():
-                    shutil.copyfile(best, self.best_checkpoint)
-            _record_arguments(args, self.folder)
-        barrier()
-        return RunLogger(self.folder, is_main_process(), start_iteration=self.iteration)
+        warning = _on_main_process(lambda: self._take_folder(args))
+        due = self.state is not None and self.state.get("validation_due", False)
+        logger = RunLogger(self.folder, is_main_process(), start_iteration=self.iteration, validation_due=due)
+        for text in filter(None, (self.warning, warning)):
+            logger.warning(text)
+        return logger
+
+    def _take_folder(self, args: argparse.Namespace) -> str | None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        warning = hold_folder(self.folder)
+        _refuse_held(self, args)
+        remove_temporaries((self.last_state, self.checkpoint, self.best_checkpoint, self.folder / "args.yaml"))
+        if not self.continues_in_place:
+            _clear(self)
+        elif self.source.resolve() != self.last_state.resolve() and self.last_state.exists():
+            # else it would be kept as the previous state, in place of the good one, while the next one is written
+            real = self.last_state.resolve()
+            os.replace(real, real.with_name(real.name + ASIDE_SUFFIX))
+        if self.source is not None and not self.continues_in_place:
+            best = self.source.parent / self.best_checkpoint.name
+            if best.exists():
+                with open(best, "rb") as original, atomic_file(self.best_checkpoint) as copy:
+                    shutil.copyfileobj(original, copy)
+        _record_arguments(args, self.folder)
+        return warning
 
 
 def open_run(args: argparse.Namespace, stem: str) -> Run:
-    """Finds the run's folder and reads the state to resume from; writes nothing.
+    """Finds the run's folder and reads the state to resume from; writes nothing but the lock of a folder that exists.
+
+    With --resume auto a state that is damaged or missing gives way to the one before it, with a warning. A process that
+    torchrun started in place of a failed one continues as if --resume auto were given and --overwrite not, if the
+    failed one had left a state.
 
     Args:
         args: needs save_dir, save_dir_name, resume and overwrite; a state must have been made with the same settings.
@@ -91,41 +125,59 @@ def open_run(args: argparse.Namespace, stem: str) -> Run:
         ValueError: the state was made with other settings (all differences are named), or it is no state.
         FileNotFoundError: --resume names no state.
         FileExistsError: the folder holds a run, and neither --resume nor --overwrite was given.
+        FolderInUseError: another process writes there.
     """
     folder = args.save_dir / (args.save_dir_name or stem)
     run = Run(folder, stem)
     if args.resume == "auto" and args.overwrite:
         raise ValueError("--resume auto --overwrite: expected one of the two, to continue a run or to start anew.")
-    source = _state_to_resume(args.resume, run)
-    run = Run(folder, stem, _read_state(source, args), source)
-    held = [path.name for path in (run.last_state, run.checkpoint, run.best_checkpoint) if path.exists()]
-    if held and not run.continues_in_place and not args.overwrite:
-        how = f"Continue it with --resume auto (which needs {STATE_NAME}), put"
-        if args.resume == "auto":
-            how = f"There is no {STATE_NAME} to continue from: put"
-        raise FileExistsError(
-            f"{folder} holds a run ({', '.join(held)}). {how} this one in its place with --overwrite, or choose "
-            "another --save-dir-name."
-        )
+    found: dict[str, Any] = {}
+
+    def look() -> tuple[Path | None, str | None]:
+        if run.folder.is_dir() and not args.estimate:  # which leaves the folder to whoever uses it
+            hold_folder(run.folder)  # first: what is read next must not change any more
+        resume = "auto" if _restarted(run) else args.resume
+        source, found["state"], warning = find_state(resume, run.last_state)
+        return source, warning
+
+    source, warning = _on_main_process(look)  # one process chooses, so that all continue from the same state
+    state = found["state"] if is_main_process() else (None if source is None else load_file(source))
+    if source is not None:
+        _check_state(source, state, args)
+    run = Run(folder, stem, state, source, warning)
+    _on_main_process(lambda: _refuse_held(run, args))
     return run
 
 
-def _state_to_resume(resume: str | None, run: Run) -> Path | None:
-    if resume is None:
-        return None
-    if resume == "auto":
-        return run.last_state if run.last_state.exists() else None
-    path = Path(resume).expanduser()
-    path = path / STATE_NAME if path.is_dir() else path
-    if not path.exists():
-        raise FileNotFoundError(f"--resume {resume}: there is no state file {path}. A run writes {STATE_NAME}.")
-    return path
+def _on_main_process(function: Callable[[], Any]) -> Any:
+    """What `function` returns on the main process, on all; what it raises there is raised on all."""
+    outcome = None
+    if is_main_process():
+        try:
+            outcome = function()
+        except (ValueError, OSError) as error:
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def _read_state(path: Path | None, args: argparse.Namespace) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    state = load_file(path)
+def _refuse_held(run: Run, args: argparse.Namespace) -> None:
+    files = (run.last_state, previous_of(run.last_state), run.checkpoint, run.best_checkpoint)
+    held = [path.name for path in files if path.exists()]
+    if not held or run.continues_in_place or args.overwrite or args.estimate:
+        return
+    how = f"Continue it with --resume auto (which needs {STATE_NAME}), put"
+    if args.resume == "auto":
+        how = f"There is no {STATE_NAME} to continue from: put"
+    raise FileExistsError(
+        f"{run.folder} holds a run ({', '.join(held)}). {how} this one in its place with --overwrite, or choose "
+        "another --save-dir-name."
+    )
+
+
+def _check_state(path: Path, state: Any, args: argparse.Namespace) -> None:
     if not isinstance(state, dict) or "iteration" not in state or "arguments" not in state:
         raise ValueError(
             f"--resume {path}: expected the full state that a run writes as {STATE_NAME}, got a file without it. "
@@ -139,7 +191,6 @@ def _read_state(path: Path | None, args: argparse.Namespace) -> dict[str, Any] |
             f"--resume {path}: the run was started with other settings: " + "; ".join(differences) + ". "
             "Give the same ones, or start a new run with --pretrained."
         )
-    return state
 
 
 def argument_differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
@@ -157,11 +208,34 @@ def argument_differences(saved: dict[str, Any], given: dict[str, Any]) -> list[s
 
 def _clear(run: Run) -> None:
     """Removes what an earlier run wrote into the folder, so that logs and checkpoints are not mixed."""
-    for path in (run.last_state, run.checkpoint, run.best_checkpoint):
+    before = previous_of(run.last_state)  # of the file that a link points to, so before the link goes
+    aside = run.last_state.with_name(STATE_NAME + ASIDE_SUFFIX)
+    for path in (run.last_state, before, aside, run.checkpoint, run.best_checkpoint):
         path.unlink(missing_ok=True)
     for name in ("log.txt", "metrics.jsonl"):
         (run.folder / name).unlink(missing_ok=True)
-    shutil.rmtree(run.folder / "tensorboard", ignore_errors=True)
+    for name in ("tensorboard", "profile"):
+        shutil.rmtree(run.folder / name, ignore_errors=True)
+
+
+def _restarted(run: Run) -> bool:
+    """Whether this torchrun has begun the run in that folder before, and saved a state."""
+    saved = run.last_state.exists() or previous_of(run.last_state).exists()
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not saved:
+        return False
+    try:
+        record = yaml.safe_load((run.folder / "args.yaml").read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(record, dict) and record.get("launcher") == _launcher()
+
+
+def _launcher() -> str | None:
+    """What tells one torchrun from another, the same after its restarts; None without it."""
+    name = os.environ.get("TORCHELASTIC_RUN_ID")
+    if name in (None, "", "none"):  # "none" is torchrun's default
+        return None if name is None else f"{socket.gethostname()}, process {os.getppid()}"
+    return name
 
 
 def _record_arguments(args: argparse.Namespace, folder: Path) -> None:
@@ -169,9 +243,10 @@ def _record_arguments(args: argparse.Namespace, folder: Path) -> None:
         "arguments": _yaml_ready(plain(vars(args))),
         "command": [sys.executable, *sys.argv],
         "git_commit": git_commit(),
+        "launcher": _launcher(),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__)},
     }
-    (folder / "args.yaml").write_text(yaml.safe_dump(record, sort_keys=True, allow_unicode=True), encoding="utf-8")
+    write_text(folder / "args.yaml", yaml.safe_dump(record, sort_keys=True, allow_unicode=True))
 
 
 def _yaml_ready(value: Any) -> Any:

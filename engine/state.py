@@ -4,10 +4,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from engine.health import HealthWatch
-from engine.optim import POLY_POWER
+from engine.optim import POLY_POWER, load_optimizer_state
+from engine.parallel import batch_norm_statistics
 from engine.run import STATE_FORMAT
 from utils.distributed import all_gather_object, get_rank, get_world_size
 from utils.meters import LossMeter
@@ -36,6 +37,7 @@ class Training:
         iteration: optimiser steps done.
         seconds: of training, in the state that was loaded; while training runs, the loop's `TimeBudget` counts on.
         data: what identifies the training data.
+        validation_due: whether a signal broke the validation after this iteration off.
     """
 
     task: nn.Module
@@ -50,18 +52,21 @@ class Training:
     iteration: int = 0
     seconds: float = 0.0
     data: dict[str, Any] = field(default_factory=dict)
+    validation_due: bool = False
+    _own_statistics: Tensor | None = None
 
     @property
     def evaluated_network(self) -> nn.Module:
         """The network that is validated and saved: the averaged one where there is one."""
         return self.task.network if self.ema is None else self.ema.module
 
-    def state(self, arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    def state(self, arguments: dict[str, Any], device: torch.device, own_statistics: bool = False) -> dict[str, Any]:
         """Everything as plain data. Called by all processes together, since each has generators of its own.
 
         Args:
             arguments: the run's arguments as built-in types.
             device: where the run trains.
+            own_statistics: keep each process's batch-norm statistics, where they have not been averaged.
         """
         names = ("lr", "max_iterations", "warmup_iters")
         return {
@@ -77,8 +82,10 @@ class Training:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best": asdict(self.best),
             # one entry a process
-            "generators": all_gather_object(_generators(device)),
+            "generators": all_gather_object(generators(device)),
             "meters": all_gather_object(self.meter.state_dict()),
+            "batch_norms": all_gather_object(self._statistics()) if own_statistics and get_world_size() > 1 else None,
+            "validation_due": self.validation_due,
             "arguments": arguments,
             "data": self.data,
         }
@@ -96,17 +103,19 @@ class Training:
             self.task.load_trained_state(state)
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"--resume: the state does not fit this network and its losses: {error}") from error
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self._load_separate_optimizer(state.get("separate_optimizer"))  # not in states from before there was one
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.best = Best(**state["best"])
         self.iteration = state["iteration"]
+        self.validation_due = state.get("validation_due", False)
         self.seconds = state.get("train_seconds") or 0.0
         if len(state["generators"]) == get_world_size():
-            _restore_generators(state["generators"][get_rank()], device)
+            restore_generators(state["generators"][get_rank()], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)
+            self._own_statistics = (state.get("batch_norms") or [None] * get_world_size())[get_rank()]
 
     def _load_separate_optimizer(self, saved: dict[str, Any] | None) -> None:
         if (saved is None) != (self.separate_optimizer is None):
@@ -116,15 +125,34 @@ class Training:
                 f"{'without' if saved is None else 'with'} it"
             )
         if saved is not None:
-            self.separate_optimizer.load_state_dict(saved)
+            load_optimizer_state(self.separate_optimizer, saved)
+
+    def take_own_statistics(self) -> None:
+        """Gives this process its own batch-norm statistics back, if the loaded state has such.
+
+        Apart from `load`, after which processes are still equal and can be compared.
+        """
+        if self._own_statistics is None:
+            return
+        statistics = batch_norm_statistics([self.task, self.ema])
+        parts = self._own_statistics.split([tensor.numel() for tensor in statistics])
+        for tensor, values in zip(statistics, parts, strict=True):
+            tensor.copy_(values.view_as(tensor))
+        self._own_statistics = None
+
+    def _statistics(self) -> Tensor:
+        statistics = batch_norm_statistics([self.task, self.ema])
+        return torch.cat([torch.zeros(0), *(tensor.flatten().float().cpu() for tensor in statistics)])
 
 
-def _generators(device: torch.device) -> dict[str, Any]:
+def generators(device: torch.device) -> dict[str, Any]:
+    """States of torch's generators, on the CPU."""
     cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _restore_generators(states: dict[str, Any], device: torch.device) -> None:
+def restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    """Puts what `generators` gave back."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)

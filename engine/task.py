@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.profiler import record_function
 
 from losses.base import Distiller
 from losses.task import segmentation_loss
@@ -38,11 +39,14 @@ class SegmentationTask(nn.Module):
             target: (N, H, W) int64 train ids, 255 ignored.
             step: where the micro-batch stands in the run.
         """
-        return segmentation_loss(self.run_network(images), target, step=step)
+        output = self.run_network(images)
+        with record_function("loss_task"):
+            return segmentation_loss(output, target, step=step)
 
     def run_network(self, images: Tensor) -> SegOutput:
         """The network's output; its features are kept where `keep_features` asks for it."""
-        output = self.network(images)
+        with record_function("student"):
+            output = self.network(images)
         self.features = output.features if self.keep_features else None
         return output
 
@@ -86,10 +90,13 @@ class DistillationTask(SegmentationTask):
         return self._teacher[0]
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
-        with torch.no_grad():
+        with torch.no_grad(), record_function("teacher"):
             teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux)
         student = self.run_network(images)
-        return segmentation_loss(student, target, step=step) | self.distiller(student, teacher, target, step)
+        with record_function("loss_task"):
+            losses = segmentation_loss(student, target, step=step)
+        with record_function("distiller"):
+            return losses | self.distiller(student, teacher, target, step)
 
     def separate_parameters(self) -> list[nn.Parameter]:
         return self.distiller.separate_parameters()

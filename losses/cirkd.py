@@ -17,6 +17,7 @@ class CIRKDConfig:
         contrast_temperature: of the similarities. contrast_kd_temperature: divides those of the memory terms again.
         minibatch_partners: images each image is compared with, None = all of the batch.
         bank_dtype: of the banks' rows.
+        relation_dtype: of the factors of the relations' matrix products.
         seed: of every random selection; equal in all processes.
     """
 
@@ -31,6 +32,7 @@ class CIRKDConfig:
     contrast_kd_temperature: float = 1.0
     minibatch_partners: int | None = 2
     bank_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    relation_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -6,11 +6,13 @@ from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from losses.base import Distiller, check_config, warmup_factor
 from losses.context import GraphContext
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.memory_bank import BANK_DTYPES
+from losses.relation_products import RELATION_DTYPES
 from losses.relations import ChannelMemory, PixelMemory, Purpose, minibatch_relation, random_keys
 from utils.types import SegOutput, Step
 
@@ -32,6 +34,8 @@ class CIRKDV2Config:
         context: the graph context module on or off, None = on unless the student's features have 256x256 positions or
             more; where it is on and they have, keys and values are averaged over 4x4.
         bank_dtype: bfloat16, float16 or float32.
+        relation_dtype: float32 or bfloat16, of the factors of the relations' matrix products; see
+            :func:`losses.functional.relation_kl`.
         distill_warmup_iters: all weights rise linearly over so many iterations.
         seed: of every random selection; equal in all processes.
     """
@@ -56,6 +60,7 @@ class CIRKDV2Config:
     minibatch_partners: int | None = 2
     context: bool | None = None
     bank_dtype: str = "bfloat16"
+    relation_dtype: str = "float32"
     distill_warmup_iters: int = 0
     seed: int = 0
 
@@ -69,6 +74,9 @@ class CIRKDV2Config:
             raise ValueError(f"minibatch_partners must be at least 1 or None for all, got {self.minibatch_partners}")
         if self.bank_dtype not in BANK_DTYPES:
             raise ValueError(f"bank_dtype must be one of {', '.join(BANK_DTYPES)}, got {self.bank_dtype!r}")
+        if self.relation_dtype not in RELATION_DTYPES:
+            names = ", ".join(RELATION_DTYPES)
+            raise ValueError(f"relation_dtype must be one of {names}, got {self.relation_dtype!r}")
         if self.distill_warmup_iters < 0:
             raise ValueError(f"distill_warmup_iters must be 0 or more, got {self.distill_warmup_iters}")
 
@@ -100,6 +108,7 @@ class CIRKDV2(Distiller):
         self.config = config = config or CIRKDV2Config()
         student_channels, teacher_channels = student_shape[0], teacher_shape[0]
         dtype = BANK_DTYPES[config.bank_dtype]
+        self.operand_dtype = RELATION_DTYPES[config.relation_dtype]
 
         self.uses_pixel_memory = config.memory_pixel_weight > 0 or config.memory_region_weight > 0
         self.uses_channels = (
@@ -151,9 +160,11 @@ class CIRKDV2(Distiller):
         step = step or Step()
         terms: dict[str, Tensor] = {}
         if self.config.kd_weight > 0:
-            terms["kd"] = pixel_kl(student.logits, teacher.logits, self.config.kd_temperature)
+            with record_function("loss_kd"):
+                terms["kd"] = pixel_kl(student.logits, teacher.logits, self.config.kd_temperature)
         if self.uses_features:
-            features = student.features if self.context is None else self.context(student.features)
+            with record_function("context"):
+                features = student.features if self.context is None else self.context(student.features)
             features, teacher_features = resize_like(features, teacher.features), teacher.features.detach()
             terms |= self._pixel_terms(features, teacher_features, target, step)
             if self.uses_channels:
@@ -168,10 +179,12 @@ class CIRKDV2(Distiller):
         config = self.config
         terms: dict[str, Tensor] = {}
         if self.adapter is not None:
-            terms["fitnet"] = _mean_squared_error(self.adapter(student), teacher)
+            with record_function("loss_fitnet"):
+                terms["fitnet"] = _mean_squared_error(self.adapter(student), teacher)
         if config.minibatch_pixel_weight > 0:
             pool = pool4x4 if teacher.shape[2] * teacher.shape[3] >= LARGE_MAP else nn.Identity()
-            terms["minibatch_pixel"] = self._minibatch(step)(pool(student), pool(teacher), row_dim=2)
+            with record_function("loss_minibatch_pixel"):
+                terms["minibatch_pixel"] = self._minibatch(step)(pool(student), pool(teacher), row_dim=2)
         if self.pixel_memory is not None:
             terms |= self.pixel_memory(
                 self.pixel_projector(student),
@@ -180,6 +193,7 @@ class CIRKDV2(Distiller):
                 step,
                 config.contrast_temperature,
                 config.contrast_kd_temperature,
+                self.operand_dtype,
             )
         return terms
 
@@ -189,13 +203,21 @@ class CIRKDV2(Distiller):
         terms: dict[str, Tensor] = {}
         student, teacher = self.channel_projector(pool4x4(student)), pool4x4(teacher)  # (N, C, ceil(h/4), ceil(w/4))
         if config.minibatch_channel_weight > 0:
-            terms["minibatch_channel"] = self._minibatch(step)(student, teacher, row_dim=1)
+            with record_function("loss_minibatch_channel"):
+                terms["minibatch_channel"] = self._minibatch(step)(student, teacher, row_dim=1)
         if self.channel_memory is not None:
-            terms["memory_channel"] = self.channel_memory(
-                student, teacher, step, config.contrast_temperature, config.contrast_kd_temperature
-            )
+            with record_function("loss_memory_channel"):
+                terms["memory_channel"] = self.channel_memory(
+                    student,
+                    teacher,
+                    step,
+                    config.contrast_temperature,
+                    config.contrast_kd_temperature,
+                    self.operand_dtype,
+                )
         if config.channel_kd_weight > 0:
-            terms["channel_kd"] = _mean_squared_error(unit(student.flatten(2), 2), unit(teacher.flatten(2), 2))
+            with record_function("loss_channel_kd"):
+                terms["channel_kd"] = _mean_squared_error(unit(student.flatten(2), 2), unit(teacher.flatten(2), 2))
         return terms
 
     def _minibatch(self, step: Step) -> Callable[..., Tensor]:
@@ -204,6 +226,7 @@ class CIRKDV2(Distiller):
             partners=self.config.minibatch_partners,
             temperature=self.config.contrast_temperature,
             keys=random_keys(self.config.seed, step, Purpose.PARTNERS),
+            operand_dtype=self.operand_dtype,
         )
 
 

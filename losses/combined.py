@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from losses.base import Distiller, warmup_factor
 from utils.types import SegOutput, Step
@@ -31,7 +32,8 @@ class Combined(Distiller):
         factor = warmup_factor(step, self.distill_warmup_iters)
         losses: dict[str, Tensor] = {}
         for method, part in self.parts.items():
-            terms = part(student, teacher, target, step)
+            with record_function(f"method_{method}"):
+                terms = part(student, teacher, target, step)
             assert not terms.keys() & losses.keys(), f"{method} gives {sorted(terms.keys() & losses.keys())} again"
             losses |= {name: value if name in part.separate_terms else value * factor for name, value in terms.items()}
         return losses

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.relation_function import RelationPairs, RelationSum, compute_dtype
+from losses.relation_function import RelationPairs, RelationSum
+from losses.relation_products import compute_dtype
 from utils.seed import hash_bits
 
 
@@ -21,6 +22,7 @@ def relation_kl(
     anchor_weight: Tensor | None = None,
     key_mask: Tensor | None = None,
     chunk_size: int | None = None,
+    operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Mean KL divergence between the teacher's and the student's distributions of similarity to the keys.
 
@@ -36,13 +38,16 @@ def relation_kl(
         anchor_weight: (N,) not negative; the result is the weighted sum / the sum of weights. None = all one.
         key_mask: (K,) bool, False = the key does not exist. None = all exist.
         chunk_size: anchors per chunk, by default so many that a chunk x K buffer takes a few MiB.
+        operand_dtype: of the factors of the matrix products, None = float32. With torch.bfloat16 softmax statistics and
+            sums stay float32; of unit rows at temperature 0.1 the value changes by less than 1e-3 and the gradient by
+            less than 2 % (relative norms, student and teacher well apart); equal inputs still give exactly 0.
 
     Returns:
         0-dimensional, float32 (float64 for float64 input). 0 with zero gradients, yet connected to the graph, when no
         anchor has weight or no key exists (N = 0 and K = 0 included).
 
     Raises:
-        ValueError: shapes that do not fit, temperature or chunk size not above 0.
+        ValueError: shapes that do not fit, temperature or chunk size not above 0, another operand dtype.
     """
     total = relation_kl_sum(
         student,
@@ -53,6 +58,7 @@ def relation_kl(
         anchor_weight=anchor_weight,
         key_mask=key_mask,
         chunk_size=chunk_size,
+        operand_dtype=operand_dtype,
     )
     if anchor_weight is None:
         return total / max(student.shape[0], 1)
@@ -70,6 +76,7 @@ def relation_kl_sum(
     anchor_weight: Tensor | None = None,
     key_mask: Tensor | None = None,
     chunk_size: int | None = None,
+    operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The (weighted) sum over anchors instead of the mean; see :func:`relation_kl`.
 
@@ -90,6 +97,7 @@ def relation_kl_sum(
         anchor_weight,
         key_mask,
         chunk_size,
+        operand_dtype,
         torch.is_grad_enabled(),
     )
 
@@ -101,16 +109,18 @@ def relation_kl_pairs(
     temperature: float,
     *,
     chunk_size: int | None = None,
+    operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Relations between images: mean over pairs (i, j) of :func:`relation_kl` with anchors of i and keys of j.
 
-    One gradient buffer of the size of ``student`` serves all pairs.
+    One gradient buffer of the size of ``student`` serves all pairs. On a CPU a pair of which both orders are asked for
+    is computed once, unless a ``chunk_size`` is given.
 
     Args:
         student: (B, L, D_s) rows of every image, any strides.
         teacher: (B, L, D_t), no gradient.
         pairs: (anchor image, key image), as host integers.
-        temperature, chunk_size: as in :func:`relation_kl`.
+        temperature, chunk_size, operand_dtype: as in :func:`relation_kl`.
     """
     if student.dim() != 3 or teacher.dim() != 3 or student.shape[:2] != teacher.shape[:2]:
         raise ValueError(
@@ -120,7 +130,7 @@ def relation_kl_pairs(
     if temperature <= 0:
         raise ValueError(f"the temperature must be above 0, got {temperature}")
     total = RelationPairs.apply(
-        student, teacher.detach(), tuple(pairs), 1.0 / temperature, chunk_size, torch.is_grad_enabled()
+        student, teacher.detach(), tuple(pairs), 1.0 / temperature, chunk_size, operand_dtype, torch.is_grad_enabled()
     )
     return total / max(len(pairs) * student.shape[1], 1)
 

@@ -7,6 +7,8 @@ global batch) and draws with the same keys.
 Symbols: R rows offered, D width, Y classes, k rows asked of each class.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from torch import Tensor, nn
 from utils.seed import hash_bits, hash_randint
 
 BANK_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+SMALL_MAP_ROWS = 160
+"""Rows that an image may send however small its map is: 9 pixels and a region of each of 16 classes."""
 
 
 class MemoryBank(nn.Module):
@@ -38,6 +42,8 @@ class MemoryBank(nn.Module):
         if dtype not in BANK_DTYPES.values():
             raise ValueError(f"bank dtype must be one of {', '.join(BANK_DTYPES)}, got {dtype}")
         self.num_rings, self.size, self.dim = num_rings, size, dim
+        self.journal: list[tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+        """While it is a list, what `undo` needs of each write: slots, their rows, pointers and counts before."""
         self.register_buffer("queue", _lazy_zeros(num_rings * size + 1, dim, dtype))
         self.register_buffer("queue_ptr", torch.zeros(num_rings, dtype=torch.int64))
         self.register_buffer("queue_count", torch.zeros(num_rings, dtype=torch.int64))
@@ -68,9 +74,20 @@ class MemoryBank(nn.Module):
         slot = safe_ring * self.size + (self.queue_ptr[safe_ring] + position) % self.size
         slot = torch.where(kept, slot, self.num_rings * self.size)
         rows = torch.where(kept[:, None], rows, 0).to(self.queue.dtype)
+        if self.journal is not None:
+            before = self.queue.index_select(0, slot)
+            self.journal.append((slot, before, self.queue_ptr.clone(), self.queue_count.clone()))
         self.queue.index_copy_(0, slot, rows)
         self.queue_ptr.copy_((self.queue_ptr + written) % self.size)
         self.queue_count.copy_((self.queue_count + written).clamp(max=self.size))
+
+    @torch.no_grad()
+    def undo(self, where: Tensor) -> None:
+        """Takes the writes in `journal` back where `where`, a 0-dimensional bool on the bank's device, is True."""
+        for slot, rows, pointer, count in reversed(self.journal or ()):
+            self.queue.index_copy_(0, slot, torch.where(where, rows, self.queue.index_select(0, slot)))
+            self.queue_ptr.copy_(torch.where(where, pointer, self.queue_ptr))
+            self.queue_count.copy_(torch.where(where, count, self.queue_count))
 
     @torch.no_grad()
     def draw(self, rows_per_ring: int, *keys: int) -> tuple[Tensor, Tensor]:
@@ -134,40 +151,90 @@ def _lazy_zeros(rows: int, dim: int, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(words).view(dtype)
 
 
+class RowSlots(NamedTuple):
+    """How many rows an image sends at each step, whatever is in it; see :func:`row_slots`."""
+
+    pixels: int
+    regions: int
+
+
+def row_slots(num_classes: int, positions: int, pixels_per_class: int) -> RowSlots:
+    """Rows that an image of L positions and Y classes may write to the pixel and region banks in a step.
+
+    Rows travel between processes in tensors of one size, so the size is fixed by Y and L alone: L // 11 rows of an
+    image together (184 of CamVid's 45x45, 744 of Cityscapes's 64x128). In a half-precision bank that is 1/22 of the
+    bytes of the image's feature map in fp32, and leaves room within 1/20 for classes and the channel bank's rows at the
+    published sizes. A small map may send SMALL_MAP_ROWS, since it costs little as it is.
+
+    Regions come first, but take at most an eighth of the rows: a class that finds no room loses its only region row,
+    while pixel rows can be cut evenly. So all classes of Cityscapes, VOC and CamVid and any 46 of a 64x64 map of ADE20K
+    or COCO-Stuff have a region row, and 16 pixels of every class fit for Cityscapes and VOC always, for CamVid up to 10
+    classes in one image, for ADE20K and COCO-Stuff up to 20.
+    """
+    rows = max(positions // 11, SMALL_MAP_ROWS)
+    regions = min(num_classes, rows // 8)
+    return RowSlots(min(pixels_per_class * num_classes, positions, rows - regions), regions)
+
+
 @torch.no_grad()
 def select_class_pixels(
-    labels: Tensor, num_classes: int, pixels_per_class: int, image_index: Tensor, *keys: int
+    labels: Tensor, num_classes: int, pixels_per_class: int, slots: int, image_index: Tensor, *keys: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose up to ``pixels_per_class`` random pixels of every class in every image.
+    """Choose up to ``pixels_per_class`` random pixels of every class in every image, and at most ``slots`` of an image.
 
-    One sort per image orders the pixels by (class, random number); the first few of each class are taken. The random
-    numbers depend on the keys, the image and the position alone.
+    One sort per image orders the pixels by (class, random number). Slots are filled with the first pixel of every
+    class, then with the second, and so on: where slots are too few, classes give equally many pixels, but for one, and
+    which of them give that one more is random. The random numbers depend on the keys, the image and the position alone.
 
     Args:
         labels: (N, L) int64 class of each pixel, values outside [0, num_classes) are ignored.
         num_classes: Y.
         pixels_per_class: how many at most.
+        slots: how many of an image at most.
         image_index: (N,) int64 index of each image in the global batch.
         keys: what the choice depends on.
 
     Returns:
-        positions (N, M) int64, classes (N, M) int64 and valid (N, M) bool with M = min(pixels_per_class * Y, L).
+        positions (N, M) int64, classes (N, M) int64 and valid (N, M) bool with M = min(slots, pixels_per_class * Y, L).
     """
     num_images, length = labels.shape
     device = labels.device
     ignored = (labels < 0) | (labels >= num_classes)
     labels = torch.where(ignored, num_classes, labels)
+    image_index = image_index[:, None]
     place = torch.arange(length, device=device)
-    order = (labels * (1 << 32) + hash_bits(*keys, image_index[:, None], place)).argsort(dim=1, stable=True)
-    sorted_labels = labels.gather(1, order)
+    order = (labels * (1 << 32) + hash_bits(*keys, image_index, place)).argsort(dim=1, stable=True)
     edges = torch.arange(num_classes + 1, device=device).expand(num_images, -1).contiguous()
-    starts = torch.searchsorted(sorted_labels, edges)  # (N, Y + 1)
-    rank = place - starts.gather(1, sorted_labels)
-    chosen = (rank < pixels_per_class) & (sorted_labels < num_classes)
+    starts = torch.searchsorted(labels.gather(1, order), edges)  # (N, Y + 1), the last: where ignored pixels begin
 
-    slots = min(pixels_per_class * num_classes, length)
-    compact = (~chosen).to(torch.uint8).argsort(dim=1, stable=True)[:, :slots]  # the chosen first
-    return order.gather(1, compact), sorted_labels.gather(1, compact), chosen.gather(1, compact)
+    # candidates in the order in which they fill the slots: (rank within the class, class in random order)
+    classes = hash_bits(*keys, image_index, -1 - edges[:, 1:]).argsort(dim=1, stable=True)  # (N, Y)
+    count = starts.diff(dim=1).gather(1, classes)
+    rank = torch.arange(pixels_per_class, device=device)
+    exists = (rank[:, None] < count[:, None, :]).flatten(1)  # (N, pixels_per_class * Y)
+    slot = (~exists).to(torch.uint8).argsort(dim=1, stable=True)[:, : min(slots, length)]
+    classes = classes.gather(1, slot % num_classes)
+    place = (starts.gather(1, classes) + slot // num_classes).clamp(max=length - 1)
+    return order.gather(1, place), classes, exists.gather(1, slot)
+
+
+@torch.no_grad()
+def select_classes(present: Tensor, slots: int, image_index: Tensor, *keys: int) -> tuple[Tensor, Tensor]:
+    """Choose up to ``slots`` of the classes in every image; where an image has more, at random.
+
+    Args:
+        present: (N, Y) bool, whether the class occurs in the image.
+        slots: how many at most.
+        image_index: (N,) int64 index of each image in the global batch.
+        keys: what the choice depends on.
+
+    Returns:
+        classes (N, M) int64 and valid (N, M) bool with M = min(slots, Y).
+    """
+    number = torch.arange(present.shape[1], device=present.device)
+    last = torch.where(present, hash_bits(*keys, image_index[:, None], number), 1 << 32)  # above every hash
+    classes = last.argsort(dim=1, stable=True)[:, :slots]
+    return classes, present.gather(1, classes)
 
 
 @torch.no_grad()

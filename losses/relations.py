@@ -10,10 +10,11 @@ from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from losses.base import IGNORE_INDEX
 from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, sample_partners, unit
-from losses.memory_bank import ClasswiseBank, FlatBank, class_means, select_class_pixels
+from losses.memory_bank import ClasswiseBank, FlatBank, class_means, row_slots, select_class_pixels, select_classes
 from losses.task import mean_scale
 from utils.distributed import all_gather_cat, all_gather_with_grad, all_reduce_sum, get_rank, get_world_size
 from utils.seed import hash_bits
@@ -33,6 +34,7 @@ class Purpose(IntEnum):
     CHANNEL_ROWS = 5
     CHANNEL_KEYS = 6
     MASKED_POSITIONS = 7
+    REGION_ROWS = 8
 
 
 def random_keys(seed: int, step: Step, purpose: Purpose) -> tuple[int, int, int, int]:
@@ -41,7 +43,13 @@ def random_keys(seed: int, step: Step, purpose: Purpose) -> tuple[int, int, int,
 
 
 def minibatch_relation(
-    student: Tensor, teacher: Tensor, row_dim: int, partners: int | None, temperature: float, keys: tuple[int, ...]
+    student: Tensor,
+    teacher: Tensor,
+    row_dim: int,
+    partners: int | None,
+    temperature: float,
+    keys: tuple[int, ...],
+    operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Relations of every image of this process to images of the global batch, mean over rows and pairs.
 
@@ -53,6 +61,7 @@ def minibatch_relation(
         partners: images drawn for each image, None = all.
         temperature: of the similarities.
         keys: of the draw of partners; the same for pixels and channels.
+        operand_dtype: of the matrix products, as in :func:`losses.functional.relation_kl`.
 
     Returns:
         mean over this process's images; the mean over processes is the mean over the batch.
@@ -63,7 +72,7 @@ def minibatch_relation(
     pairs = [(i, j) for i in range(first, first + batch) for j in chosen[i]]
     student = _unit_rows(all_gather_with_grad(student.flatten(2)), row_dim)
     teacher = _unit_rows(all_gather_cat(teacher.flatten(2)), row_dim)
-    return relation_kl_pairs(student, teacher, pairs, temperature)
+    return relation_kl_pairs(student, teacher, pairs, temperature, operand_dtype=operand_dtype)
 
 
 def _unit_rows(maps: Tensor, row_dim: int) -> Tensor:
@@ -104,7 +113,14 @@ class PixelMemory(nn.Module):
         self.region_keys_per_class = region_draw // num_classes + 1
 
     def forward(
-        self, projected: Tensor, teacher: Tensor, target: Tensor, step: Step, temperature: float, kd_temperature: float
+        self,
+        projected: Tensor,
+        teacher: Tensor,
+        target: Tensor,
+        step: Step,
+        temperature: float,
+        kd_temperature: float,
+        operand_dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
         """Write the batch to the banks, draw keys, compare.
 
@@ -115,15 +131,17 @@ class PixelMemory(nn.Module):
             step: where in the run this is.
             temperature: of the similarities.
             kd_temperature: divides them once more, its square multiplies the result.
+            operand_dtype: of the matrix products, as in :func:`losses.functional.relation_kl`.
 
         Returns:
             unweighted "memory_pixel" and "memory_region", as far as the banks exist.
         """
         size = teacher.shape[2:]
         labels = resize_labels(target, size).flatten(1)  # (N, L)
-        teacher_rows = unit(teacher, 1).flatten(2).transpose(1, 2)  # (N, L, C)
+        teacher_rows = unit(teacher, 1).flatten(2).transpose(1, 2).contiguous()  # (N, L, C)
         if self.training:
-            self._enqueue(teacher_rows, labels, step)
+            with record_function("enqueue"):
+                self._enqueue(teacher_rows, labels, step)
 
         anchors = unit(projected, 1).flatten(2).transpose(1, 2).flatten(0, 1)  # (N * L, C)
         teacher_anchors = teacher_rows.flatten(0, 1)
@@ -136,34 +154,55 @@ class PixelMemory(nn.Module):
         ):
             if bank is None:
                 continue
-            keys, mask = bank.draw(count, *random_keys(self.seed, step, purpose))
-            total = relation_kl_sum(
-                anchors,
-                teacher_anchors,
-                keys,
-                keys,
-                temperature * kd_temperature,
-                anchor_weight=weight,
-                key_mask=mask,
-            )
+            with record_function(f"loss_{name}"):
+                keys, mask = bank.draw(count, *random_keys(self.seed, step, purpose))
+                total = relation_kl_sum(
+                    anchors,
+                    teacher_anchors,
+                    keys,
+                    keys,
+                    temperature * kd_temperature,
+                    anchor_weight=weight,
+                    key_mask=mask,
+                    operand_dtype=operand_dtype,
+                )
             terms[name] = total * (scale * kd_temperature**2)
         return terms
 
     @torch.no_grad()
     def _enqueue(self, rows: Tensor, labels: Tensor, step: Step) -> None:
-        """Only the selected rows travel between processes: (N, M, C) and (N, Y, C), in the bank's dtype."""
+        """Choose rows of this process's images, send them to all, write those of all in the order of the batch.
+
+        What is written is up to 16 random pixels OF EACH CLASS of an image and the mean of each of its classes, as far
+        as they find room in the image's fixed number of slots (`row_slots`): an image of very many classes gives fewer
+        pixels of each, evenly, and the means of a random choice of its classes. Only the slots travel, M pixels and R
+        regions an image, each C values of the bank's b bytes and one byte for the class: N (M + R) (C b + 1) bytes
+        from every process.
+        """
+        num_images, length, channels = rows.shape
+        images = get_rank() * num_images + torch.arange(num_images, device=rows.device)
+        slots = row_slots(self.num_classes, length, PIXELS_PER_CLASS)
         if self.pixel_bank is not None:
-            images = get_rank() * rows.shape[0] + torch.arange(rows.shape[0], device=rows.device)
+            keys = random_keys(self.seed, step, Purpose.PIXEL_ROWS)
             position, classes, valid = select_class_pixels(
-                labels, self.num_classes, PIXELS_PER_CLASS, images, *random_keys(self.seed, step, Purpose.PIXEL_ROWS)
+                labels, self.num_classes, PIXELS_PER_CLASS, slots.pixels, images, *keys
             )
-            chosen = rows.gather(1, position[:, :, None].expand(-1, -1, rows.shape[2])).to(self.pixel_bank.queue.dtype)
-            self.pixel_bank.enqueue(all_gather_cat(chosen), all_gather_cat(classes), all_gather_cat(valid))
+            chosen = rows.gather(1, position[:, :, None].expand(-1, -1, channels))  # (N, M, C)
+            _write_everywhere(self.pixel_bank, chosen, classes, valid)
         if self.region_bank is not None:
             means, present = class_means(rows, labels, self.num_classes)  # (N, Y, C), (N, Y)
-            means, present = all_gather_cat(unit(means, 2).to(self.region_bank.queue.dtype)), all_gather_cat(present)
-            classes = torch.arange(self.num_classes, device=rows.device).expand(present.shape)
-            self.region_bank.enqueue(means, classes, present)
+            classes, valid = select_classes(
+                present, slots.regions, images, *random_keys(self.seed, step, Purpose.REGION_ROWS)
+            )
+            chosen = means.gather(1, classes[:, :, None].expand(-1, -1, channels))  # (N, R, C)
+            _write_everywhere(self.region_bank, unit(chosen, 2), classes, valid)
+
+
+def _write_everywhere(bank: ClasswiseBank, rows: Tensor, classes: Tensor, valid: Tensor) -> None:
+    """Enqueue (N, M, C) rows of all processes; they travel as the bank keeps them, and a class as one byte."""
+    classes = torch.where(valid, classes, IGNORE_INDEX).to(torch.uint8)
+    rows, classes = all_gather_cat(rows.to(bank.queue.dtype)), all_gather_cat(classes).long()
+    bank.enqueue(rows, classes, classes != IGNORE_INDEX)
 
 
 class ChannelMemory(nn.Module):
@@ -186,7 +225,13 @@ class ChannelMemory(nn.Module):
         self.bank = FlatBank(size, positions[0] * positions[1], dtype)
 
     def forward(
-        self, student: Tensor, teacher: Tensor, step: Step, temperature: float, kd_temperature: float
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        step: Step,
+        temperature: float,
+        kd_temperature: float,
+        operand_dtype: torch.dtype | None = None,
     ) -> Tensor:
         """Write rows of the batch to the bank, draw keys, compare.
 
@@ -194,7 +239,7 @@ class ChannelMemory(nn.Module):
             student: pooled and projected maps, (N, C, h, w).
             teacher: pooled maps, (N, C, h, w).
             step: where in the run this is.
-            temperature, kd_temperature: as in :class:`PixelMemory`.
+            temperature, kd_temperature, operand_dtype: as in :class:`PixelMemory`.
 
         Returns:
             mean over the N * C maps, unweighted.
@@ -204,7 +249,8 @@ class ChannelMemory(nn.Module):
         if self.training:
             self._enqueue(teacher, step)
         keys, mask = self.bank.draw(self.draw, *random_keys(self.seed, step, Purpose.CHANNEL_KEYS))
-        total = relation_kl_sum(student, teacher, keys, keys, temperature * kd_temperature, key_mask=mask)
+        temperature *= kd_temperature
+        total = relation_kl_sum(student, teacher, keys, keys, temperature, key_mask=mask, operand_dtype=operand_dtype)
         return total * (kd_temperature**2 / student.shape[0])
 
     def _fit(self, maps: Tensor) -> Tensor:
@@ -214,11 +260,15 @@ class ChannelMemory(nn.Module):
 
     @torch.no_grad()
     def _enqueue(self, rows: Tensor, step: Step) -> None:
-        """Choose rows of the global batch; each process fills in those it holds, the sum over processes is whole."""
+        """Choose rows of the global batch; each process fills in those it holds, the sum over processes is whole.
+
+        The sum is of one value and zeros, so it is exact in the bank's type, in which it is sent: R D b bytes for R =
+        256 rows of D values of b bytes, whatever the batch and the number of processes.
+        """
         local = rows.shape[0]
         everything = torch.arange(get_world_size() * local, device=rows.device)
         order = hash_bits(*random_keys(self.seed, step, Purpose.CHANNEL_ROWS), everything).argsort(stable=True)
         chosen = order[:CHANNEL_ROWS_PER_STEP].sort().values - get_rank() * local
         mine = (chosen >= 0) & (chosen < local)
-        selected = torch.where(mine[:, None], rows[chosen.clamp(0, local - 1)], 0)
+        selected = torch.where(mine[:, None], rows[chosen.clamp(0, local - 1)], 0).to(self.bank.queue.dtype)
         self.bank.enqueue(all_reduce_sum(selected))

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from models import build_model
 from models.base import SegmentationNetwork
 from models.weights import load_weights
+from utils.trust import CHECKSUM, checksum
 
 TOLERANCE = 1e-3  # largest difference, as a part of the largest score
 # Images that a file with free height and width is checked on, beside one of the size it was traced with: (N, H, W).
@@ -125,15 +126,20 @@ def write_safetensors(request: Request) -> str:
         raise ValueError(f"{request.path.name}: expected a name ending in .safetensors, by which such files are known")
     network = request.network.network
     state = network.state_dict()
-    save_file({name: tensor.clone().contiguous() for name, tensor in state.items()}, request.path, request.metadata)
+    tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}
+    save_file(tensors, request.path, request.metadata | {CHECKSUM: checksum(tensors, request.metadata)})
     names = network.model_name, network.backbone_name, network.num_classes
     twin = build_model(*names, aux=network.auxlayer is not None)
+    _require_same(state, load_file(request.path))
     load_weights(twin, request.path, log=lambda _: None)
-    for found in (load_file(request.path), twin.state_dict()):
-        others = [name for name in state | found if name not in found or not _same(state.get(name), found[name])]
-        if others:
-            raise ExportError(f"{len(others)} tensors differ after they were read again: {', '.join(others[:5])}")
+    _require_same(state, twin.state_dict())
     return f"{len(state)} tensors, equal bit for bit in the file and in a network that loads it"
+
+
+def _require_same(state: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    others = [name for name in state | found if name not in found or not _same(state.get(name), found[name])]
+    if others:
+        raise ExportError(f"{len(others)} tensors differ after they were read again: {', '.join(others[:5])}")
 
 
 # name on the command line -> (ending of the file, function, whether a graph is traced for some image size)

@@ -91,7 +91,11 @@ def download(library: str, name: str, tag: str) -> nn.Module:
     if library == "torchvision":
         from torchvision.models import get_model
 
-        return get_model(name, weights=_torchvision_weights(name, tag))
+        network = get_model(name, weights=None)
+        # Asked for the weights itself, torchvision would run code out of the file, which may have lain in a cache.
+        weights = _torchvision_weights(name, tag)
+        network.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
+        return network
     import timm
 
     return timm.create_model(f"{name}.{tag}" if tag else name, pretrained=True)

@@ -127,12 +127,16 @@ check_batch() {
     shift
     batch="$(last_value --batch-size "$@")"
     steps="$(last_value --accumulation-steps "$@")"
-    if [ -z "$batch" ] || [ $((batch % (processes * ${steps:-1}))) -eq 0 ]; then return; fi
+    # In $((...)) bash runs commands that stand in a word; what is no number, the parser refuses.
+    case "$batch$steps" in *[!0-9]*) return ;; esac
+    batch=$((10#${batch:-0}))
+    steps=$((10#${steps:-1}))
+    if [ "$batch" -eq 0 ] || [ "$steps" -eq 0 ] || [ $((batch % (processes * steps))) -eq 0 ]; then return; fi
     for ((candidate = 1; candidate <= batch; candidate++)); do
-        if [ $((batch % (candidate * NNODES * ${steps:-1}))) -eq 0 ]; then good="$good $candidate"; fi
+        if [ $((batch % (candidate * NNODES * steps))) -eq 0 ]; then good="$good $candidate"; fi
     done
     fail "a batch of $batch does not divide over NPROC=$NPROC processes on $NNODES machine(s)" \
-        "with ${steps:-1} accumulation step(s); NPROC that do:${good:- none}"
+        "with $steps accumulation step(s); NPROC that do:${good:- none}"
 }
 
 # Where several machines take part: NNODES, NODE_RANK and MASTER_ADDR, from SLURM where it started this.
@@ -140,6 +144,9 @@ find_machines() {
     NNODES="${NNODES:-${SLURM_NNODES:-1}}"
     NODE_RANK="${NODE_RANK:-${SLURM_NODEID:-0}}"
     MASTER_PORT="${MASTER_PORT:-29500}"
+    case "$NNODES" in
+    '' | *[!0-9]* | 0*) fail "NNODES is '$NNODES'; expected a number of machines of at least 1" ;;
+    esac
     [ "$NNODES" -gt 1 ] || return 0
     if [ -z "${MASTER_ADDR:-}" ] && [ -n "${SLURM_JOB_NODELIST:-}" ] && command -v scontrol >/dev/null 2>&1; then
         MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
@@ -157,7 +164,7 @@ launch() {
     gpus="$(count_gpus)"
     NPROC="${NPROC:-$((gpus > 0 ? gpus : 1))}"
     case "$NPROC" in
-    '' | *[!0-9]* | 0) fail "NPROC is '$NPROC'; expected a number of processes of at least 1" ;;
+    '' | *[!0-9]* | 0*) fail "NPROC is '$NPROC'; expected a number of processes of at least 1" ;;
     esac
     find_machines
     check_batch $((NPROC * NNODES)) "$@"

@@ -1,13 +1,8 @@
 """Files of tensors: written whole or not at all, read without ever running code that lies in them."""
 
 import dataclasses
-import itertools
 import os
-import pickle
-import re
-import shutil
-import socket
-import zipfile
+import warnings
 from argparse import Namespace
 from enum import Enum
 from pathlib import Path
@@ -18,70 +13,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_counter = itertools.count()
+from utils.files import atomic_file
+from utils.trust import COPY_AGAIN, check_container, load_safetensors, refusal
 
 
-class _Recorder:
-    """A binary file that remembers the first OSError of a write: torch.save hides it behind a RuntimeError."""
-
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        try:
-            self.file.flush()
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-
-def save_atomic(obj: Any, path: str | os.PathLike) -> None:
+def save_atomic(obj: Any, path: str | os.PathLike, keep_previous: bool = False) -> None:
     """Writes `obj` with torch.save so that `path` holds either its old content or the whole new one, never a part.
 
-    The bytes go to a temporary file in the same folder, are forced to the disk, and only then take the name `path`.
-    A symbolic link is followed. Temporary files that a killed process left for the same `path` are removed. The folder
-    has to exist: creating it here would hide a mount that has vanished.
+    The file is forced to the disk before it takes its name, and carries checksums that `load_file` compares.
 
     Args:
         obj: what `load_file` can read back: tensors, numbers, strings, and containers of these (see `plain`).
-        path: file to write.
+        path: file to write, in a folder that exists; see `utils.files.atomic_file`.
+        keep_previous: keep the old content as `previous_of(path)`.
 
     Raises:
         OSError: the file could not be written (its `errno` is that of the failed call, ENOSPC for a full disk); the
             previous file, if there was one, is untouched.
     """
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}-{next(_counter)}.tmp")
-    recorder = None
-    try:
-        _remove_stale(path)
-        with open(temporary, "xb") as file:
-            recorder = _Recorder(file)
-            torch.save(obj, recorder)
-            recorder.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        cause = recorder.error if recorder and recorder.error else error
-        if isinstance(cause, OSError):
-            raise _explained(cause, path) from error
-        raise
+    with atomic_file(path, keep_previous) as file:
+        torch.save(obj, file)
 
 
 def load_file(path: str | os.PathLike) -> Any:
     """Reads a `.pth` or `.safetensors` file onto the CPU; nothing in it can run code.
 
-    The checksums of the file's members are compared before anything is read from it.
+    The checksums of the file's members are compared before anything is read from it; those of `.safetensors` files
+    where they have one.
 
     Args:
         path: a file written by torch.save, or one whose name ends in `.safetensors`.
@@ -92,7 +50,8 @@ def load_file(path: str | os.PathLike) -> Any:
     Raises:
         FileNotFoundError: there is no such file.
         IsADirectoryError: `path` is a folder.
-        ValueError: the file is empty, cut short, damaged, of another kind, or holds more than plain data.
+        CodeInFileError: it holds more than plain data.
+        ValueError: it is empty, cut short, changed since it was written, or of another kind.
         OSError: the file cannot be read (permissions, disk).
     """
     path = Path(path).expanduser()
@@ -103,19 +62,18 @@ def load_file(path: str | os.PathLike) -> Any:
         hint = _neighbours(where) if where.is_dir() else f": its folder {where} does not exist either"
         raise FileNotFoundError(f"there is no file {path}{hint}; check the path, or download or train it first")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes): copy or download it again")
+        raise ValueError(f"{path} is empty (0 bytes): {COPY_AGAIN}")
     if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    with open(path, "rb") as file:
-        is_archive = file.read(4) == b"PK\x03\x04"
-    if is_archive:
-        _check_archive(path)
+        return load_safetensors(path)
+    check_container(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols that are refused anyway
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torch's readers raise a dozen kinds for a bad file
-        raise ValueError(_refusal(path, error)) from error
+        raise refusal(path, error) from error
 
 
 def plain(obj: Any) -> Any:
@@ -161,50 +119,6 @@ def _plain(obj: Any, place: str) -> Any:
     )
 
 
-def _explained(error: OSError, path: Path) -> OSError:
-    """The same error (class and errno) with the file and the space left in its text."""
-    try:
-        space = f"{shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB free in {path.parent}"
-    except OSError:
-        space = f"the folder {path.parent} cannot be read"
-    kept = "the previous file is unchanged" if path.exists() else "no file was left behind"
-    reason = f"{error.strerror or error} while writing ({space}; {kept})"
-    return type(error)(error.errno, reason, str(path)) if error.errno is not None else OSError(f"{path}: {reason}")
-
-
-def _remove_stale(path: Path) -> None:
-    """Removes temporary files for `path` whose process, on this machine, is gone."""
-    pattern = re.compile(re.escape(f".{path.name}.{socket.gethostname()}-") + r"(\d+)-\d+\.tmp")
-    for entry in path.parent.iterdir():
-        match = pattern.fullmatch(entry.name)
-        if match and not _is_alive(int(match[1])):
-            entry.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Forces the new name to the disk, where the file system knows how to."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
-
-
 def _neighbours(folder: Path) -> str:
     """A hint that names the files of weights in `folder`."""
     try:
@@ -214,54 +128,3 @@ def _neighbours(folder: Path) -> str:
     if not names:
         return f" ({folder} holds no .pth or .safetensors file)"
     return f" ({folder} holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''})"
-
-
-def _check_archive(path: Path) -> None:
-    """Compares the checksums of all members (torch itself does not) and refuses what torch.save never writes."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            if any(".." in Path(m.filename).parts or m.filename.startswith("/") for m in members):
-                raise ValueError(f"{path} is refused: the archive holds members outside its own folder")
-            if any(Path(m.filename).name == "constants.pkl" for m in members):
-                raise ValueError(f"{path} is refused: a TorchScript program; expected a file of weights (a state dict)")
-            if any(m.compress_type != zipfile.ZIP_STORED for m in members):
-                raise ValueError(f"{path} is refused: a compressed archive, which torch.save does not write")
-            if not any(Path(m.filename).name == "data.pkl" for m in members):
-                raise ValueError(f"{path} is a zip archive, but not one written by torch.save")
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
-        raise ValueError(
-            f"{path} is damaged or cut short ({path.stat().st_size:,} bytes; {error}): copy or download it again"
-        ) from error
-    if damaged is not None:
-        raise ValueError(f"{path} is damaged (the checksum of {damaged} differs): copy or download it again")
-
-
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file as load_safetensors
-
-    try:
-        return load_safetensors(path, device="cpu")
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}): copy or download it again") from error
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    text = str(error)
-    found = re.search(r"(?:GLOBAL|unrecognized function|but got) (\S+)", text)
-    if found and isinstance(error, pickle.UnpicklingError):
-        return (
-            f"{path} is refused: it holds {found[1].rstrip('.,')}, and only plain data (tensors, numbers, strings, "
-            "dicts, lists) is read, because anything else could run code; nothing was executed. If you trust its "
-            "origin, save its state dict again with torch.save where it was made"
-        )
-    if "weights_only" in text:  # torch's advice to turn it off, which runs the code in a file; the cause is at its end
-        cause = re.search(r"WeightsUnpickler error:\s*(.+)", text)
-        text = cause[1] if cause else ""
-    first_line = text.strip().splitlines()[0][:200] if text.strip() else type(error).__name__
-    return (
-        f"{path} cannot be read as a file of weights ({path.stat().st_size:,} bytes; {first_line}): it is damaged, cut "
-        "short or of another kind; copy or download it again"
-    )

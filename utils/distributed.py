@@ -6,7 +6,7 @@ a mean over a number of elements that depends on the data is a local sum times :
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -20,6 +20,15 @@ if dist.is_available():
     # by itself (with torch._dynamo). Imported while there is no group, nothing outlives destroy_process_group; else
     # gloo's threads live into the interpreter's end, where one of them at times aborts the process.
     import torch.distributed.nn
+
+
+DEFAULT_TIMEOUT = 1800.0
+_FAILURE_KEY = "cirkd/first_failure"
+_timeout = [DEFAULT_TIMEOUT]  # of the process group, for messages
+
+
+class LostProcesses(RuntimeError):
+    """Other processes of the run ended, or do not answer; the message says what is known of the reason."""
 
 
 def is_distributed() -> bool:
@@ -58,12 +67,12 @@ def main_process_first() -> Iterator[None]:
         barrier()
 
 
-def setup_distributed(device_flag: str = "auto", timeout: timedelta = timedelta(minutes=30)) -> torch.device:
+def setup_distributed(device_flag: str = "auto", timeout: float = DEFAULT_TIMEOUT) -> torch.device:
     """Join the process group that torchrun announces, if any, and choose this process's device.
 
     Args:
         device_flag: "cpu", "cuda", or "auto" for CUDA where there is a device and the CPU elsewhere.
-        timeout: how long a collective waits for the other processes before it fails.
+        timeout: seconds that a collective waits for the other processes before it fails.
 
     Returns:
         the device of this process; for CUDA it is the current device from now on.
@@ -71,6 +80,7 @@ def setup_distributed(device_flag: str = "auto", timeout: timedelta = timedelta(
     Raises:
         ValueError: unknown flag, CUDA asked for without a device, more local processes than GPUs, or a torchrun
             environment that is incomplete.
+        LostProcesses: the others did not come.
     """
     if device_flag not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device must be auto, cpu or cuda, got {device_flag!r}")
@@ -95,14 +105,69 @@ def setup_distributed(device_flag: str = "auto", timeout: timedelta = timedelta(
     device = _cuda_device(local_rank) if use_cuda else torch.device("cpu")
     if is_distributed():  # joined already
         return device
-    dist.init_process_group(
-        "nccl" if use_cuda else "gloo",
-        rank=rank,
-        world_size=world_size,
-        timeout=timeout,
-        device_id=device if use_cuda else None,
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if use_cuda else "gloo",
+            rank=rank,
+            world_size=world_size,
+            timeout=timedelta(seconds=timeout),
+            device_id=device if use_cuda else None,
+        )
+    except RuntimeError as error:
+        if not _is_lost_connection(error):
+            raise
+        raise LostProcesses(
+            f"the {world_size} processes of the run did not all meet at {os.environ['MASTER_ADDR']}:"
+            f"{os.environ['MASTER_PORT']} within {timeout:g} s ({_first_line(error)}): one ended before, was not "
+            "started or cannot reach that address. See the first error above and the other machines' output."
+        ) from error
+    _timeout[0] = timeout
     return device
+
+
+def note_failure(text: str) -> None:
+    """Leaves the reason why this process ends where the others look when they miss it; the first one is kept."""
+    if get_world_size() > 1:
+        try:
+            dist.distributed_c10d._get_default_store().compare_set(_FAILURE_KEY, "", f"process {get_rank()}: {text}")
+        except RuntimeError:  # the process that keeps the notes is gone too
+            pass
+
+
+@contextmanager
+def lost_processes_explained(where: Callable[[], str]) -> Iterator[None]:
+    """Turns the failure of a collective in the body into :class:`LostProcesses`.
+
+    Args:
+        where: called then; says how far this process was, such as "after iteration 12".
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, LostProcesses) or not is_distributed() or not _is_lost_connection(error):
+            raise
+        raise LostProcesses(f"lost the other processes {where()}: {_why_lost(error)}") from error
+
+
+def _is_lost_connection(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "third_party/gloo" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _why_lost(error: RuntimeError) -> str:
+    try:
+        store = dist.distributed_c10d._get_default_store()
+        if store.check([_FAILURE_KEY]):
+            return store.get(_FAILURE_KEY).decode(errors="replace")
+    except RuntimeError:
+        pass
+    text = _first_line(error)
+    if "timed out" in text.lower() or "timeout" in text.lower():
+        return f"no answer within {_timeout[0]:g} s (--dist-timeout): one hangs, or is that far behind ({text})"
+    return f"one ended without a word, as when it is killed or the machine's memory is full ({text})"
 
 
 def cleanup_distributed() -> None:
@@ -171,6 +236,18 @@ def global_mean_scale(count: Tensor) -> Tensor:
     """
     total = all_reduce_sum(count).to(torch.float32)
     return torch.where(total > 0, get_world_size() / total.where(total > 0, total.new_ones(())), 0.0)
+
+
+def ring_bytes(gathered: Iterable[Tensor], reduced: Iterable[Tensor], world_size: int) -> float:
+    """Bytes that each process sends, and receives, when W processes exchange tensors round a ring.
+
+    Args:
+        gathered: what each process gives to all-gathers: (W - 1) times its bytes, since it passes the others' on.
+        reduced: what each process gives to all-reduces: 2 (W - 1) / W times its bytes.
+        world_size: W.
+    """
+    gather_bytes, reduce_bytes = (sum(t.numel() * t.element_size() for t in group) for group in (gathered, reduced))
+    return (world_size - 1) * (gather_bytes + 2 * reduce_bytes / world_size)
 
 
 class _GatherWithGrad(torch.autograd.Function):

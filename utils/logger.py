@@ -1,9 +1,11 @@
 """What a run tells while it goes: console, log.txt, metrics.jsonl and TensorBoard, from the main process alone."""
 
+import errno
 import json
 import logging
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,20 +16,26 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.checkpoint import plain
+from utils.event_files import cut_events
+from utils.files import write_text
+
+VALIDATION_TAGS = ("val/", "validation/")
+_PROGRESS = re.compile(r"\S+ \S+ \w+ +(?P<what>iteration|validation at) (?P<number>\d+)\b")  # after date and level
 
 
 class RunLogger:
     """Writes a run's messages and figures below its folder; a no-op on every process but the main one.
 
-    `log.txt` is only ever added to. `metrics.jsonl` holds one JSON object a line, `tensorboard/` the event files. A
+    `log.txt` holds what the console shows, `metrics.jsonl` one JSON object a line, `tensorboard/` the event files. A
     failing write (a full disk) is reported on the console, once for each file, and the run goes on.
 
     Args:
         folder: the run's folder; made where it is missing.
         main_process: False turns every method into a no-op.
         tensorboard: whether to write event files.
-        start_iteration: the iteration the run continues from (0 = from the start): figures of later iterations, left
-            by the run that was interrupted, are cut. None cuts nothing and adds to what is there.
+        start_iteration: the iteration the run continues from (0 = from the start): what was written of later ones by
+            the run that was interrupted is cut. None cuts nothing and adds to what is there.
+        validation_due: the validation after `start_iteration` is to be made again, so its figures are cut too.
     """
 
     def __init__(
@@ -36,10 +44,10 @@ class RunLogger:
         main_process: bool = True,
         tensorboard: bool = True,
         start_iteration: int | None = None,
+        validation_due: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.enabled = main_process
-        self._purge_step: int | None = None
         self._use_tensorboard = tensorboard and main_process
         self._writer: Any = None
         self._metrics_file: Any = None
@@ -52,7 +60,7 @@ class RunLogger:
         self._log.addHandler(_console_handler())
         self._log.addHandler(_FileHandler(self.folder / "log.txt", self._report))
         if start_iteration is not None:
-            self.truncate_after(start_iteration)
+            self.truncate_after(start_iteration, validation_due)
 
     def info(self, message: str) -> None:
         """One message to the console and log.txt."""
@@ -96,17 +104,26 @@ class RunLogger:
         """A TensorBoard text (Markdown)."""
         self._board(lambda writer: writer.add_text(tag, text, iteration))
 
-    def truncate_after(self, iteration: int) -> None:
-        """Cuts figures later than `iteration` from metrics.jsonl and from what TensorBoard shows.
+    def truncate_after(self, iteration: int, validation_due: bool = False) -> None:
+        """Cuts what was written of iterations later than `iteration` from all three logs, and unfinished ends.
+
+        Args:
+            iteration: the last that stays.
+            validation_due: cut its validation as well.
 
         Raises:
-            OSError: metrics.jsonl could not be rewritten.
+            OSError: a file could not be rewritten.
         """
         if not self.enabled:
             return
         self._close_files()
-        self._purge_step = iteration + 1 if iteration > 0 else 0
-        _truncate_metrics(self.folder / "metrics.jsonl", iteration)
+        validated = iteration - 1 if validation_due else iteration
+        _cut_lines(self.folder / "metrics.jsonl", lambda lines: [x for x in lines if _stays(x, iteration, validated)])
+        _cut_lines(self.folder / "log.txt", lambda lines: _up_to(lines, iteration, validated))
+        cut_events(
+            self.folder / "tensorboard",
+            lambda step, tag: step <= (validated if tag.startswith(VALIDATION_TAGS) else iteration),
+        )
 
     def last(self, name: str) -> float:
         """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""
@@ -156,18 +173,22 @@ class RunLogger:
                 return
 
             def build() -> None:
-                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
-                self._purge_step = None
+                if not self.folder.is_dir():  # which it would make anew, where a mount has vanished
+                    raise FileNotFoundError(errno.ENOENT, "the run's folder has gone", str(self.folder))
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"))
 
             self._guarded("tensorboard", build)
-        if self._writer is not None:
-            self._guarded("tensorboard", lambda: write(self._writer))
+        if self._writer is not None and not self._guarded("tensorboard", lambda: write(self._writer)):
+            self._writer = None  # its thread ends with its first error; the next figures get another one
 
-    def _guarded(self, name: str, action: Callable[[], None]) -> None:
+    def _guarded(self, name: str, action: Callable[[], None]) -> bool:
+        """Whether the action went well; a file that cannot be written is reported."""
         try:
             action()
         except OSError as error:
             self._report(name, error)
+            return False
+        return True
 
     def _report(self, name: str, error: BaseException) -> None:
         if name not in self._reported:
@@ -244,30 +265,32 @@ def _jsonable(obj: Any) -> Any:
     return obj
 
 
-def _truncate_metrics(path: Path, iteration: int) -> None:
-    """Drops the lines after `iteration` and those a killed process left unfinished; lines without one stay."""
-    if not path.exists():
+def _cut_lines(path: Path, keep: Callable[[list[str]], list[str]]) -> None:
+    """Replaces a text by the lines of it that `keep` returns; a last line without an end is gone before."""
+    if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if _is_up_to(line, iteration)]
-    if kept == lines:
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(kept)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    kept = keep([line for line in lines if line.endswith("\n")])
+    if kept != lines:
+        write_text(path, "".join(kept))
 
 
-def _is_up_to(line: str, iteration: int) -> bool:
+def _stays(line: str, iteration: int, validated: int) -> bool:
+    """Whether a line of metrics.jsonl is of no later iteration; one without an iteration is."""
     try:
         value = json.loads(line)
     except ValueError:
         return False
-    if not line.endswith("\n") or not isinstance(value, dict):
+    if not isinstance(value, dict):
         return False
-    return not isinstance(value.get("iteration"), (int, float)) or value["iteration"] <= iteration
+    last = validated if "validation" in value else iteration
+    return not isinstance(value.get("iteration"), (int, float)) or value["iteration"] <= last
+
+
+def _up_to(lines: list[str], iteration: int, validated: int) -> list[str]:
+    """The lines of log.txt before the first that tells of a later iteration or validation."""
+    for index, line in enumerate(lines):
+        found = _PROGRESS.match(line)
+        if found and int(found["number"]) > (iteration if found["what"] == "iteration" else validated):
+            return lines[:index]
+    return lines

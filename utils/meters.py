@@ -1,5 +1,6 @@
 """Running figures of a training loop that never make it wait for the device."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import Tensor
 from utils.distributed import all_gather_cat
 
 _TERMS = 4096  # a bad term is kept as iteration * _TERMS + index of the term, exact in float64 up to 2e12 iterations
+GRADIENT = "the gradient"
+_GRADIENT = _TERMS - 1  # its index, behind those of all losses
 
 
 @dataclass
@@ -19,8 +22,8 @@ class _Group:
 
     names: tuple[str, ...]
     codes: Tensor  # (T,) int64, index of each term in the meter's list of names
-    total: Tensor  # (T,) float64
-    count: int = 0
+    total: Tensor  # (T + 1,) float64: of each term, and the number of updates that counted
+    used: bool = False  # whether anything was added since the last read
 
 
 class LossMeter:
@@ -35,26 +38,65 @@ class LossMeter:
         self._first: Tensor | None = None  # int64 scalar on the device: code of the first bad term, -1 without one
         self._known: int | None = None  # the same on the host, as of the last transfer; None when older than an update
 
-    @torch.no_grad()
     def update(self, losses: dict[str, Tensor], iteration: int) -> None:
-        """Adds one micro-batch; nothing here waits for the device.
+        """Adds one micro-batch and looks for a loss that is not finite: `note` and `add` in one."""
+        self.note(losses, iteration)
+        self.add(losses)
+
+    @torch.no_grad()
+    def note(self, losses: dict[str, Tensor], iteration: int) -> None:
+        """Keeps the first loss that is not finite; nothing here waits for the device.
 
         Args:
             losses: name -> scalar tensor, all on one device.
-            iteration: kept when a loss of this update is the first that is not finite.
+            iteration: kept when a loss of this micro-batch is the first that is not finite.
         """
         if not losses:
             return
-        values = torch.stack([loss.detach().reshape(()).float() for loss in losses.values()])  # (T,)
-        group = self._group(tuple(losses), values.device)
-        group.total += values
-        group.count += 1
-        if self._first is None:
-            self._first = torch.full((), -1, dtype=torch.int64, device=values.device)
+        values = _values(losses)
         bad = ~torch.isfinite(values)
-        candidate = group.codes.gather(0, bad.int().argmax(0, keepdim=True))[0] + iteration * _TERMS
-        self._first = torch.where((self._first < 0) & bad.any(), candidate, self._first)
+        codes = self._group(tuple(losses), values.device).codes
+        self._keep_first(codes.gather(0, bad.int().argmax(0, keepdim=True))[0], bad.any(), iteration)
+
+    @torch.no_grad()
+    def note_gradient(self, bad: Tensor, iteration: int) -> None:
+        """Keeps a gradient that is not finite as the first bad term, unless there is one already.
+
+        Args:
+            bad: 0-dimensional bool.
+            iteration: of the step.
+        """
+        self._keep_first(torch.full((), _GRADIENT, device=bad.device), bad, iteration)
+
+    @torch.no_grad()
+    def add(self, losses: dict[str, Tensor], keep: Tensor | None = None) -> None:
+        """Adds one micro-batch to the means; nothing here waits for the device.
+
+        Args:
+            losses: name -> scalar tensor, all on one device.
+            keep: 0-dimensional bool on that device; where it is False nothing is added.
+        """
+        if not losses:
+            return
+        values = _values(losses)
+        group = self._group(tuple(losses), values.device)
+        values = torch.cat([values, torch.ones_like(values[:1])])
+        group.total += values if keep is None else torch.where(keep, values, 0.0)
+        group.used = True
+
+    def bad(self, device: torch.device) -> Tensor:
+        """Whether there was a bad term so far in this process, as 0-dimensional bool on the device."""
+        return self._first_on(device) >= 0
+
+    def _keep_first(self, code: Tensor, bad: Tensor, iteration: int) -> None:
+        first = self._first_on(bad.device)
+        self._first = torch.where((first < 0) & bad, code + iteration * _TERMS, first)
         self._known = None
+
+    def _first_on(self, device: torch.device) -> Tensor:
+        if self._first is None:
+            self._first = torch.full((), -1, dtype=torch.int64, device=device)
+        return self._first
 
     def read(self, across_processes: bool = False) -> dict[str, float]:
         """Means since the last read, and starts the next ones; one transfer from the device.
@@ -66,23 +108,26 @@ class LossMeter:
         Returns:
             name -> mean, in the order in which the terms first appeared; empty when nothing was added.
         """
-        groups = [group for group in self._groups.values() if group.count]
-        if self._first is None or not groups:
+        groups = [group for group in self._groups.values() if group.used]
+        if not groups:
             return {}
-        row = torch.cat([*(group.total for group in groups), self._first.reshape(1).double()])  # (T + 1,)
-        table = (all_gather_cat(row[None]) if across_processes else row[None]).tolist()  # processes x (T + 1)
+        first = self._first_on(groups[0].total.device)
+        row = torch.cat([*(group.total for group in groups), first.reshape(1).double()])
+        table = (all_gather_cat(row[None]) if across_processes else row[None]).tolist()  # a row for each process
         firsts = [int(line[-1]) for line in table if line[-1] >= 0]
         self._known = min(firsts, default=-1)
         sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
+        counts: dict[str, float] = {}
         column = 0
         for group in groups:
+            count = table[0][column + len(group.names)]  # the same in all processes
             for name in group.names:
                 sums[name] = sums.get(name, 0.0) + sum(line[column] for line in table) / len(table)
-                counts[name] = counts.get(name, 0) + group.count
+                counts[name] = counts.get(name, 0.0) + count
                 column += 1
-            group.total, group.count = torch.zeros_like(group.total), 0
-        return {name: sums[name] / counts[name] for name in self._names if name in sums}
+            column += 1
+            group.total, group.used = torch.zeros_like(group.total), False
+        return {name: sums[name] / counts[name] if counts[name] else math.nan for name in self._names if name in sums}
 
     def first_bad(self, across_processes: bool = False) -> tuple[int, str] | None:
         """Iteration and name of the first loss that was not finite, or None.
@@ -97,7 +142,10 @@ class LossMeter:
             self._known = min(firsts, default=-1)
         if self._known is None:
             self._known = -1 if self._first is None else int(self._first.item())
-        return None if self._known < 0 else (self._known // _TERMS, self._names[self._known % _TERMS])
+        if self._known < 0:
+            return None
+        iteration, index = divmod(self._known, _TERMS)
+        return iteration, GRADIENT if index == _GRADIENT else self._names[index]
 
     def reset(self) -> None:
         """Forgets everything, a bad loss included."""
@@ -105,9 +153,8 @@ class LossMeter:
 
     def state_dict(self) -> dict[str, Any]:
         """What was summed since the last read, so that a resumed run logs the same means; built-in types only."""
-        groups = [
-            (list(group.names), group.total.tolist(), group.count) for group in self._groups.values() if group.count
-        ]
+        rows = [(group.names, group.total.tolist()) for group in self._groups.values() if group.used]
+        groups = [(list(names), total[:-1], int(total[-1])) for names, total in rows if total[-1]]
         return {"names": list(self._names), "groups": groups}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
@@ -116,19 +163,24 @@ class LossMeter:
         self._names = list(state["names"])
         for names, total, count in state["groups"]:
             group = self._group(tuple(names), torch.device(device))
-            group.total += torch.tensor(total, dtype=torch.float64, device=device)
-            group.count = count
-            self._first = torch.full((), -1, dtype=torch.int64, device=device)
+            group.total += torch.tensor([*total, count], dtype=torch.float64, device=device)
+            group.used = True
 
     def _group(self, names: tuple[str, ...], device: torch.device) -> _Group:
         if names not in self._groups:
             self._names += [name for name in names if name not in self._names]
-            assert len(self._names) <= _TERMS
+            assert len(self._names) <= _GRADIENT
             codes = torch.tensor([self._names.index(name) for name in names])
             self._groups[names] = _Group(
-                names, codes.to(device, non_blocking=True), torch.zeros(len(names), dtype=torch.float64, device=device)
+                names,
+                codes.to(device, non_blocking=True),
+                torch.zeros(len(names) + 1, dtype=torch.float64, device=device),
             )
         return self._groups[names]
+
+
+def _values(losses: dict[str, Tensor]) -> Tensor:
+    return torch.stack([loss.detach().reshape(()).float() for loss in losses.values()])  # (T,)
 
 
 class RateMeter:

@@ -11,9 +11,9 @@ from engine.compare.jobs import Job, split_options
 from engine.compare.page import render
 from engine.compare.pictures import make_panels
 from engine.compare.records import read_run, read_teacher
-from engine.compare.runner import replace_text
 from engine.compare.spec import Spec
 from engine.compare.summary import format_table, summarise, write_csv
+from utils.files import write_text
 
 
 def write_report(spec: Spec, jobs: Sequence[Job], command: Sequence[str]) -> dict[str, Any]:
@@ -39,8 +39,8 @@ def write_report(spec: Spec, jobs: Sequence[Job], command: Sequence[str]) -> dic
     }
     dataset = build_dataset(spec.dataset, spec.data, spec.split, **split_options(spec, spec.split))
     panels, seed = make_panels(dataset, summary, spec.output, spec.pictures)
-    replace_text(spec.output / "report.html", render(summary, panels, seed))
-    replace_text(spec.output / "results.json", json.dumps(summary, indent=1, allow_nan=False))
+    write_text(spec.output / "report.html", render(summary, panels, seed))
+    write_text(spec.output / "results.json", json.dumps(summary, indent=1, allow_nan=False))
     write_csv(summary, spec.output / "results.csv")
-    replace_text(spec.output / "table.txt", format_table(summary) + "\n")
+    write_text(spec.output / "table.txt", format_table(summary) + "\n")
     return summary

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from engine.compare.jobs import (
 )
 from engine.compare.spec import Spec
 from engine.released import find_checkpoint
+from utils.files import write_text
+from utils.lock import folder_held
 
 RECORD = "compare.json"  # in a run's folder: what it was started with and how far it came
 EVALUATION = "evaluation"
@@ -34,19 +37,15 @@ Say = Callable[[str], Any]
 def read_record(folder: Path) -> dict[str, Any]:
     """What is noted on a run; empty for one that has not been started."""
     path = folder / RECORD
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove its folder, and the run is made anew") from error
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / RECORD, json.dumps(record, indent=1))
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Writes a text so that the file is never there in part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(folder / RECORD, json.dumps(record, indent=1))
 
 
 def refuse_other_settings(jobs: list[Job]) -> None:
@@ -73,9 +72,17 @@ def refuse_other_settings(jobs: list[Job]) -> None:
 
 
 def remove_runs(jobs: list[Job], spec: Spec) -> None:
-    """Deletes the runs of an earlier comparison in the same folder, and nothing that it did not write."""
-    for folder in (spec.output / TEACHER, *(job.folder for job in jobs)):
-        if (folder / RECORD).exists():
+    """Deletes the runs of an earlier comparison in the same folder, and nothing that it did not write.
+
+    Raises:
+        FolderInUseError: one of them is still training, perhaps of a comparison that was killed; nothing is deleted.
+    """
+    folders = [spec.output / TEACHER, *(job.folder for job in jobs)]
+    folders = [folder for folder in folders if (folder / RECORD).exists()]
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(folder_held(folder))
+        for folder in folders:
             shutil.rmtree(folder)
             folder.with_name(f"{folder.name}.txt").unlink(missing_ok=True)
 

@@ -111,7 +111,8 @@ def test_training_reads_the_window_alone(source, tmp_path):
     out = tmp_path / "out"
     prepare("custom", source, out, workers=0)
     data = build_dataset("custom", out, "train")
-    image, mask = data.view(1)
+    mask = data.view_mask(1)
+    image = data.view_image(1, 1, mask.shape)
     assert not image.flags.owndata and not image.flags.writeable and not mask.flags.owndata
     path = part_path(out, "train", 0)
     content = bytearray(path.read_bytes())

@@ -73,3 +73,43 @@ def test_panel_without_truth_and_given_names(tmp_path):
 )
 def test_names_differ(paths, names):
     assert prediction_names(SimpleNamespace(image_paths=paths, root=Path("/d"))) == names
+
+
+def below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_list_with_paths_that_lead_out_leaves_everything_in_the_folder(tmp_path):
+    root = write_pseudo_dataset("custom", tmp_path / "deep/er/data", count=2)
+    lines = (root / "val.txt").read_text().splitlines()
+    outside = tmp_path / "deep" / "outside"
+    outside.mkdir()
+    listed = []
+    for number, line in enumerate(lines):
+        image, mask = (root / word for word in line.split())
+        (outside / f"{number}").mkdir()
+        # one name in two folders, so that their paths become the names
+        copies = [outside / f"{number}" / f"same{image.suffix}", outside / f"{number}" / "mask.png"]
+        for original, copy in zip((image, mask), copies, strict=True):
+            copy.write_bytes(original.read_bytes())
+        listed.append(f"../../outside/{number}/same{image.suffix} ../../outside/{number}/mask.png")
+    (root / "val.txt").write_text("\n".join(listed) + "\n")
+    before = below(tmp_path)
+    dataset = build_dataset("custom", root, "val")
+    write_all(dataset, tmp_path / "out", masks=True, blends=True, panels=True)
+    assert len(below(tmp_path / "out")) == 3 * len(lines)
+    assert [name for name in below(tmp_path) if not name.startswith("out/")] == before
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/tmp/x", ".."])
+def test_name_that_leads_out_is_refused(name, tmp_path):
+    dataset = build_dataset("custom", write_pseudo_dataset("custom", tmp_path / "data", count=1), "val")
+    (tmp_path / "out").mkdir()
+    before = below(tmp_path)
+    if name == "..":  # a file of that name, "...png", lies in the folder
+        write_all(dataset, tmp_path / "out", masks=True, names=[name])
+        assert below(tmp_path / "out") == ["masks/...png"]
+        return
+    with pytest.raises(ValueError, match="outside"):
+        write_all(dataset, tmp_path / "out", masks=True, names=[name])
+    assert below(tmp_path) == before

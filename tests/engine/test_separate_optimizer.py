@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import engine.train
+from engine.finite import FiniteGuard
+from engine.interrupt import StepAgreement
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.state import Training
 from losses.adversarial import Adversarial
@@ -148,7 +150,10 @@ def one_step(task: Pair, scaler: torch.amp.GradScaler, clip_grad: float = 0.0) -
     training = Training(task, optimizer, scaler, separate_optimizer=build_separate_optimizer(separate))
     settings = SimpleNamespace(clip_grad=clip_grad, amp="off")
     batch = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2)
-    engine.train._step(task, training, [batch, batch], settings, torch.device("cpu"))
+    device = torch.device("cpu")
+    guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
+    guard.begin()
+    engine.train._step(task, training, [batch, batch], settings, device, guard)
     assert all(parameter.grad is None for parameter in task.parameters())
     return task.network.weight.item(), task.discriminator.weight.item()
 

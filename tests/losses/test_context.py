@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from losses.context import GraphContext
 from tests.losses import plain
@@ -26,3 +27,12 @@ def test_value_and_gradients_equal_the_formula(pooled, channels, size):
 
 def test_convolutions_have_no_bias():
     assert not any(name.endswith("bias") and "1.bias" not in name for name, _ in GraphContext(8).named_parameters())
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_attention_never_forms_the_whole_matrix(half):
+    """Only the flash kernel is allowed, which refuses what it cannot take."""
+    x = torch.randn(1, 16, 8, 8).to(memory_format=torch.channels_last).requires_grad_()
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), torch.autocast("cpu", torch.bfloat16, enabled=half):
+        GraphContext(16)(x).float().sum().backward()
+    assert torch.isfinite(x.grad).all()

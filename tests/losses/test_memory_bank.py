@@ -1,9 +1,16 @@
 import time
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from losses.memory_bank import ClasswiseBank, FlatBank, class_means, select_class_pixels
+from losses.memory_bank import ClasswiseBank, FlatBank, class_means, row_slots, select_class_pixels, select_classes
+from losses.relations import ChannelMemory, PixelMemory
+from tests.processes import run_processes
+from utils.distributed import get_world_size, ring_bytes
+from utils.types import Step
 
 
 def rows_of(values, dim=2):
@@ -103,10 +110,17 @@ def test_draws_are_copies():
     assert keys[:, 0].tolist() == [1, 2]
 
 
+def resident_mib():
+    """Memory that this process holds now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
 def test_large_bank_is_built_at_once():
+    resident = resident_mib()
     start = time.perf_counter()
     bank = ClasswiseBank(150, 20000, 512)
     assert time.perf_counter() - start < 1
+    assert resident_mib() - resident < 300  # of the 2930 MiB that it holds when it is full
     assert bank.queue.dtype == torch.bfloat16 and bank.queue.shape == (150 * 20000 + 1, 512)
     assert bank.queue[::500_000].abs().sum() == 0
 
@@ -134,29 +148,132 @@ def test_chosen_pixels_belong_to_their_class_and_are_random():
     labels[1, :] = 255
     labels[2, :] = 1
     images = torch.tensor([4, 5, 6])
-    position, classes, valid = select_class_pixels(labels, 4, 16, images, 1, 2)
+    position, classes, valid = select_class_pixels(labels, 4, 16, 64, images, 1, 2)
     assert position.shape == classes.shape == valid.shape == (3, 64)
     assert torch.equal(labels.gather(1, position)[valid], classes[valid])
     for n, expected in enumerate([[16] * 4, [0] * 4, [0, 16, 0, 0]]):
         assert torch.bincount(classes[n][valid[n]], minlength=4).tolist() == expected
         assert position[n][valid[n]].unique().numel() == sum(expected)
     assert position[2][valid[2]].max() > 100  # not the first positions of the image
-    again = select_class_pixels(labels[1:], 4, 16, images[1:], 1, 2)
+    again = select_class_pixels(labels[1:], 4, 16, 64, images[1:], 1, 2)
     assert torch.equal(again[0], position[1:])  # depends on the image's index, not on who shares the batch
-    other = select_class_pixels(labels, 4, 16, images, 1, 3)
+    other = select_class_pixels(labels, 4, 16, 64, images, 1, 3)
     assert not torch.equal(other[0][0], position[0])
 
 
 def test_every_pixel_has_the_same_chance():
     labels = torch.zeros(2000, 20, dtype=torch.int64)
-    position, _, valid = select_class_pixels(labels, 1, 5, torch.arange(2000), 9)
+    position, _, valid = select_class_pixels(labels, 1, 5, 5, torch.arange(2000), 9)
     assert valid.all() and ((torch.bincount(position.flatten(), minlength=20) / 2000 - 0.25).abs() < 0.05).all()
 
 
 def test_fewer_positions_than_slots():
-    position, classes, valid = select_class_pixels(torch.tensor([[1, 255, 0]]), 2, 16, torch.tensor([0]), 1)
+    position, classes, valid = select_class_pixels(torch.tensor([[1, 255, 0]]), 2, 16, 32, torch.tensor([0]), 1)
     assert valid.sum() == 2 and position.shape == (1, 3)
     assert dict(zip(classes[valid].tolist(), position[valid].tolist(), strict=True)) == {0: 2, 1: 0}
+
+
+def test_too_few_slots_are_shared_evenly_and_fairly():
+    labels = torch.arange(1000).expand(300, -1) % 10
+    labels = torch.where(torch.arange(1000) == 7, 10, labels)  # class 10 has one pixel
+    images = torch.arange(300)
+    position, classes, valid = select_class_pixels(labels, 12, 16, 33, images, 4)
+    assert valid.all() and torch.equal(labels.gather(1, position), classes)
+    counts = torch.stack([torch.bincount(row, minlength=12) for row in classes])
+    assert counts[:, 10].eq(1).all() and counts[:, 11].eq(0).all() and counts[:, :10].sum(1).eq(32).all()
+    assert counts[:, :10].min() == 3 and counts[:, :10].max() == 4
+    more = (counts[:, :10] == 4).float().mean(0)  # two of ten classes of every image
+    assert (more - 0.2).abs().max() < 0.12
+    few, _, _ = select_class_pixels(labels[:3], 12, 16, 33, images[:3], 4)
+    assert torch.equal(few, position[:3])
+
+
+def test_present_classes_find_slots_and_the_choice_among_too_many_is_fair():
+    present = torch.zeros(400, 9, dtype=torch.bool)
+    present[:, [1, 4, 5, 8]] = True
+    images = torch.arange(400)
+    classes, valid = select_classes(present, 6, images, 3)
+    assert classes.shape == (400, 6) and valid.sum(1).eq(4).all()
+    assert all(set(row[mask].tolist()) == {1, 4, 5, 8} for row, mask in zip(classes, valid, strict=True))
+    classes, valid = select_classes(present, 2, images, 3)
+    assert valid.all() and present.gather(1, classes).all()
+    share = torch.bincount(classes.flatten(), minlength=9) / 400
+    assert (share[[1, 4, 5, 8]] - 0.5).abs().max() < 0.12
+    assert torch.equal(select_classes(present[7:9], 2, images[7:9], 3)[0], classes[7:9])
+    assert select_classes(present, 20, images)[0].shape == (400, 9)
+
+
+def test_slots_leave_a_class_as_many_rows_as_it_had_where_images_have_few():
+    assert row_slots(19, 64 * 128, 16) == (304, 19)  # Cityscapes: 16 pixels and a region of every class
+    assert row_slots(21, 64 * 64, 16) == (336, 21)  # VOC
+    assert row_slots(12, 8 * 12, 16) == (96, 12)  # a small map: all its pixels
+    assert row_slots(150, 64 * 64, 16) == (326, 46)
+
+
+class NoHostSynchronization(TorchDispatchMode):
+    """Refuses operations whose result's shape or value the host has to wait for."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().removeprefix("aten::").split(".")[0]
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2"), name
+        assert not (name == "index" and any(getattr(i, "dtype", None) == torch.bool for i in args[1])), "bool index"
+        return func(*args, **(kwargs or {}))
+
+
+def test_writing_and_drawing_never_wait_for_the_device():
+    pixels = PixelMemory(5, 8, 40, 10, 30, 10, torch.bfloat16, seed=0)
+    channels = ChannelMemory(50, 20, (3, 2), torch.bfloat16, seed=0)
+    features, target = torch.randn(2, 8, 9, 7), torch.randint(0, 5, (2, 20, 20))
+    with NoHostSynchronization():
+        for iteration in range(3):
+            step = Step(iteration)
+            terms = pixels(features, features + 1, target, step, 0.1, 1.0)
+            terms["memory_channel"] = channels(features[:, :, :3, :2], features[:, :, 1:4, :2], step, 0.1, 1.0)
+    assert len(terms) == 3 and all(value.isfinite() and value > 0 for value in terms.values())
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoHostSynchronization():
+        pixels.pixel_bank.queue_ptr[0].item()
+
+
+def sent_by_a_step_of_the_banks(classes, size):
+    """Bytes that this process sends while banks of the published settings are written, beside its feature maps'."""
+    pixels = PixelMemory(classes, 512, 20000, 2000, 1, 1, torch.bfloat16, seed=0)
+    channels = ChannelMemory(10000, 2048, (-(-size[0] // 4), -(-size[1] // 4)), torch.bfloat16, seed=0)
+    images = 4
+    maps = torch.randn(images, 512, *size)
+    labels = torch.randint(0, classes, (images, size[0] * size[1]))
+    gathered, reduced = [], []
+    gather, reduce = dist.all_gather_into_tensor, dist.all_reduce
+
+    def record_gather(output, tensor, *args, **kwargs):
+        gathered.append(tensor)
+        return gather(output, tensor, *args, **kwargs)
+
+    def record_reduce(tensor, *args, **kwargs):
+        reduced.append(tensor)
+        return reduce(tensor, *args, **kwargs)
+
+    dist.all_gather_into_tensor, dist.all_reduce = record_gather, record_reduce  # the process ends with the test
+    pixels._enqueue(maps.flatten(2).transpose(1, 2), labels, Step())
+    pooled = torch.nn.functional.avg_pool2d(maps, 4, ceil_mode=True)
+    channels._enqueue(pooled.flatten(2).flatten(0, 1), Step())
+    count = get_world_size()
+    return {
+        "calls": (len(gathered), len(reduced)),
+        "sent": ring_bytes(gathered, reduced, count),
+        "maps": ring_bytes([maps], [], count),
+        "written": [bank.queue_count.sum().item() for bank in (pixels.pixel_bank, pixels.region_bank, channels.bank)],
+        "first": pixels.pixel_bank.queue[:: 20000 * 10].float(),
+    }
+
+
+@pytest.mark.slow
+def test_a_step_sends_at_most_a_twentieth_of_its_feature_maps():
+    one, two = run_processes(sent_by_a_step_of_the_banks, 2, 150, (64, 64))
+    for result in (one, two):
+        assert result["calls"] == (4, 1)
+        assert 0.04 < result["sent"] / result["maps"] <= 1 / 20
+        assert result["written"] == [8 * 326, 8 * 46, 256]
+    assert torch.equal(one["first"], two["first"])
 
 
 def test_class_means():

@@ -134,15 +134,22 @@ def test_a_failed_download_is_told_with_name_and_cause(monkeypatch):
 def test_the_download_asks_the_library_for_its_pretrained_network(monkeypatch, library):
     asked = []
     monkeypatch.setattr(timm, "create_model", lambda *args, **options: asked.append((args, options)))
-    monkeypatch.setattr(torchvision.models, "get_model", lambda *args, **options: asked.append((args, options)))
     if library == "timm":
         sources.download("timm", "mobilenetv2_100", "ra_in1k")
         assert asked == [(("mobilenetv2_100.ra_in1k",), {"pretrained": True})]
     else:
-        sources.download("torchvision", "mobilenet_v2", "")
+        state = torchvision.models.mobilenet_v2(weights=None).state_dict()
+
+        def load_state_dict_from_url(url, **options):
+            asked.append((url, options))
+            return state
+
+        monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", load_state_dict_from_url)
+        found = sources.download("torchvision", "mobilenet_v2", "").state_dict()
         default = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
-        assert asked == [(("mobilenet_v2",), {"weights": default})]
+        assert asked == [(default.url, {"progress": False, "check_hash": True, "weights_only": True})]
         assert default is torchvision.models.MobileNet_V2_Weights.DEFAULT
+        assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
 
 @pytest.mark.parametrize("source", ["TIMM:mobilenetv2_100", "TorchVision:mobilenet_v2"])

@@ -2,6 +2,7 @@ import argparse
 import errno
 import os
 import pickle
+import socket
 import subprocess
 import sys
 from collections import OrderedDict
@@ -117,7 +118,7 @@ def test_missing_folder_is_not_created(tmp_path):
 def test_remains_of_a_killed_process_go(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = checkpoint.socket.gethostname()
+    host = socket.gethostname()
     stale = tmp_path / f".a.pth.{host}-{dead.pid}-0.tmp"
     alive = tmp_path / f".a.pth.{host}-{os.getppid()}-0.tmp"
     other = tmp_path / f".b.pth.{host}-{dead.pid}-0.tmp"

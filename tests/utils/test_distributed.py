@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.processes import run_processes
+from tests.processes import free_port, run_processes
 from utils import distributed as du
 
 
@@ -127,6 +127,55 @@ def test_main_process_goes_first(tmp_path):
     assert run_processes(_order, 2, str(tmp_path)) == [1.0, 1.0]
 
 
+def test_others_that_do_not_come_are_an_error(monkeypatch):
+    for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": free_port()}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    with pytest.raises(du.LostProcesses, match="2 processes of the run did not all meet .* within 1 s"):
+        du.setup_distributed("cpu", timeout=1)
+    assert not du.is_distributed()
+
+
+def _lose_others(how: str) -> str:
+    try:
+        with du.lost_processes_explained(lambda: "after iteration 7"):
+            du.barrier()
+            if du.get_rank() == 1:
+                if how == "error":
+                    du.note_failure("ValueError: bad file")
+                    du.note_failure("a later one")
+                if how == "hang":
+                    time.sleep(25)
+                du.cleanup_distributed()
+                return "left"
+            du.all_reduce_sum(torch.ones(1))
+    except du.LostProcesses as error:
+        assert "gloo" in str(error.__cause__)
+        return str(error)
+    return "nothing"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("error", ["process 1: ValueError: bad file"]),
+        pytest.param("silence", ["ended without a word"], marks=pytest.mark.slow),
+        pytest.param("hang", ["no answer within 15 s", "--dist-timeout"], marks=pytest.mark.slow),
+    ],
+)
+def test_lost_processes_are_explained(how, words):
+    results = run_processes(_lose_others, 2, how, dist_timeout=15 if how == "hang" else 60)
+    assert results[1] == "left"
+    for text in ["lost the other processes after iteration 7", *words]:
+        assert text in results[0]
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="^mine$"), du.lost_processes_explained(lambda: ""):
+        raise RuntimeError("mine")
+    du.note_failure("alone, there is nobody to tell")
+
+
 def _threads_after_cleanup() -> list[str]:
     import torch._dynamo
 
@@ -139,3 +188,10 @@ def _threads_after_cleanup() -> list[str]:
 def test_no_thread_outlives_the_process_group():
     for names in run_processes(_threads_after_cleanup, 2):
         assert not [name for name in names if "gloo" in name]
+
+
+def test_bytes_round_a_ring():
+    gathered, reduced = [torch.zeros(3, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.uint8)], [torch.zeros(5)]
+    assert du.ring_bytes(gathered, reduced, 1) == 0
+    assert du.ring_bytes(gathered, [], 4) == 3 * 8
+    assert du.ring_bytes([], reduced, 4) == 2 * 3 / 4 * 20

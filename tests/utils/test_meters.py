@@ -125,7 +125,8 @@ def test_update_on_a_gpu_never_waits():
 
 
 def test_means_and_bad_losses_of_all_processes(monkeypatch):
-    other = torch.tensor([[6.0, 2.0, 3 * 4096 + 1]], dtype=torch.float64)  # sums of a and b, and (iteration 3, term b)
+    # sums of a and b, number of updates, and (iteration 3, term b)
+    other = torch.tensor([[6.0, 2.0, 2.0, 3 * 4096 + 1]], dtype=torch.float64)
     monkeypatch.setattr(meters, "all_gather_cat", lambda row: torch.cat([row, other]))
     meter = LossMeter()
     meter.update(tensors(a=1.0, b=1.0), 2)

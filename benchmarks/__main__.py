@@ -1,0 +1,121 @@
+"""All benchmarks that have targets, one after the other, and the table of targets with what was measured.
+
+    python -m benchmarks                      # everything, under a quarter of an hour on two cores
+    python -m benchmarks relations banks      # some
+    python -m benchmarks --json results.json --device cuda
+
+Each runs in a process of its own, so that none profits from the memory another has left. A missed target is said and
+is no failure: machines differ. A benchmark that cannot run is one, and the exit code is 1.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+BENCHMARKS = {
+    "relations": "the relation terms beside a plain implementation of the formulas",
+    "banks": "construction, writing and drawing, bytes between processes",
+    "input": "training samples from 2048x1024 PNG files and from a prepared copy",
+    "step": "the whole training step beside plain logit distillation's",
+}
+ON_THE_DEVICE = ("relations", "step")
+HEADER = ("benchmark", "target", "bound", "measured", "")
+
+
+def run_one(name: str, device: str, folder: Path) -> dict:
+    """Runs a benchmark in a process of its own; what it prints is shown.
+
+    Returns:
+        what it wrote as JSON, or {"benchmark": name, "error": text}.
+    """
+    file = folder / f"{name}.json"
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)]
+    if name in ON_THE_DEVICE:
+        command += ["--device", device]
+    code = subprocess.run(command, cwd=Path(__file__).parents[1], check=False).returncode
+    if code or not file.exists():
+        return {"benchmark": name, "error": f"ended with exit code {code}"}
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def target_rows(results: list[dict]) -> list[tuple[str, ...]]:
+    """Benchmark, target, bound, measured value, and whether it is met, one row a target."""
+    rows = []
+    for result in results:
+        if "error" in result:
+            rows.append((result["benchmark"], "-", "-", "-", f"FAILED: {result['error']}"))
+        for name, target in result.get("targets", {}).items():
+            bound = f"at {'most' if target['at_most'] else 'least'} {target['bound']:.4g}"
+            met = "met" if target["met"] else "MISSED"
+            rows.append((result["benchmark"], name, bound, f"{target['measured']:.4g}", met))
+    return rows
+
+
+def format_table(rows: list[tuple[str, ...]]) -> str:
+    """Rows under the header in aligned columns."""
+    widths = [max(len(row[column]) for row in [HEADER, *rows]) for column in range(len(HEADER))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [HEADER, *rows]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def machine() -> dict[str, str | int]:
+    """What the figures belong to."""
+    cpu = next(
+        (line.partition(":")[2].strip() for line in _cpu_information() if line.startswith("model name")),
+        platform.processor() or platform.machine(),
+    )
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_information() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def main() -> None:
+    """Parse, run, print, write."""
+    listing = "\n".join(f"  {name:10s} {text}" for name, text in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="benchmarks",
+        description=f"{__doc__}\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}")
+    results, began = [], time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.names or BENCHMARKS:
+            print(f"\n== {name}: {BENCHMARKS[name]}", flush=True)
+            started = time.monotonic()
+            results.append(run_one(name, args.device, Path(folder)))
+            results[-1]["wall_seconds"] = time.monotonic() - started
+    print(f"\n{format_table(target_rows(results))}")
+    print(f"\n{time.monotonic() - began:.0f} s on " + ", ".join(f"{name} {value}" for name, value in machine().items()))
+    if args.json:
+        args.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8")
+    sys.exit(1 if any("error" in result for result in results) else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,329 @@
+"""Whether N processes equal one: losses, gradients, banks, parameters and metrics of 1, 2 and 3 processes beside it.
+
+    python -m benchmarks.processes                        # small real networks, float32; about three minutes
+    python -m benchmarks.processes --networks tiny --dtype float64 --cases cirkdv2 dkd --json processes.json
+
+Every method, and every relation term alone, takes three optimiser steps on the same global batches of 6 images (more
+where micro-batches are accumulated), shared by the processes over gloo and wrapped as the trainer wraps them, with
+batch norms frozen and no dropout. Dropout draws differ between processes, and CPU batch norms see their own process's
+images alone, so neither can be equal. Loss terms and gradients are those of the first step; parameters and banks are
+compared after the third. A relative difference is the largest difference of a tensor over its largest value.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dataset.loaders import build_eval_loader
+from engine.evaluate import evaluate
+from engine.optim import build_optimizer, build_separate_optimizer
+from engine.parallel import distribute
+from engine.task import DistillationTask, disable_dropout
+from losses import METHODS, build_combined
+from models import build_model
+from tests.processes import run_processes
+from utils.complexity import feature_shapes
+from utils.distributed import all_gather_object, all_reduce_sum, get_rank, get_world_size, is_distributed
+from utils.types import SegOutput, Step
+
+CLASSES, BATCH, STEPS, LR = 4, 6, 3, 0.001
+SMALL_BANKS = {
+    "pixel_memory_size": 40,
+    "region_memory_size": 8,
+    "channel_memory_size": 300,
+    "pixel_contrast_size": 40,
+    "region_contrast_size": 16,
+    "channel_contrast_size": 64,
+    "bank_dtype": "float32",
+}
+RELATION_TERMS = (
+    "kd fitnet minibatch_pixel memory_pixel memory_region minibatch_channel memory_channel channel_kd".split()
+)
+VALIDATION_SIZES = (1, 2, 5, 7)
+LABELS = ("uneven", "ignored first half", "class in one image", "all ignored")
+# Below this share of the largest value of all tensors compared together, a tensor counts as rounding around 0: the
+# biases of attention's keys have such gradients.
+FLOOR = 1e-6
+
+
+@dataclass(frozen=True)
+class Case:
+    """What trains in one comparison.
+
+    Attributes:
+        name: for the table.
+        configs: method -> options, as for `build_combined`.
+        labels: one of LABELS.
+        accumulate: micro-batches of 6 images in a step.
+    """
+
+    name: str
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    labels: str = "uneven"
+    accumulate: int = 1
+
+
+class Row(NamedTuple):
+    """The largest difference of something from one process."""
+
+    case: str
+    processes: int
+    what: str
+    where: str
+    absolute: float
+    relative: float
+
+
+def _options(method: str, **options: Any) -> dict[str, Any]:
+    known = METHODS[method].Config.__dataclass_fields__
+    return {name: value for name, value in (SMALL_BANKS | options).items() if name in known}
+
+
+def all_cases(companions: bool = True) -> list[Case]:
+    """Every method, every relation term alone, and the hard cases of those that look at labels or other images.
+
+    Args:
+        companions: methods come with pixel KD and the adversarial term where they were published beside them.
+    """
+    cases = []
+    for name, method in METHODS.items():
+        beside = [other for other in ("kd", "adversarial") if companions and getattr(method, f"includes_{other}")]
+        cases.append(Case(name, {part: _options(part) for part in (name, *beside)}))
+    weights = [name for name in METHODS["cirkdv2"].Config.__dataclass_fields__ if name.endswith("_weight")]
+    for term in RELATION_TERMS:
+        alone = {weight: float(weight == f"{term}_weight") for weight in weights}
+        cases.append(Case(f"cirkdv2, {term} alone", {"cirkdv2": _options("cirkdv2", **alone)}))
+    together = {"cirkdv2": _options("cirkdv2", minibatch_partners=None), "dkd": {}, "ifvd": {}, "dist": {}, "mgd": {}}
+    cases.append(Case("cirkdv2 with all partners", {"cirkdv2": together["cirkdv2"]}))
+    for labels in LABELS[1:]:
+        cases.append(Case(f"together, {labels}", together, labels))
+    cases.append(Case("together, 2 micro-batches", together, "uneven", 2))
+    cases.append(Case("together, 2 micro-batches, ignored first half", together, "ignored first half", 2))
+    return cases
+
+
+class TinyNetwork(nn.Module):
+    """One convolution, one classifier and an auxiliary one; all that a task needs of a network."""
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(3, channels, 3, stride, 1)
+        self.backbone = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.Tanh(), nn.Dropout2d(0.5))
+        self.classifier, self.auxiliary = (nn.Conv2d(channels, CLASSES, 1) for _ in range(2))
+
+    def forward(self, images: Tensor, need_aux: bool = True) -> SegOutput:
+        """(N, 3, H, W) -> maps at 1 / stride of the size."""
+        features = self.backbone(images)
+        return SegOutput(self.classifier(features), features, self.auxiliary(features))
+
+
+def build_networks(kind: str) -> tuple[nn.Module, nn.Module, tuple[int, int]]:
+    """Student, teacher and crop size of "tiny" or "real"; their features differ in channels and, if tiny, in size."""
+    torch.manual_seed(0)
+    if kind == "tiny":
+        return TinyNetwork(6, 4), TinyNetwork(10, 2), (26, 34)
+    student = build_model("psp_mobile", "mobilenetv3_small", CLASSES)
+    return student, build_model("deeplabv3", "resnet18", CLASSES), (64, 64)
+
+
+def make_labels(kind: str, images: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Labels (images, H, W) with unequal numbers of valid pixels; `kind`, one of LABELS, shapes each 6 images."""
+    target = torch.randint(0, CLASSES, (images, *size), generator=generator)
+    index = torch.arange(images) % BATCH
+    for image, place in enumerate(index.tolist()):  # from a sixth of the pixels in the first image to all in the last
+        target[image, size[0] * (place + 1) // BATCH :] = 255
+    if kind == "ignored first half":  # the first process has no valid pixel, neither of two nor of three
+        target[index < BATCH // 2] = 255
+    elif kind == "class in one image":
+        target[(target == CLASSES - 1) & (index != BATCH - 1)[:, None, None]] = 0
+    elif kind == "all ignored":
+        target[:] = 255
+    return target
+
+
+def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[str, Tensor]]:
+    """Trains on this process's share of the global batches.
+
+    Returns:
+        "losses" (mean over processes) and "gradients" of the first step, "parameters" and "banks" after the last.
+    """
+    student, teacher, size = build_networks(networks)
+    shapes = [feature_shapes(network, *size)["features"] for network in (student, teacher)]
+    task = DistillationTask(student, teacher, build_combined(case.configs, *shapes, CLASSES), freeze_bn=True)
+    disable_dropout(task.modules())
+    task.to(dtype).train()
+    teacher.to(dtype)
+    separate = task.separate_parameters()
+    optimizers = [
+        build_optimizer(task, (), kind="sgd", lr=LR, weight_decay=1e-4, momentum=0.9, separate=separate),
+        build_separate_optimizer(separate),
+    ]
+    optimizers = [optimizer for optimizer in optimizers if optimizer is not None]
+    model = distribute(task, torch.device("cpu"))
+    share = BATCH // get_world_size()
+    first = get_rank() * share
+    generator = torch.Generator().manual_seed(1)
+    losses: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    for iteration in range(STEPS):
+        shape = (case.accumulate, BATCH, 3, *size)
+        images = torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)[:, first : first + share]
+        target = make_labels(case.labels, case.accumulate * BATCH, size, generator)
+        target = target.unflatten(0, (case.accumulate, BATCH))[:, first : first + share]
+        for part in range(case.accumulate):
+            step = Step(iteration, part, case.accumulate, target.flatten(0, 1) if case.accumulate > 1 else None)
+            waits = is_distributed() and part < case.accumulate - 1
+            with model.no_sync() if waits else nullcontext():
+                terms = model(images[part], target[part], step)
+                (sum(terms.values()) / case.accumulate).backward()
+            if iteration == 0:
+                for name, value in terms.items():
+                    losses[name] = losses.get(name, 0) + all_reduce_sum(value) / (get_world_size() * case.accumulate)
+        if iteration == 0:
+            gradients = {name: p.grad.clone() for name, p in task.named_parameters() if p.grad is not None}
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return {
+        "losses": losses,
+        "gradients": gradients,
+        "parameters": {name: parameter.detach() for name, parameter in task.named_parameters()},
+        "banks": {name: buffer for name, buffer in task.named_buffers() if "queue" in name},
+    }
+
+
+def differences(case: str, results: dict[str, dict[str, Tensor]], expected: dict[str, dict[str, Tensor]]) -> list[Row]:
+    """Rows for every loss term and one each for gradients, parameters, banks, their counters and confusion matrices."""
+    rows = []
+    for kind, wanted in expected.items():
+        if results[kind].keys() != wanted.keys():
+            raise AssertionError(f"{case}: {kind} are of {sorted(results[kind])}, expected {sorted(wanted)}")
+        largest = max((float(value.abs().max()) for value in wanted.values()), default=0.0)
+        groups: dict[str, list[tuple[float, float, str]]] = {}
+        for name, value in wanted.items():
+            absolute = float((results[kind][name].double() - value.double()).abs().max())
+            floor = 0.0 if kind == "losses" else FLOOR * largest
+            relative = absolute / max(float(value.abs().max()), floor) if absolute else 0.0
+            counter = kind == "banks" and not value.is_floating_point()
+            what = name if kind == "losses" else "bank pointers and counts" if counter else kind
+            groups.setdefault(what, []).append((relative, absolute, name))
+        for what, found in groups.items():
+            relative, _, where = max(found)
+            rows.append(Row(case, get_world_size(), what, where, max(absolute for _, absolute, _ in found), relative))
+    return rows
+
+
+class DrawnImages:
+    """Images of different sizes and their labels, drawn anew at each access; what evaluation needs of a data set."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        generator = torch.Generator().manual_seed(index)
+        size = (20 + index, 24 + 2 * index)
+        image = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
+        mask = torch.randint(0, CLASSES + 1, size, generator=generator, dtype=torch.uint8)
+        return image.numpy(), torch.where(mask == CLASSES, 255, mask).numpy()
+
+
+def validate(sizes: Sequence[int]) -> dict[str, dict[str, Tensor]]:
+    """Confusion matrices of validation sets of these sizes; an image not predicted exactly once is an error."""
+    network = build_networks("tiny")[0]
+    matrices = {}
+    for size in sizes:
+        positions: list[Tensor] = []
+        loader = build_eval_loader(DrawnImages(size), rank=get_rank(), world_size=get_world_size())
+        metrics = evaluate(
+            network,
+            loader,
+            CLASSES,
+            torch.device("cpu"),
+            on_prediction=lambda batch, _, found=positions: found.append(batch.positions),
+        )
+        seen = sorted(int(p) for found in all_gather_object(positions) for p in found)
+        if seen != list(range(size)):
+            raise AssertionError(f"{get_world_size()} processes predicted the images {seen} of {size}")
+        matrices[f"{size} images"] = torch.from_numpy(metrics.matrix)
+    return {"confusion matrices": matrices}
+
+
+def compare_cases(cases: Sequence[Case], networks: str, dtype: torch.dtype, folder: str) -> list[Row]:
+    """Runs the cases; one process writes its results to `folder`, several compare theirs with them."""
+    rows = []
+    for case in [*cases, None]:
+        results = validate(VALIDATION_SIZES) if case is None else take_steps(case, networks, dtype)
+        name = "validation" if case is None else case.name
+        file = Path(folder) / f"{name}.pt"
+        if get_world_size() == 1:
+            torch.save(results, file)
+        else:
+            rows += differences(name, results, torch.load(file, weights_only=True))
+    return rows
+
+
+def measure(
+    cases: Sequence[Case], networks: str, dtype: torch.dtype, worlds: Sequence[int], timeout: float
+) -> list[Row]:
+    """Rows of all cases and the validation for each number of processes: the largest difference of any process."""
+    worst: dict[tuple[str, int, str], Row] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        compare_cases(cases, networks, dtype, folder)
+        for world in worlds:
+            for rows in run_processes(compare_cases, world, cases, networks, dtype, folder, timeout=timeout):
+                for row in rows:
+                    worst[row[:3]] = max(worst.get(row[:3], row), row, key=lambda r: (r.relative, r.absolute))
+    return list(worst.values())
+
+
+def format_table(rows: Sequence[Row], worlds: Sequence[int], by: str) -> str:
+    """A Markdown table of the largest differences, absolute (relative), a line for each value of the field `by`."""
+    lines = [f"| {by} | " + " | ".join(f"{world} processes" for world in worlds) + " |", "|---|" + "---|" * len(worlds)]
+    for value in dict.fromkeys(getattr(row, by) for row in rows):
+        cells = []
+        for world in worlds:
+            found = [row for row in rows if getattr(row, by) == value and row.processes == world]
+            absolute, relative = (max(getattr(row, name) for row in found) for name in ("absolute", "relative"))
+            cells.append(f"{absolute:.1e} ({relative:.1e})" if absolute else "0")
+        lines.append(f"| {value} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", choices=("real", "tiny"), default="real")
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
+    parser.add_argument("--cases", nargs="*", metavar="TEXT", help="only cases whose name contains one of these")
+    parser.add_argument("--processes", type=int, nargs="+", default=[2, 3], help="each divides 6")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if any(world < 2 or BATCH % world for world in args.processes):
+        parser.error(f"--processes {args.processes}: expected numbers from 2 that divide {BATCH}")
+    cases = [case for case in all_cases() if not args.cases or any(text in case.name for text in args.cases)]
+    if not cases:
+        parser.error(f"no case contains {args.cases}; there are {', '.join(case.name for case in all_cases())}")
+    torch.set_num_threads(1)
+    rows = measure(cases, args.networks, getattr(torch, args.dtype), args.processes, timeout=1800)
+    print(f"{args.networks} networks, {args.dtype}: largest difference from one process, absolute (relative)")
+    for by in ("what", "case"):
+        print(f"\n{format_table(rows, args.processes, by)}")
+    if args.json:
+        settings = {name: str(value) for name, value in vars(args).items()}
+        found = {"arguments": settings, "torch": torch.__version__, "rows": [row._asdict() for row in rows]}
+        args.json.write_text(json.dumps(found | {"cases": [asdict(case) for case in cases]}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""Time and memory of the relation terms beside a plain implementation of their formulas.
+
+    python -m benchmarks.relations --json relations.json
+
+Features (4, 512, 64, 64) of 19 classes, forward + backward with respect to the student's features, in turns in one
+process; the best of several runs counts. The plain way keeps whole anchors x keys matrices, leaves the gradient to
+autograd and loops over pairs of images. Groups of terms:
+
+- memory: pixels to 4104 pixel keys and to 1026 region keys, 5 % of the pixels ignored;
+- minibatch: pixels of every image to those of every image; partners: the same with two images for each;
+- channels: channel maps across all images, and to 2048 keys of the channel bank;
+- context: the graph context module (bfloat16: under autocast, for it has no setting of its own).
+
+Peak extra memory is the rise of the process's resident high-water mark (CPU; each way in a fresh process, so that none
+profits from memory that another has left) or of the allocator's peak (CUDA), over inputs that are already there. The
+last line is that of all relation terms at once, for 8 images of 512x1024 with bfloat16 operands and two partners.
+By count, on CUDA: two gradients of the memory terms, rows of both networks, their bfloat16 copies and a gradient are
+six maps of 8 x 512 x 64 x 128 float32 values, 768 MiB, and two float32 and one bfloat16 chunk of logits are 320 MiB.
+"""
+
+import argparse
+import json
+import math
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from losses.context import GraphContext
+from losses.functional import pool4x4, sample_partners
+from losses.memory_bank import MemoryBank
+from losses.relation_products import RELATION_DTYPES
+from losses.relations import ChannelMemory, PixelMemory, minibatch_relation
+from utils.types import Step
+
+MIB = 1 << 20
+TEMPERATURE, CLASSES, PARTNERS = 0.1, 19, 2
+PIXEL_DRAW, REGION_DRAW, CHANNEL_DRAW = 4096, 1024, 2048
+PUBLISHED_SIZE = (8, 512, 64, 128)  # features of 8 images of 512x1024
+GROUPS = {"memory": 4, "minibatch": 2, "partners": 2, "channels": 5, "context": 2}  # name: timed runs
+WAYS = ("plain", "float32", "bfloat16")
+SPEEDUPS = {  # device: (group, way): at least so many times as fast as the plain way
+    "cpu": {
+        ("memory", "float32"): 1.8,
+        ("memory", "bfloat16"): 4.0,
+        ("minibatch", "float32"): 1.7,
+        ("minibatch", "bfloat16"): 2.5,
+    },
+    "cuda": {("memory", "bfloat16"): 5.0, ("minibatch", "bfloat16"): 5.0},
+}
+MEMORY_SHARE = 1 / 8
+LARGEST_GIB = 2.0
+
+
+class Inputs:
+    """Feature maps, labels and banks; nothing here is measured."""
+
+    def __init__(self, size: tuple[int, int, int, int], device: str) -> None:
+        """Smooth teacher maps with noise and a student like them, (B, C, h, w); banks of rows like the teacher's."""
+        generator = torch.Generator().manual_seed(0)
+        batch, channels, height, width = size
+
+        def maps(count: int) -> Tensor:
+            coarse = torch.randn(count, channels, -(-height // 8), -(-width // 8), generator=generator)
+            smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
+            return smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
+
+        teacher = maps(batch)
+        self.teacher = teacher.to(device)
+        self.student = (teacher + 0.5 * torch.randn(teacher.shape, generator=generator)).to(device).requires_grad_()
+        self.target = torch.randint(0, CLASSES, (batch, height, width), generator=generator)
+        self.target[torch.rand(self.target.shape, generator=generator) < 0.05] = 255
+        self.target = self.target.to(device)
+        counts = PIXEL_DRAW // CLASSES + 1, REGION_DRAW // CLASSES + 1  # banks of as many rows as are drawn of them
+        self.pixels = PixelMemory(CLASSES, channels, *counts, PIXEL_DRAW, REGION_DRAW, torch.bfloat16, 0).eval()
+        pooled = (-(-height // 4), -(-width // 4))
+        self.channels = ChannelMemory(CHANNEL_DRAW, CHANNEL_DRAW, pooled, torch.bfloat16, 0).eval()
+        rows = maps(2).flatten(2).transpose(1, 2).flatten(0, 1)  # (2 * h * w, C)
+        for bank in (self.pixels.pixel_bank, self.pixels.region_bank):
+            fill(bank, rows[torch.randint(0, rows.shape[0], (bank.num_rings * bank.size,), generator=generator)])
+        fill(self.channels.bank, torch.randn(CHANNEL_DRAW, math.prod(pooled), generator=generator))
+        self.pixels.to(device)
+        self.channels.to(device)
+        self.context = GraphContext(channels).to(device)
+
+
+def fill(bank: MemoryBank, rows: Tensor) -> None:
+    """Make ``rows`` (rings * size, D) the bank's contents."""
+    bank.queue[:-1] = F.normalize(rows, dim=1).to(bank.queue.dtype)
+    bank.queue_count.fill_(bank.size)
+
+
+def plain_relation(student: Tensor, teacher: Tensor, student_keys: Tensor, teacher_keys: Tensor) -> Tensor:
+    """Mean over anchors of the KL divergence, with whole N x K matrices."""
+    log_student = F.log_softmax(student @ student_keys.T / TEMPERATURE, dim=1)
+    teacher_probability = F.softmax(teacher @ teacher_keys.T / TEMPERATURE, dim=1)
+    return F.kl_div(log_student, teacher_probability, reduction="batchmean")
+
+
+def plain_minibatch(student: Tensor, teacher: Tensor, partners: int | None) -> Tensor:
+    """Mean over pairs; rows (B, L, D)."""
+    chosen = sample_partners(student.shape[0], partners, 0)
+    student, teacher = F.normalize(student, dim=2), F.normalize(teacher, dim=2)
+    values = [
+        plain_relation(student[i], teacher[i], student[j], teacher[j]) for i, keys in enumerate(chosen) for j in keys
+    ]
+    return sum(values) / len(values)
+
+
+def plain_context(module: GraphContext, x: Tensor) -> Tensor:
+    """The module's formula with the whole matrix of attention."""
+    query, key, value = (layer(x).flatten(2) for layer in (module.query, module.key, module.value))  # (B, C / 2, L)
+    attention = (query.transpose(1, 2) @ key / math.sqrt(query.shape[1])).softmax(dim=2)
+    attended = (attention @ value.transpose(1, 2)).transpose(1, 2).reshape(x.shape[0], -1, *x.shape[2:])
+    return module.fuse(torch.cat([x, module.expand(attended)], dim=1))
+
+
+def plain(group: str, inputs: Inputs) -> Tensor:
+    """The terms of a group from their formulas."""
+    student, teacher = inputs.student, inputs.teacher
+    if group == "context":
+        return plain_context(inputs.context, student).square().mean()
+    if group == "memory":
+        valid = (inputs.target != 255).flatten()
+        rows = [F.normalize(maps, dim=1).movedim(1, -1).flatten(0, 2)[valid] for maps in (student, teacher)]
+        banks = [bank.queue[:-1].float() for bank in (inputs.pixels.pixel_bank, inputs.pixels.region_bank)]
+        return sum(plain_relation(*rows, keys, keys) for keys in banks)
+    if group == "channels":
+        rows = [F.avg_pool2d(maps, 4, 4, ceil_mode=True).flatten(2) for maps in (student, teacher)]
+        keys = inputs.channels.bank.queue[:-1].float()
+        flat = [F.normalize(maps.flatten(0, 1), dim=1) for maps in rows]
+        return plain_minibatch(*rows, None) + plain_relation(*flat, keys, keys)
+    rows = [maps.flatten(2).transpose(1, 2) for maps in (student, teacher)]
+    return plain_minibatch(*rows, PARTNERS if group == "partners" else None)
+
+
+def ours(group: str, inputs: Inputs, dtype: str) -> Tensor:
+    """The terms of a group as they are trained with."""
+    student, teacher, operands = inputs.student, inputs.teacher, RELATION_DTYPES[dtype]
+    if group == "context":
+        with torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+            return inputs.context(student).float().square().mean()
+    if group == "memory":
+        terms = inputs.pixels(student, teacher, inputs.target, Step(), TEMPERATURE, 1.0, operands)
+        return sum(terms.values())
+    if group == "channels":
+        student, teacher = pool4x4(student), pool4x4(teacher)
+        value = minibatch_relation(student, teacher, 1, None, TEMPERATURE, (0,), operands)
+        return value + inputs.channels(student, teacher, Step(), TEMPERATURE, 1.0, operands)
+    return minibatch_relation(
+        student, teacher, 2, PARTNERS if group == "partners" else None, TEMPERATURE, (0,), operands
+    )
+
+
+def run_once(group: str, way: str, inputs: Inputs) -> tuple[float, Tensor, Tensor]:
+    """Seconds of forward + backward, the value and the gradient. Group "all": every relation term, one backward."""
+    inputs.student.grad = None
+    _synchronize(inputs.student)
+    start = time.perf_counter()
+    groups = ("memory", "partners", "channels") if group == "all" else (group,)
+    loss = sum(plain(name, inputs) if way == "plain" else ours(name, inputs, way) for name in groups)
+    loss.backward()
+    _synchronize(inputs.student)
+    return time.perf_counter() - start, loss.detach(), inputs.student.grad
+
+
+def measure_peak(group: str, way: str, size: tuple[int, int, int, int], device: str) -> float:
+    """Peak extra MiB of one forward + backward, after a small one that loads the libraries' own buffers."""
+    run_once(group, way, Inputs((2, 32, 8, 8), device))
+    inputs = Inputs(size, device)
+    if device == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run_once(group, way, inputs)
+        return (torch.cuda.max_memory_allocated() - before) / MIB
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is resident now
+    before = _status_kib("VmRSS")
+    run_once(group, way, inputs)
+    return (_status_kib("VmHWM") - before) / 1024
+
+
+def time_group(group: str, inputs: Inputs) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """Best seconds of each way, and how far each way of ours is from the plain one, relative to it."""
+    results = {way: run_once(group, way, inputs)[1:] for way in WAYS}  # warms up, too
+    value, grad = results.pop("plain")
+    errors = {
+        way: {
+            "value": ((own_value - value).abs() / value.abs()).item(),
+            "gradient": ((own_grad - grad).norm() / grad.norm()).item(),
+        }
+        for way, (own_value, own_grad) in results.items()
+    }
+    del results, grad
+    times: dict[str, list[float]] = {way: [] for way in WAYS}
+    for _ in range(GROUPS[group]):
+        for way in WAYS:
+            times[way].append(run_once(group, way, inputs)[0])
+    return {way: min(values) for way, values in times.items()}, errors
+
+
+def run(size: tuple[int, int, int, int] = (4, 512, 64, 64), device: str = "cpu", threads: int = 2) -> dict:
+    """Measure everything; the targets are those of the published sizes."""
+    torch.set_num_threads(threads)
+    inputs = Inputs(size, device)
+    seconds, errors = {}, {}
+    for group in GROUPS:
+        seconds[group], errors[group] = time_group(group, inputs)
+    del inputs
+    speedups = {group: {way: times["plain"] / times[way] for way in WAYS[1:]} for group, times in seconds.items()}
+    peaks = {
+        group: {way: _peak_in_fresh_process(group, way, size, device, threads) for way in WAYS}
+        for group in ("memory", "minibatch")
+    }
+    shares = {group: {way: mib[way] / mib["plain"] for way in WAYS[1:]} for group, mib in peaks.items()}
+    whole = _peak_in_fresh_process("all", "bfloat16", PUBLISHED_SIZE, device, threads) / 1024
+    targets = {
+        f"{group} {way}: plain / ours": target(speedups[group][way], bound, at_most=False)
+        for (group, way), bound in SPEEDUPS[device].items()
+    }
+    if device == "cpu":
+        targets |= {
+            f"{group} {way}: extra memory, ours / plain": target(shares[group][way], MEMORY_SHARE, at_most=True)
+            for group in shares
+            for way in WAYS[1:]
+        }
+    targets[f"all terms, 8 images of 512x1024, GiB on {device}"] = target(whole, LARGEST_GIB, at_most=True)
+    return {
+        "benchmark": "relations",
+        "sizes": {"features": size, "classes": CLASSES, "device": device},
+        "machine": {
+            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "cpu",
+            "amx": bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        },
+        "seconds": seconds,
+        "peak_extra_mib": peaks,
+        "relative_error": errors,
+        "ratios": {"speedup": speedups, "memory": shares},
+        "targets": targets,
+    }
+
+
+def target(measured: float, bound: float, *, at_most: bool) -> dict:
+    """A measured figure beside its bound."""
+    met = measured <= bound if at_most else measured >= bound
+    return {"measured": measured, "bound": bound, "at_most": at_most, "met": bool(met)}
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, nargs=4, default=(4, 512, 64, 64), metavar=("B", "C", "H", "W"))
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--peak-of", nargs=2, metavar=("GROUP", "WAY"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.peak_of:
+        print(measure_peak(*args.peak_of, tuple(args.size), args.device))
+        return
+
+    result = run(tuple(args.size), args.device, args.threads)
+    for group, times in result["seconds"].items():
+        for way, taken in times.items():
+            words = f"{group:10s} {way:9s} {1000 * taken:8.1f} ms"
+            if way != "plain":
+                error = result["relative_error"][group][way]
+                words += f"  {times['plain'] / taken:5.2f} times as fast as plain, value {error['value']:.0e} off, "
+                words += f"gradient {error['gradient']:.0e}"
+            if group in result["peak_extra_mib"]:
+                words += f", {result['peak_extra_mib'][group][way]:.0f} MiB extra"
+            print(words)
+    for name, found in result["targets"].items():
+        limit = f"at {'most' if found['at_most'] else 'least'} {found['bound']:g}"
+        print(f"{name:45s} {found['measured']:6.2f}   target {limit}: {'met' if found['met'] else 'MISSED'}")
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _peak_in_fresh_process(group: str, way: str, size: tuple[int, int, int, int], device: str, threads: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.relations", "--peak-of", group, way]
+    command += ["--size", *map(str, size), "--device", device, "--threads", str(threads)]
+    output = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1]
+    )
+    return float(output.stdout.split()[-1])
+
+
+def _status_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _synchronize(tensor: Tensor) -> None:
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

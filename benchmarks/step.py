@@ -1,0 +1,271 @@
+"""The whole training step of CIRKDV2 beside that of plain logit distillation.
+
+    python -m benchmarks.step --json step.json                  # CPU: crop 512x512, batch 4
+    python -m benchmarks.step --device cuda                     # the recipes' 512x1024, batch 8
+
+Teacher, student, losses, backward pass and optimiser of DeepLabV3-ResNet101 to two students, 19 classes, on random
+data, with full banks and the default number of partners. The ways are timed in turns in one process, and the median of
+the rounds counts. The peak of memory is that of a process of its own, networks, banks and optimiser included.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.__main__ import machine
+from engine.amp import autocast
+from engine.optim import build_optimizer
+from engine.task import DistillationTask
+from engine.teacher import prepare_teacher
+from losses import METHODS, build_distiller
+from losses.memory_bank import MemoryBank
+from models import build_model
+from utils.complexity import feature_shapes
+from utils.types import Step
+
+TEACHER = ("deeplabv3", "resnet101")
+STUDENTS = {
+    "mobilenetv3_small": ("deeplabv3_mobilenet_ssseg", "mobilenetv3_small"),
+    "resnet18": ("deeplabv3", "resnet18"),
+}
+CLASSES = 19
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to take the step: a method with settings, precision and memory format of the networks."""
+
+    method: str
+    options: tuple[tuple[str, Any], ...] = ()
+    amp: str = "off"
+    channels_last: bool = False
+
+
+WAYS = {
+    "kd": Way("kd"),
+    "cirkdv2": Way("cirkdv2"),
+    "cirkdv2, bf16 relations": Way("cirkdv2", (("relation_dtype", "bfloat16"),)),
+    "cirkdv2, bf16 channels_last": Way("cirkdv2", (("relation_dtype", "bfloat16"),), "bf16", True),
+}
+PLAIN, FULL, RELATIONS, HALF = WAYS
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the step is taken on; crops are (height, width)."""
+
+    crop: tuple[int, int]
+    batch: int
+
+
+WARM_UP = Sizes((64, 64), 2)
+
+
+def sizes_for(device: torch.device) -> Sizes:
+    return Sizes((512, 1024), 8) if device.type == "cuda" else Sizes((512, 512), 4)
+
+
+class Stepper:
+    """A task with its optimiser, and the time that the parts of its steps take."""
+
+    def __init__(self, student: str, way: Way, sizes: Sizes, device: torch.device) -> None:
+        torch.manual_seed(0)
+        self.way, self.device = way, device
+        network, teacher = build_model(*STUDENTS[student], CLASSES), build_model(*TEACHER, CLASSES)
+        shapes = [feature_shapes(module, *sizes.crop)["features"] for module in (network, teacher)]
+        config = METHODS[way.method].Config
+        known = {field.name for field in fields(config)}
+        distiller = build_distiller(
+            way.method, *shapes, CLASSES, config=config(**{k: v for k, v in way.options if k in known})
+        )
+        teacher = prepare_teacher(teacher, device=device, amp=way.amp, channels_last=way.channels_last)
+        self.task = DistillationTask(network, teacher, distiller).to(device).train()
+        if way.channels_last:
+            self.task.to(memory_format=torch.channels_last)
+        options = {"kind": "sgd", "lr": 1e-3, "weight_decay": 1e-4, "momentum": 0.9}
+        self.optimizer = build_optimizer(self.task, network.backbone.parameters(), **options)
+        fill_banks(distiller)
+        self.parts: dict[str, float] = {}
+
+    def step(self, images: Tensor, target: Tensor) -> float:
+        """Takes a step; returns its seconds and adds them, part by part, to `parts`."""
+        marks = _Marks(self.device)
+        with marks.of(self.task.teacher, "teacher"), marks.of(self.task.network, "student"):
+            with autocast(self.device, self.way.amp):
+                losses = self.task(images, target, Step())
+        marks.lap("losses")
+        sum(losses.values()).backward()
+        marks.lap("backward")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        marks.lap("optimiser")
+        for name, seconds in marks.parts.items():
+            self.parts[name] = self.parts.get(name, 0.0) + seconds
+        return sum(marks.parts.values())
+
+
+class _Marks:
+    """Laps between marks. On a GPU every mark waits for the device, a few microseconds of a step of many ms."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.parts: dict[str, float] = {}
+        self._last = self._now()
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = self._now()
+        self.parts[name] = self.parts.get(name, 0.0) + now - self._last
+        self._last = now
+
+    @contextmanager
+    def of(self, module: nn.Module, name: str) -> Iterator[None]:
+        """Laps a module's forward pass under a name, and what came before it under "losses"."""
+        handles = [
+            module.register_forward_pre_hook(lambda *_: self.lap("losses")),
+            module.register_forward_hook(lambda *_: self.lap(name)),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@torch.no_grad()
+def fill_banks(module: nn.Module) -> None:
+    """Random rows of unit length in every bank, as after some thousand steps."""
+    for bank in module.modules():
+        if isinstance(bank, MemoryBank):
+            rows = nn.functional.normalize(torch.randn(997, bank.dim, device=bank.queue.device), dim=1)
+            for start in range(0, bank.num_rings * bank.size, len(rows)):
+                part = bank.queue[start : min(start + len(rows), bank.num_rings * bank.size)]
+                part.copy_(rows[: len(part)])
+            bank.queue_count.fill_(bank.size)
+
+
+def random_batch(sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images like normalised ones, and labels in blocks of 32x32 pixels."""
+    generator = torch.Generator().manual_seed(0)
+    images = 60 * torch.randn(sizes.batch, 3, *sizes.crop, generator=generator)
+    blocks = [side // 32 + 1 for side in sizes.crop]
+    target = torch.randint(0, CLASSES, (sizes.batch, *blocks), generator=generator)
+    target = target.repeat_interleave(32, 1).repeat_interleave(32, 2)[:, : sizes.crop[0], : sizes.crop[1]]
+    return images.to(device), target.contiguous().to(device)
+
+
+def measure_times(student: str, sizes: Sizes, device: torch.device, repeats: int) -> tuple[dict, dict]:
+    """Median seconds of every way's step, and of its parts."""
+    batch = random_batch(sizes, device)
+    # A small crop is enough to load a CPU's kernels; a GPU's are searched for at every size.
+    warm_up = batch if device.type == "cuda" else random_batch(WARM_UP, device)
+    steppers = {name: Stepper(student, way, sizes, device) for name, way in WAYS.items()}
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for stepper in steppers.values():
+        stepper.step(*warm_up)
+        stepper.parts.clear()
+    for _ in range(repeats):
+        for name, stepper in steppers.items():
+            times[name].append(stepper.step(*batch))
+    parts = {name: {k: v / repeats for k, v in stepper.parts.items()} for name, stepper in steppers.items()}
+    return {name: statistics.median(values) for name, values in times.items()}, parts
+
+
+def measure_peak(student: str, way: str, sizes: Sizes, device: torch.device) -> float:
+    """MiB that networks, banks, optimiser and two steps take at most, beyond what the process had before."""
+    before = _status_kib("VmRSS")
+    stepper, batch = Stepper(student, WAYS[way], sizes, device), random_batch(sizes, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the mark starts again: building is not the step
+    for _ in range(2 if device.type == "cuda" else 1):
+        stepper.step(*batch)
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return (_status_kib("VmHWM") - before) / 1024
+
+
+def _status_kib(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1])
+    raise RuntimeError(f"/proc/self/status has no {field}")
+
+
+def _peak_in_fresh_process(student: str, way: str, device: torch.device) -> float:
+    command = [sys.executable, "-m", "benchmarks.step", "--peak-of", student, way, "--device", device.type]
+    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    return float(output.stdout.split()[-1])
+
+
+def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """All measurements with their targets."""
+    sizes = sizes_for(device)
+    seconds, parts, memory, ratios, targets = {}, {}, {}, {}, {}
+    on_gpu = device.type == "cuda"
+    for student in STUDENTS:
+        seconds[student], parts[student] = measure_times(student, sizes, device, repeats)
+        memory[student] = {way: _peak_in_fresh_process(student, way, device) for way in (PLAIN, FULL, HALF)}
+        kd, full, relations, half = seconds[student].values()
+        ratios[student] = {
+            "CIRKDV2 / KD": full / kd,
+            "CIRKDV2 with bf16 relations / KD": relations / kd,
+            "fp32 / bf16 channels_last": full / half,
+        }
+        bounds = ((1.3, True), (1.3, True), (3.0, False)) if on_gpu else ((1.5, True), (1.25, True), (1.4, False))
+        for (name, ratio), (bound, at_most) in zip(ratios[student].items(), bounds, strict=True):
+            met = ratio <= bound if at_most else ratio >= bound
+            targets[f"{name}, {student}"] = {"measured": ratio, "bound": bound, "at_most": at_most, "met": met}
+        for way in WAYS:
+            detail = ", ".join(f"{part} {value:.2f}" for part, value in parts[student][way].items())
+            peak = f"  {memory[student][way]:.0f} MiB" if way in memory[student] else ""
+            say(f"{student:18s} {way:28s} {seconds[student][way]:7.2f} s ({detail}){peak}")
+        say(f"{student:18s} " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios[student].items()))
+    return {
+        "benchmark": "step",
+        "sizes": {"crop": list(sizes.crop), "batch": sizes.batch, "classes": CLASSES, "teacher": "-".join(TEACHER)},
+        "machine": machine() | {"threads": torch.get_num_threads(), "device": device.type},
+        "seconds": seconds,
+        "parts": parts,
+        "ratios": ratios,
+        "memory_mib": memory,
+        "targets": targets,
+    }
+
+
+def main() -> None:
+    """Parse, measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument("--peak-of", nargs=2, metavar=("STUDENT", "WAY"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    if args.peak_of:
+        print(measure_peak(*args.peak_of, sizes_for(device), device))
+        return
+    result = run(device, args.repeats)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""The step's benchmark measures what it says, on small networks; the comparison of curves."""
+
+import pytest
+import torch
+
+from benchmarks import step
+from benchmarks.curves import compare, difference
+from losses.memory_bank import MemoryBank
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(step, "TEACHER", ("psp", "resnet18"))
+    monkeypatch.setattr(step, "STUDENTS", {"small": ("psp_mobile", "mobilenetv3_small")})
+
+
+@pytest.mark.parametrize("way", [step.PLAIN, step.HALF])
+def test_a_step_trains_and_its_parts_add_up(way):
+    sizes = step.Sizes((40, 56), 2)
+    stepper = step.Stepper("small", step.WAYS[way], sizes, CPU)
+    before = [p.detach().clone() for p in stepper.task.network.parameters()]
+    seconds = stepper.step(*step.random_batch(sizes, CPU))
+    assert any(not torch.equal(a, b) for a, b in zip(before, stepper.task.network.parameters(), strict=True))
+    assert set(stepper.parts) == {"teacher", "student", "losses", "backward", "optimiser"}
+    assert sum(stepper.parts.values()) == pytest.approx(seconds) and min(stepper.parts.values()) > 0
+    banks = [module for module in stepper.task.modules() if isinstance(module, MemoryBank)]
+    assert bool(banks) == (way == step.HALF)
+    for bank in banks:
+        assert (bank.queue_count == bank.size).all()
+        rows = bank.queue[: bank.num_rings * bank.size]
+        assert (rows[[0, -1]].float().norm(dim=1) - 1).abs().max() < 0.01
+
+
+def test_ratios_and_bounds(monkeypatch):
+    seconds = dict(zip(step.WAYS, (2.0, 2.8, 2.6, 1.0), strict=True))
+    monkeypatch.setattr(step, "measure_times", lambda *_: (seconds, {way: {} for way in step.WAYS}))
+    monkeypatch.setattr(step, "_peak_in_fresh_process", lambda *_: 5.0)
+    targets = step.run(CPU, 1, say=lambda _: None)["targets"]
+    found = {name: (round(target["measured"], 3), target["met"]) for name, target in targets.items()}
+    assert found == {
+        "CIRKDV2 / KD, small": (1.4, True),
+        "CIRKDV2 with bf16 relations / KD, small": (1.3, False),
+        "fp32 / bf16 channels_last, small": (2.8, True),
+    }
+
+
+def test_curves_are_compared_with_the_spread_over_seeds():
+    base = [5.0, 4.0, 3.0, 2.0, 1.0, 1.0]
+    seeds = {0: base, 1: [value + 0.5 for value in base], 2: [value - 0.5 for value in base]}
+    variants = {"near": [value + 0.1 for value in base], "far": [value + 0.9 for value in base]}
+    found = compare(seeds, variants, window=2)
+    assert found["agree"] == {"near": True, "far": False}
+    assert difference(base, base, 2) == 0
+    # two values that alternate around the curve cancel in the mean
+    assert difference(base, [value + (-1) ** i for i, value in enumerate(base)], 2) == pytest.approx(0)

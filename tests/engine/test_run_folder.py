@@ -1,0 +1,171 @@
+"""What a run does with its folder: the lock, the state it continues from, and the one before it."""
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from engine.run import STATE_FORMAT, open_run
+from utils.checkpoint import load_file, plain, save_atomic
+from utils.files import previous_of
+from utils.lock import FolderInUseError
+
+ROOT = Path(__file__).parents[2]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from utils.lock import hold_folder
+hold_folder(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
+@pytest.fixture
+def args(tmp_path) -> Namespace:
+    return Namespace(save_dir=tmp_path, save_dir_name="run", resume="auto", overwrite=False, estimate=None, lr=0.1)
+
+
+@pytest.fixture
+def folder(tmp_path, args) -> Path:
+    """The folder of a run that was saved at iterations 2 and 4."""
+    (tmp_path / "run").mkdir()
+    for iteration in (2, 4):
+        state = {"format": STATE_FORMAT, "iteration": iteration, "arguments": plain(vars(args))}
+        save_atomic(state, tmp_path / "run" / "last_state.pth", keep_previous=True)
+    save_atomic({}, tmp_path / "run" / "net.pth")
+    return tmp_path / "run"
+
+
+def damage(path: Path) -> None:
+    """Flips one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    place = content.index(b"iteration")
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def names(folder: Path) -> set[str]:
+    return {entry.name for entry in folder.iterdir()}
+
+
+def begin(args: Namespace):
+    run = open_run(args, "net")
+    run.begin(args).close()
+    return run
+
+
+def test_newest_state_is_taken(args, folder):
+    run = begin(args)
+    assert run.iteration == 4 and run.continues_in_place and run.warning is None
+    assert load_file(previous_of(run.last_state))["iteration"] == 2
+
+
+@pytest.mark.parametrize("how", ["bit", "cut", "empty", "text"])
+def test_damaged_state_gives_way_to_the_one_before(args, folder, how, capsys):
+    path = folder / "last_state.pth"
+    if how == "bit":
+        damage(path)
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:-100], "empty": b"", "text": b"not found"}[how])
+    run = begin(args)
+    assert run.iteration == 2 and run.continues_in_place
+    said = capsys.readouterr().out
+    assert "WARNING" in said and "last_state.pth" in said and "last_state.pth.previous" in said
+    assert (folder / "net.pth").exists() and yaml.safe_load((folder / "args.yaml").read_text())
+    # the good one stays the previous one while the next is written, and after
+    assert names(folder) >= {"last_state.pth.previous", "last_state.pth.set_aside"}
+    assert "last_state.pth" not in names(folder)
+    state = {"format": STATE_FORMAT, "iteration": 6, "arguments": plain(vars(args))}
+    save_atomic(state, run.last_state, keep_previous=True)
+    assert load_file(previous_of(run.last_state))["iteration"] == 2 and begin(args).iteration == 6
+
+
+def test_missing_state_gives_way_too(args, folder):
+    (folder / "last_state.pth").unlink()  # a kill on a file system without hard links
+    assert begin(args).iteration == 2
+
+
+def test_two_damaged_states(args, folder):
+    for path in (folder / "last_state.pth", folder / "last_state.pth.previous"):
+        damage(path)
+    with pytest.raises(ValueError, match=r"last_state\.pth is damaged.*last_state\.pth\.previous is damaged"):
+        open_run(args, "net")
+
+
+def test_named_state_that_is_damaged_names_the_one_before(args, folder):
+    damage(folder / "last_state.pth")
+    for resume in (folder, folder / "last_state.pth"):
+        args.resume = str(resume)
+        with pytest.raises(ValueError, match=r"--resume .*last_state\.pth\.previous"):
+            open_run(args, "net")
+    args.resume = str(folder / "last_state.pth.previous")
+    assert begin(args).iteration == 2
+
+
+def test_state_with_code_is_refused_and_no_other_taken(args, folder, tmp_path):
+    save_atomic({"iteration": Bomb(tmp_path / "made")}, folder / "last_state.pth")
+    with pytest.raises(ValueError, match=r"last_state\.pth is refused: it holds posix\.mkdir"):
+        open_run(args, "net")
+    assert not (tmp_path / "made").exists()
+
+
+def test_another_setting_is_no_damage(args, folder):
+    args.lr = 0.2
+    with pytest.raises(ValueError, match="--lr was 0.1 and is now 0.2"):
+        open_run(args, "net")
+
+
+@pytest.fixture
+def holder(folder):
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+@pytest.mark.parametrize("resume, overwrite", [("auto", False), (None, True), (None, False)])
+def test_second_run_in_one_folder_is_refused_and_changes_nothing(args, folder, holder, resume, overwrite):
+    args.resume, args.overwrite = resume, overwrite
+    before = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    with pytest.raises(FolderInUseError, match=f"run is in use: process {holder.pid} on "):
+        open_run(args, "net")
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == before
+    holder.kill()
+    holder.wait()
+    args.overwrite = args.resume is None
+    assert begin(args).folder == folder
+
+
+def test_folder_that_was_made_since_it_was_looked_for_is_refused(args, tmp_path):
+    args.resume = None
+    run = open_run(args, "net")
+    (tmp_path / "run").mkdir()
+    save_atomic({}, tmp_path / "run" / "net.pth")
+    with pytest.raises(FileExistsError, match=r"holds a run \(net\.pth\)"):
+        run.begin(args)
+    assert load_file(tmp_path / "run" / "net.pth") == {}
+
+
+def test_overwriting_removes_all_states_and_what_killed_saves_left(args, folder):
+    (folder / ".last_state.pth.elsewhere-1-0.tmp").write_bytes(b"part")
+    (folder / "last_state.pth.set_aside").write_bytes(b"old")
+    args.resume, args.overwrite = None, True
+    assert begin(args).iteration == 0
+    assert names(folder) <= {".lock", "args.yaml", "log.txt"}
