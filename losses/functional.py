@@ -176,7 +176,31 @@ def pixel_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float 
 
 def unit(tensor: Tensor, dim: int) -> Tensor:
     """Divide by the L2 norm along ``dim``, in at least float32; a zero vector stays zero and its gradient is finite."""
-    return F.normalize(tensor.to(compute_dtype(tensor)), p=2.0, dim=dim, eps=1e-12)
+    return _Unit.apply(tensor, dim)
+
+
+class _Unit(torch.autograd.Function):
+    """What ``F.normalize`` computes, with a backward pass of one buffer: it works on whole feature maps."""
+
+    EPSILON = 1e-12
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, dim: int) -> Tensor:
+        dtype = compute_dtype(tensor)
+        norm = torch.linalg.vector_norm(tensor, dim=dim, keepdim=True, dtype=dtype).clamp_(min=_Unit.EPSILON)
+        ctx.dim = dim
+        ctx.save_for_backward(tensor, norm)
+        return tensor.to(dtype) / norm
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        """grad / |x| - x <x, grad> / |x|^3; the second part is left out where the norm was clamped."""
+        tensor, norm = ctx.saved_tensors
+        along = (grad * tensor).sum(dim=ctx.dim, keepdim=True) / norm / norm / norm
+        along.masked_fill_(norm <= _Unit.EPSILON, 0)
+        result = grad / norm
+        return result.addcmul_(tensor.to(result.dtype), along, value=-1).to(tensor.dtype), None
 
 
 def pool4x4(tensor: Tensor) -> Tensor:

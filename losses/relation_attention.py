@@ -15,7 +15,7 @@ from torch import Tensor
 from losses.relation_products import Products
 from losses.relation_rows import key_bias
 
-_CHUNK = 2048
+_CHUNK = 1024
 """Anchors per call: their bfloat16 copies and outputs stay small, and the kernel fills its threads."""
 
 

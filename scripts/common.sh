@@ -6,6 +6,8 @@ set -euo pipefail
 PROJECT_ROOT="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 VENV="$PROJECT_ROOT/.venv"
 NEEDED_DISK_MIB=8000
+# What torchrun passes on to the training processes; SIGUSR1 is SLURM's word that the time is nearly over.
+SIGNALS=--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 
 say() { printf '%s\n' "$*"; }
 fail() {
@@ -172,9 +174,9 @@ launch() {
     local command=("$python")
     if [ "$NNODES" -gt 1 ]; then
         command+=(-m torch.distributed.run "--nproc-per-node=$NPROC" "--nnodes=$NNODES" "--node-rank=$NODE_RANK"
-            "--master-addr=$MASTER_ADDR" "--master-port=$MASTER_PORT")
+            "--master-addr=$MASTER_ADDR" "--master-port=$MASTER_PORT" "$SIGNALS")
     elif [ "$NPROC" -gt 1 ]; then
-        command+=(-m torch.distributed.run --standalone "--nproc-per-node=$NPROC") # takes a free port
+        command+=(-m torch.distributed.run --standalone "--nproc-per-node=$NPROC" "$SIGNALS") # takes a free port
     fi
     command+=("$PROJECT_ROOT/$program" "$@")
     if [ "${DRY_RUN:-0}" = 1 ]; then

@@ -207,6 +207,21 @@ def test_unit_of_zero_is_zero_with_finite_gradient():
     assert torch.equal(y, torch.zeros(2, 3)) and torch.isfinite(x.grad).all()
 
 
+@pytest.mark.parametrize("dim", [1, 2])
+def test_unit_equals_the_library(dim):
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+    x[0, :, 1], x[1, 2] = 0, 1e-13  # zero, and shorter than the smallest norm
+    x.requires_grad_()
+    weights = torch.randn(3, 4, 5, dtype=torch.float64)
+    got, expected = LF.unit(x, dim), F.normalize(x, p=2.0, dim=dim, eps=1e-12)
+    torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
+    got, expected = gradients((got * weights).sum(), x)[0], gradients((expected * weights).sum(), x)[0]
+    torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
+    half = x.detach().bfloat16().requires_grad_()
+    unit = LF.unit(half, dim)
+    assert unit.dtype == torch.float32 and gradients(unit.sum(), half)[0].dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("size", [(23, 23), (13, 17), (64, 30), (1, 1)])
 def test_labels_are_resized_to_the_nearest(size):
     target = torch.randint(0, 256, (2, 97, 131))

@@ -198,6 +198,7 @@ def test_several_processes_and_machines(dry_run):
     assert dry_run(script, NPROC="1")[1].endswith("train_cirkdv2.py")
     words = dry_run(script, NPROC="4")
     assert words[1:5] == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
+    assert words[5].startswith("--signals-to-handle=") and "SIGUSR1" in words[5]  # torchrun drops it by default
     words = dry_run(script, NPROC="4", NNODES="2", NODE_RANK="1", MASTER_ADDR="first")
     assert words[3:8] == [
         "--nproc-per-node=4",
