@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from engine.amp import DTYPES, autocast
 from models.base import SegmentationNetwork
 from models.fold import TOLERANCE, fold_batch_norms
-from models.layers import SameConv2d
+from models.layers import SameConv2d, WideConv2d
 from utils.types import SegOutput
 
 # Layers whose weights autocast casts as they are. Others may compute with them first, as standardised convolutions do.
-CAST_AT_USE = (nn.Conv2d, SameConv2d, nn.Linear)
+CAST_AT_USE = (nn.Conv2d, SameConv2d, WideConv2d, nn.Linear)
 
 
 class FrozenTeacher(nn.Module):

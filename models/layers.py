@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WIDE_DILATION = 8  # from which on oneDNN has no fast kernel in half precision; MobileNet and ResNet stay below
+
 
 def conv_bn_relu(
     in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, dilation: int = 1
@@ -22,7 +24,42 @@ def conv_bn_relu(
 def conv(in_channels: int, out_channels: int, kernel_size: int, *, dilation: int = 1, **options: int) -> nn.Conv2d:
     """Convolution without bias, padded to keep the size at stride 1; further options go to `nn.Conv2d`."""
     padding = dilation * (kernel_size - 1) // 2
-    return nn.Conv2d(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False, **options)
+    wide = dilation >= WIDE_DILATION and all(value == 1 for value in options.values())
+    kind = WideConv2d if wide else nn.Conv2d
+    return kind(in_channels, out_channels, kernel_size, padding=padding, dilation=dilation, bias=False, **options)
+
+
+class WideConv2d(nn.Conv2d):
+    """Convolution of stride 1 that keeps the size, with so large a dilation that its taps are far apart.
+
+    In half precision on a CPU it is computed tap by tap, as a matrix product of the part of the map that the tap sees,
+    summed in float32: oneDNN has no fast kernel for it there and takes longer than in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        if x.device.type != "cpu" or half not in (torch.bfloat16, torch.float16):
+            return super().forward(x)
+        rows = x.to(half).permute(0, 2, 3, 1)  # N, H, W, C
+        taps = self.weight.to(half).permute(2, 3, 0, 1).contiguous()  # rows, columns, C_out, C
+        above, left = (_tap_shifts(count, step) for count, step in zip(self.kernel_size, self.dilation, strict=True))
+        height, width = x.shape[-2:]
+        total = x.new_zeros(x.shape[0], height, width, self.out_channels, dtype=torch.float32)
+        for i, down in enumerate(above):
+            for j, right in enumerate(left):
+                if abs(down) >= height or abs(right) >= width:
+                    continue
+                seen = rows[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
+                part = F.linear(seen.contiguous(), taps[i, j])
+                total[:, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)] += part
+        if self.bias is not None:
+            total = total + self.bias
+        return total.to(half).permute(0, 3, 1, 2)
+
+
+def _tap_shifts(count: int, dilation: int) -> list[int]:
+    """How far from the middle the taps of one axis lie."""
+    return [(index - count // 2) * dilation for index in range(count)]
 
 
 class SameConv2d(nn.Conv2d):

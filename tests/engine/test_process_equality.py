@@ -20,11 +20,11 @@ def test_processes_equal_one():
     """In double precision. Only the count that a global mean divides by is a float32, which 3 does not divide."""
     cases = all_cases(companions=False)
     assert {case.name for case in cases} >= set(METHODS)
-    rows = measure(cases, "tiny", torch.float64, (2, 3), timeout=200)
+    rows = measure(cases, "tiny", torch.float64, (2, 3), timeout=250)
     of_two, of_three = ([row for row in rows if row.processes == world] for world in (2, 3))
     assert len(of_two) == len(of_three) > 150
     check(of_two, losses=1e-12, gradients=1e-10, parameters=1e-10)
-    check(of_three, losses=1e-7, gradients=2e-7, parameters=2e-7)
+    check(of_three, losses=3e-7, gradients=5e-7, parameters=5e-7)
 
 
 @pytest.mark.slow
@@ -32,7 +32,7 @@ def test_processes_equal_one():
 def test_processes_equal_one_with_real_networks():
     """In single precision, each method with what it was published beside."""
     rows = measure(all_cases(), "real", torch.float32, (2, 3), timeout=1000)
-    check(rows, losses=1e-5, gradients=1e-4, parameters=float("inf"))  # three steps enlarge the rounding at will
+    check(rows, losses=1e-5, gradients=2e-4, parameters=float("inf"))  # three steps enlarge the rounding at will
 
 
 def test_cases_are_hard():

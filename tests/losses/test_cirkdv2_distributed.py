@@ -76,6 +76,7 @@ def train_three_steps(partners, accumulate):
     }
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares this method too, among all others
 @pytest.mark.parametrize(("partners", "accumulate"), [(2, 1), (None, 2)])
 def test_two_processes_equal_one(partners, accumulate):
     one = train_three_steps(partners, accumulate)

@@ -5,7 +5,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.layers import InvertedResidual, adaptive_avg_pools, conv_bn_relu, initialize_weights, resize
+from models.layers import (
+    InvertedResidual,
+    WideConv2d,
+    adaptive_avg_pools,
+    conv,
+    conv_bn_relu,
+    initialize_weights,
+    resize,
+)
 
 SIZES = (1, 2, 3, 6)
 
@@ -60,3 +68,31 @@ def test_fresh_weights_have_the_stated_spread():
     assert network[1].weight.std().item() == pytest.approx(0.01, rel=0.03)
     assert network[2].weight.abs().max() <= 0.04 and network[2].weight.std().item() == pytest.approx(0.0176, rel=0.03)
     assert (network[0][1].weight == 1).all() and all((layer.bias == 0).all() for layer in (network[1], network[2]))
+
+
+@pytest.mark.parametrize("size", [(9, 20), (30, 41)])  # smaller than the dilation, and not
+@pytest.mark.parametrize("autocast", [False, True])
+def test_wide_convolution_in_half_precision(size, autocast):
+    """Equal to torch's own in float32 up to the rounding of bfloat16, in value and gradients."""
+    torch.manual_seed(0)
+    layer = conv(6, 5, 3, dilation=12)
+    assert isinstance(layer, WideConv2d)
+    layer.bias = torch.nn.Parameter(torch.randn(5))  # a folded batch norm's
+    x = torch.randn(2, 6, *size).bfloat16().float().requires_grad_()
+    with torch.no_grad():
+        layer.weight.copy_(layer.weight.bfloat16())
+    inputs = [x, layer.weight, layer.bias]
+    wanted = torch.nn.functional.conv2d(x, layer.weight, layer.bias, padding=12, dilation=12)
+    assert torch.equal(layer(x), wanted)  # in float32 it is torch's
+    upstream = torch.randn_like(wanted).bfloat16().float()
+    wanted_grads = torch.autograd.grad(wanted, inputs, upstream)
+    if autocast:
+        with torch.autocast("cpu", torch.bfloat16):
+            got = layer(x)
+    else:
+        got = layer.bfloat16()(x.bfloat16())
+        inputs = [x, layer.weight, layer.bias]
+    assert got.dtype == torch.bfloat16 and got.shape == wanted.shape
+    assert (got - wanted).norm() < 0.01 * wanted.norm()
+    for grad, reference in zip(torch.autograd.grad(got, inputs, upstream.to(got.dtype)), wanted_grads, strict=True):
+        assert (grad - reference).norm() < 0.01 * reference.norm()
