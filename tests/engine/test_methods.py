@@ -110,7 +110,10 @@ def test_methods_do_not_share_a_folder():
     assert run_name(args) == "at_cwd_psp_resnet18_citys"
 
 
-@pytest.mark.parametrize("method", TERMS)
+@pytest.mark.parametrize(
+    "method",
+    [name if name in ("skd", "cirkd", "mgd") else pytest.param(name, marks=pytest.mark.slow) for name in TERMS],
+)
 def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, method):
     words = [*rival, "--method", method, "--skip-val", "--max-iterations", 2]
     run_main("train_kd", *words)

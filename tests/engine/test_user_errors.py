@@ -1,7 +1,6 @@
 """What a user does wrong ends within seconds in one clear message, and no traceback."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engine.cli import USER_ERRORS
 from models import build_model
 from tests.engine.conftest import TEACHER
 from tests.pseudo_datasets import write_pseudo_dataset
@@ -85,10 +85,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_message_and_no_traceback(case, data_root, tmp_path):
-    words, expected = CASES[case]
-    words = list(map(str, words(tmp_path, data_root)))
+def command_line(case: str, data_root: Path, tmp_path: Path) -> list[str]:
+    """Program and flags of a case, with what it leaves out filled in."""
+    words = list(map(str, CASES[case][0](tmp_path, data_root)))
     defaults = {"--dataset": ["custom"], "--data": [data_root], "--save-dir": [tmp_path / "runs"], "--device": ["cpu"]}
     if words[0] == "train_cirkdv2.py":
         defaults |= {"--teacher-model": [TEACHER[0]], "--teacher-backbone": [TEACHER[1]]}
@@ -97,19 +96,38 @@ def test_one_message_and_no_traceback(case, data_root, tmp_path):
     for flag, values in defaults.items():
         if flag not in words:
             words += [flag, *map(str, values)]
+    return words
+
+
+def check(case: str, message: str, tmp_path: Path) -> None:
+    """The message says what is expected, and nothing was written."""
+    for text in CASES[case][1]:
+        assert text in message
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_error_is_the_users(case, data_root, tmp_path, run_main, capsys):
+    program, *words = command_line(case, data_root, tmp_path)
+    with pytest.raises((*USER_ERRORS, SystemExit)) as ended:
+        run_main(program.removesuffix(".py"), *words)
+    if ended.type is SystemExit:
+        assert ended.value.code == 2
+    check(case, capsys.readouterr().err if ended.type is SystemExit else str(ended.value), tmp_path)
+
+
+@pytest.mark.parametrize("case", ["backbone file as teacher", "missing data folder", "unknown flag"])
+def test_one_message_and_no_traceback(case, data_root, tmp_path):
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, *words], cwd=ROOT, capture_output=True, text=True, timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [sys.executable, *command_line(case, data_root, tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert time.monotonic() - started < 60  # under 10 s on an idle machine; tests share theirs
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    for text in expected:
-        assert text in done.stderr
     assert done.stderr.count("error") >= 1
-    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
-    shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+    check(case, done.stderr, tmp_path)
 
 
 def test_backbone_file_as_start_is_loaded_with_a_warning(run_main, common, tmp_path):

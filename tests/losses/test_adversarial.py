@@ -236,5 +236,6 @@ def test_running_statistics_follow_training_and_rest_when_frozen():
     assert not frozen.discriminator.norm.running_mean.any()
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares every method
 def test_processes():
     check_processes(Adversarial)

@@ -70,5 +70,6 @@ def test_hard_cases():
     check_hard_cases(Frozen, {"minibatch_pixel", "memory_pixel", "memory_region"}, **SMALL)
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares every method
 def test_processes():
     check_processes(CIRKD, **SMALL)

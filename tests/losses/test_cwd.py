@@ -99,5 +99,6 @@ def test_hard_cases():
     assert_half_close(CWD, 0.02)  # the adapter's convolution itself is in half precision
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares every method
 def test_processes():
     check_processes(CWD, accumulate=2)

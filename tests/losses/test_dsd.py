@@ -99,5 +99,6 @@ def test_hard_cases():
     assert_half_close(DSD, 1e-5)
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares every method
 def test_processes():
     check_processes(DSD, accumulate=2)

@@ -64,5 +64,6 @@ def test_hard_cases():
     assert_half_close(IFVD, 1e-5)
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares every method
 def test_processes():
     check_processes(IFVD, accumulate=2)

@@ -59,5 +59,6 @@ def test_hard_cases():
     assert_half_close(SKD, 1e-5)
 
 
+@pytest.mark.slow  # tests/engine/test_process_equality.py compares every method
 def test_processes():
     check_processes(SKD, accumulate=2)

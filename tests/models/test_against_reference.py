@@ -8,7 +8,7 @@ from models import build_model, list_models
 from tests.models import reference
 
 PAIRS = [(model, backbone) for model, backbones in list_models().items() for backbone in backbones]
-LARGE = ("resnet101", "MiT_B2", "MiT_B3", "MiT_B4", "MiT_B5")
+LARGE = ("resnet50", "resnet101", "MiT_B2", "MiT_B3", "MiT_B4", "MiT_B5")
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ PAIRS = [(name, backbone) for name, backbones in list_models().items() for backb
 RELEASED = [pair for pair in PAIRS if (MANIFESTS / f"{'_'.join(pair)}_19.json").is_file()]
 QUICK = ("resnet18", "mobilenetv2", "mobilenetv3_small", "mobilenetv3_large", "mobilevit_xx_small", "MiT_B0")
 SMALL_PAIRS = [pair for pair in PAIRS if pair[1] in QUICK]
+LARGE_IMAGE_PAIRS = [("psp_mobile", "mobilenetv3_small"), ("segformer", "MiT_B0")]
 
 
 def meta_model(*args, **options):
@@ -181,10 +182,7 @@ def test_what_does_not_exist_is_refused_with_what_does(arguments, said):
 
 @pytest.mark.parametrize(
     "name, backbone",
-    [
-        pair if pair in SMALL_PAIRS and pair[0] != "upernet" else pytest.param(*pair, marks=pytest.mark.slow)
-        for pair in PAIRS
-    ],
+    [pair if pair in LARGE_IMAGE_PAIRS else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
 )
 def test_every_network_evaluates_a_large_image(name, backbone):
     network = build_model(name, backbone, 19).eval()
