@@ -119,7 +119,10 @@ class SynchronizationCounter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name().removeprefix("aten::").split(".")[0]
-        self.count += name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2")
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
+        self.count += by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2")
         return func(*args, **(kwargs or {}))
 
 

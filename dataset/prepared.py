@@ -200,13 +200,14 @@ class PreparedCopy:
             return zlib.crc32(sample) == int(sums[index - self.table.samples_of(part)[0]])
 
     def _map(self, part: int) -> mmap.mmap:
-        if part not in self._maps:
+        content = self._maps.pop(part, None)  # threads may read at the same time: each holds its own
+        if content is None:
             with open(part_path(self.folder, self.split, part), "rb") as file:
-                self._maps[part] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            if len(self._maps) > _MAPS_KEPT:
-                self._maps.popitem(last=False)  # arrays that still look into it keep it open
-        self._maps.move_to_end(part)
-        return self._maps[part]
+                content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._maps[part] = content
+        if len(self._maps) > _MAPS_KEPT:
+            self._maps.popitem(last=False)  # arrays that still look into it keep it open
+        return content
 
 
 def is_prepared(folder: Path) -> bool:

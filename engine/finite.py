@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from engine.interrupt import StepAgreement
 from engine.state import Training, generators, restore_generators
@@ -48,6 +48,7 @@ class FiniteGuard:
         self._training, self._device, self._agreement = training, device, agreement
         self.on_host = device.type == "cpu" if on_host is None else on_host
         self._skips = training.scaler.is_enabled()
+        self._scale = training.scaler.get_scale()
         self._banks = [module for module in training.task.modules() if isinstance(module, MemoryBank)]
         in_banks = {id(buffer) for bank in self._banks for buffer in bank.buffers()}
         groups: dict[torch.dtype, list[Tensor]] = defaultdict(list)
@@ -108,6 +109,8 @@ class FiniteGuard:
         bad = self._agreement.exchange(bad)
         self.skip = self.on_host and bool(bad)
         self.masked = bad
+        if self._skips:
+            self._tell_scaler(bad)
         if self.skip or not self.on_host:
             self._take_back(bad)
         for bank in self._banks:
@@ -122,7 +125,8 @@ class FiniteGuard:
         """
         if self._skips:
             self._marks.clear()
-            if self._training.scaler.get_scale() >= SMALLEST_SCALE:
+            before, self._scale = self._scale, self._training.scaler.get_scale()
+            if self._scale >= SMALLEST_SCALE or self._scale >= before:  # a resumed run may find its way up again
                 return None
             return self._training.iteration + 1, "fp16 finds no scale for finite gradients"
         found = self._training.meter.first_bad(across_processes=True) if self.skip or not self.on_host else None
@@ -162,6 +166,14 @@ class FiniteGuard:
             self._indices = torch.tensor(indices).to(self._device, non_blocking=True)
         return torch.stack(norms).isfinite()
 
+    def _tell_scaler(self, bad: Tensor) -> None:
+        """Makes a gradient of every optimiser infinite after a bad step, for the scaler asks each for its own alone."""
+        for optimizer in filter(None, (self._training.optimizer, self._training.separate_optimizer)):
+            gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+            gradient = next(gradients, None)
+            if gradient is not None:
+                gradient.add_(torch.where(bad, torch.inf, 0.0))
+
     def _note_parameter(self, finite: Tensor, bad: Tensor) -> None:
         if self.on_host and not bool(bad):
             return
@@ -185,6 +197,22 @@ def step_masked(optimizer: torch.optim.Optimizer, masked: Tensor) -> None:
         optimizer.step()
     finally:
         del optimizer.grad_scale, optimizer.found_inf
+
+
+class Averaged(AveragedModel):
+    """torch's average, whose own update sends its counter to the device at every step, which waits for the device."""
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        averages = [*self.module.parameters(), *self.module.buffers()]
+        values = [*model.parameters(), *model.buffers()]
+        if int(self.n_averaged) == 0:  # it stays on the CPU
+            torch._foreach_copy_(averages, values)
+        else:
+            for dtype in dict.fromkeys(average.dtype for average in averages):
+                pairs = [(a, v) for a, v in zip(averages, values, strict=True) if a.dtype == dtype]
+                self.multi_avg_fn([a for a, _ in pairs], [v for _, v in pairs], self.n_averaged)
+        self.n_averaged += 1
 
 
 class MaskedAverage:

@@ -2,13 +2,13 @@
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from dataset.bad_samples import BadSamples
 from dataset.base import SegmentationDataset
@@ -19,7 +19,7 @@ from engine.amp import grad_scaler
 from engine.compiling import check_compiler, uncompiled
 from engine.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.evaluate import evaluate
-from engine.finite import MaskedAverage
+from engine.finite import Averaged, MaskedAverage
 from engine.interrupt import Interrupts, until_interrupted
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
@@ -130,7 +130,10 @@ def fit(
     _require_equal_start(training, data)
     bad_samples = BadSamples(args.skip_bad_samples, warn_on_every_process(logger))
     loader = train_loader(data, args, device, training.iteration, bad_samples)
-    with Interrupts() as interrupts, lost_processes_explained(lambda: f"after iteration {training.iteration}"):
+    lost = lost_processes_explained(lambda: f"after iteration {training.iteration}")
+    with Interrupts() as interrupts, lost, ExitStack() as last:
+        if profiler is not None:
+            last.callback(profiler.close)  # the trace is kept where training ends early, too
         best = train(
             training,
             loader,
@@ -197,7 +200,7 @@ def prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.devi
     separate_optimizer = build_separate_optimizer(task.separate_parameters())
     ema = None
     if args.ema_decay > 0:
-        ema = AveragedModel(task.network, multi_avg_fn=MaskedAverage(args.ema_decay), use_buffers=True)
+        ema = Averaged(task.network, multi_avg_fn=MaskedAverage(args.ema_decay), use_buffers=True)
     if args.compile:
         task.network.compile()  # in place, so that parameters keep their names
     return Training(task, optimizer, scaler, ema, separate_optimizer)

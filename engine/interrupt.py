@@ -19,8 +19,8 @@ SECONDS_TO_A_SECOND_INTERRUPT = 2.0
 LAG = 3  # steps by which a GPU may be ahead of what the host knows of it
 
 
-class Interrupted(Exception):
-    """A signal ended the run, which can be continued."""
+class Interrupted(BaseException):
+    """A signal ended the run, which can be continued. Like KeyboardInterrupt it is no error that a reader may catch."""
 
 
 class ValidationBrokenOff(Exception):

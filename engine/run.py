@@ -23,6 +23,7 @@ from utils.lock import hold_folder
 from utils.logger import RunLogger
 
 STATE_FORMAT = 1
+BAD_BATCHES = "bad_batches.txt"
 
 # What may differ between the start of a run and its resume; everything else must agree.
 FREE_ON_RESUME = frozenset(
@@ -103,7 +104,7 @@ class Run:
             os.replace(real, real.with_name(real.name + ASIDE_SUFFIX))
         if self.source is not None and not self.continues_in_place:
             best = self.source.parent / self.best_checkpoint.name
-            if best.exists():
+            if best.exists() and best.resolve() != self.best_checkpoint.resolve():
                 with open(best, "rb") as original, atomic_file(self.best_checkpoint) as copy:
                     shutil.copyfileobj(original, copy)
         _record_arguments(args, self.folder)
@@ -210,9 +211,12 @@ def _clear(run: Run) -> None:
     """Removes what an earlier run wrote into the folder, so that logs and checkpoints are not mixed."""
     before = previous_of(run.last_state)  # of the file that a link points to, so before the link goes
     aside = run.last_state.with_name(STATE_NAME + ASIDE_SUFFIX)
-    for path in (run.last_state, before, aside, run.checkpoint, run.best_checkpoint):
-        path.unlink(missing_ok=True)
-    for name in ("log.txt", "metrics.jsonl"):
+    source = None if run.source is None else run.source.resolve()  # what is continued stays until it is written anew
+    own_best = source is not None and source.parent == run.last_state.resolve().parent
+    for path in (run.last_state, before, aside, run.checkpoint, *(() if own_best else (run.best_checkpoint,))):
+        if path.resolve() != source:
+            path.unlink(missing_ok=True)
+    for name in ("log.txt", "metrics.jsonl", BAD_BATCHES):
         (run.folder / name).unlink(missing_ok=True)
     for name in ("tensorboard", "profile"):
         shutil.rmtree(run.folder / name, ignore_errors=True)

@@ -6,14 +6,12 @@ from typing import Any
 
 import torch
 
-from engine.run import Run
+from engine.run import BAD_BATCHES, Run
 from engine.state import Training
 from utils.checkpoint import save_atomic
 from utils.distributed import all_gather_object, broadcast_object, is_main_process
 from utils.files import write_text
 from utils.logger import RunLogger
-
-BAD_BATCHES = "bad_batches.txt"
 
 
 class Saver:
@@ -43,6 +41,7 @@ class Saver:
         self._training, self._arguments, self._device = training, arguments, device
         self._run, self._logger, self._on_error = run, logger, on_error
         self._written_best = replace(training.best)
+        self._state_written = False
 
     def save(self, *, own_statistics: bool = False, final: bool = False) -> None:
         """Writes everything. All processes together.
@@ -59,6 +58,7 @@ class Saver:
 
         def write() -> None:
             save_atomic(state, self._run.last_state, keep_previous=True)
+            self._state_written = True
             self._write_checkpoints()
 
         self._guarded(write, final)
@@ -79,6 +79,7 @@ class Saver:
 
     def _guarded(self, write: Callable[[], None], final: bool) -> None:
         failure: OSError | None = None
+        self._state_written = False
         if is_main_process():
             try:
                 write()
@@ -92,8 +93,9 @@ class Saver:
             raise failure
         # The best network of a validation whose files failed is gone at the next step: a later one may take its place.
         self._training.best = replace(self._written_best)
+        missing = "only the state was" if self._state_written else "nothing was"  # the main process's logger says it
         self._logger.warning(
-            f"nothing was saved at iteration {self._training.iteration}: {failure}. The last good state stays; the "
+            f"{missing} saved at iteration {self._training.iteration}: {failure}. The last good state stays; the "
             "next save tries again (--on-save-error continue)"
         )
 

@@ -90,11 +90,12 @@ def train(
     saver = Saver(training, arguments, device, run, logger, settings.on_save_error)
     budget = TimeBudget(settings.max_seconds, training.seconds)
     ended = training.iteration >= settings.max_iterations or budget.spent
-    if ended and not run.continues_in_place:
-        saver.save(final=True)  # finished elsewhere: this folder gets its checkpoint and state
-    elif run.state is not None:
-        saver.complete()
+    training.task.train()
     training.take_own_statistics()
+    if run.continues_in_place:
+        saver.complete()
+    elif run.state is not None or ended:  # begun elsewhere: this folder gets its state before anything else
+        saver.save(own_statistics=True, final=ended)
     if training.validation_due:
         training.validation_due = False
         if validate is not None:
@@ -103,7 +104,6 @@ def train(
     if training.validation_due:
         end_interrupted(training, interrupts, run, logger)
     model = distribute(training.task, device)
-    training.task.train()
     guard = FiniteGuard(training, device, agreement)
     batches = iter(loader)
     rates = RateMeter()
@@ -151,8 +151,6 @@ def train(
                 end_interrupted(training, interrupts, run, logger)
             rates.skip()
     bar.close()
-    if profiler is not None:
-        profiler.close()
     return training.best
 
 

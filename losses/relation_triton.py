@@ -41,6 +41,8 @@ def triton_rows(
         return False
     try:
         launch_rows(teacher_logits, student_logits, bias, weight, row_kl, delta)
+    except torch.OutOfMemoryError:
+        raise  # no fault of the kernel's
     except Exception as error:
         # whatever the compiler, its cache folder or the driver objects to: the result is the same without it
         _STATE.failed = True

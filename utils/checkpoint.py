@@ -1,6 +1,7 @@
 """Files of tensors: written whole or not at all, read without ever running code that lies in them."""
 
 import dataclasses
+import errno
 import os
 import warnings
 from argparse import Namespace
@@ -73,6 +74,8 @@ def load_file(path: str | os.PathLike) -> Any:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # torch's readers raise a dozen kinds for a bad file
+        if isinstance(error, RuntimeError) and "allocate memory" in str(error):
+            raise OSError(errno.ENOMEM, "there is not enough memory to read it", str(path)) from error
         raise refusal(path, error) from error
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import engine.task
 import losses.cirkdv2
 from engine.ending import stop_if_not_finite
-from engine.finite import FiniteGuard, MaskedAverage, step_masked
+from engine.finite import Averaged, FiniteGuard, MaskedAverage, step_masked
 from engine.interrupt import StepAgreement
 from engine.optim import build_optimizer
 from engine.run import Run
@@ -214,6 +214,35 @@ def test_scaler_goes_on_after_a_bad_step_and_buffers_with_it():
     assert training.scaler.get_scale() == 2.0 and training.meter.read()["loss_task"] < 1e9
     training.scaler.update(2.0**-11)
     assert "fp16 finds no scale" in guard.finding()[1]
+
+
+def test_scaler_skips_a_step_whose_loss_alone_is_not_finite():
+    task, device = Tiny(), torch.device("cpu")
+    optimizer = build_optimizer(task, [], kind="sgd", lr=0.1, weight_decay=0.0, momentum=0.9)
+    training = Training(task, optimizer, torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=99))
+    guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
+    before = [parameter.detach().clone() for parameter in task.parameters()]
+    guard.begin()
+    terms = task(torch.randn(6, 3))
+    training.scaler.scale(sum(terms.values())).backward()
+    guard.judge([{"loss_task": torch.tensor(float("nan"))}])
+    training.scaler.step(optimizer)
+    assert all(map(torch.equal, task.parameters(), before))
+
+
+def test_average_is_torchs():
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    ours = Averaged(network, multi_avg_fn=MaskedAverage(0.9), use_buffers=True)
+    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(3):
+        network(torch.randn(4, 3)).sum().backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        ours.update_parameters(network)
+        theirs.update_parameters(network)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    assert all(map(torch.equal, ours.state_dict().values(), theirs.state_dict().values()))
 
 
 def bad_on_rank_1() -> list:

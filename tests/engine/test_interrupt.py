@@ -146,6 +146,20 @@ def test_run_killed_before_its_first_state_starts_anew(run_main, baseline, tmp_p
     assert (tmp_path / "run/log.txt").read_text().count("iteration 1/4") == 1
 
 
+def test_run_continued_elsewhere_can_be_continued_from_its_first_moment(run_main, baseline, tmp_path, monkeypatch):
+    words = [*baseline, "--skip-val"]
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        at_step(patch, 3, lambda: signal.raise_signal(signal.SIGTERM))
+        run_main("train_baseline", *words)
+    elsewhere = [*words, "--save-dir-name", "elsewhere"]
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        at_step(patch, 4, lambda: 1 / 0)  # as if it were killed, before it has saved
+        run_main("train_baseline", *elsewhere, "--resume", tmp_path / "run")
+    assert load_file(tmp_path / "elsewhere/last_state.pth")["iteration"] == 3
+    run_main("train_baseline", *elsewhere, "--resume", "auto")
+    assert load_file(tmp_path / "elsewhere/last_state.pth")["iteration"] == 4
+
+
 def test_second_ctrl_c_ends_at_once_unless_torchrun_passed_the_first_on(monkeypatch):
     clock = iter([0.0, 0.5, 3.0])
     monkeypatch.setattr(engine.interrupt.time, "monotonic", lambda: next(clock))

@@ -7,8 +7,11 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from engine.interrupt import Interrupted
+from engine.resume import find_state
 from engine.run import STATE_FORMAT, open_run
 from utils.checkpoint import load_file, plain, save_atomic
 from utils.files import previous_of
@@ -169,3 +172,32 @@ def test_overwriting_removes_all_states_and_what_killed_saves_left(args, folder)
     args.resume, args.overwrite = None, True
     assert begin(args).iteration == 0
     assert names(folder) <= {".lock", "args.yaml", "log.txt"}
+
+
+def test_a_state_set_aside_in_the_same_folder_survives_until_it_is_written_anew(args, folder):
+    aside = folder / "last_state.pth.set_aside"
+    (folder / "last_state.pth").rename(aside)
+    save_atomic({"best": 4}, folder / "net_best_model.pth")
+    args.resume, args.overwrite = str(aside), True
+    assert begin(args).iteration == 4
+    assert load_file(aside)["iteration"] == 4 and load_file(folder / "net_best_model.pth") == {"best": 4}
+    assert not (folder / "net.pth").exists()
+
+
+def test_a_signal_while_a_state_is_read_is_no_damage(args, folder, monkeypatch):
+    def interrupted(*_, **__):
+        raise Interrupted("SIGTERM")
+
+    monkeypatch.setattr(torch, "load", interrupted)
+    with pytest.raises(Interrupted):
+        find_state("auto", folder / "last_state.pth")
+    assert (folder / "last_state.pth").exists()
+
+
+def test_memory_that_is_short_is_no_damage(folder, monkeypatch):
+    def short(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(torch, "load", short)
+    with pytest.raises(OSError, match="not enough memory to read it"):
+        load_file(folder / "last_state.pth")
