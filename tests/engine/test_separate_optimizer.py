@@ -166,9 +166,9 @@ def test_step_with_and_without_scaled_gradients(scaled):
     assert one_step(Pair(), scaler, clip_grad=1.0) == pytest.approx((1 - 0.1, 1 - 4e-4), rel=1e-5)
 
 
-def test_overflow_in_the_discriminator_skips_its_step_alone_and_lowers_the_scale():
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    assert one_step(Pair(of_discriminator=float("inf")), scaler) == pytest.approx((1 - 0.3, 1.0))
+def test_overflow_in_the_discriminator_skips_the_whole_step_and_lowers_the_scale():
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # the student waits too, as banks and averages do
+    assert one_step(Pair(of_discriminator=float("inf")), scaler) == (1.0, 1.0)
     assert scaler.get_scale() == 512.0
 
 
