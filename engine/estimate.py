@@ -24,7 +24,9 @@ from engine.estimate_report import (
     time_rows,
 )
 from engine.evaluate import evaluate
+from engine.finite import FiniteGuard
 from engine.fit import loop_settings, prepare
+from engine.interrupt import StepAgreement
 from engine.parallel import distribute
 from engine.progress import peak_rss_mib
 from engine.protocol import default_protocol
@@ -138,6 +140,7 @@ def _time_steps(
     far = argparse.Namespace(**vars(args) | {"max_iterations": training.iteration + WARMUP_STEPS + STEPS})
     batches = iter(train_loader(data, far, device, training.iteration))
     settings = loop_settings(args)
+    guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
     durations: list[tuple[float, float]] = []
     ready = [0.0]
 
@@ -148,7 +151,7 @@ def _time_steps(
     steps = WARMUP_STEPS + STEPS
     while len(durations) < steps:
         start = time.perf_counter()
-        take_step(model, training, batches, settings, device, mark)
+        take_step(model, training, batches, settings, device, mark, guard)
         _synchronize(device)
         durations.append((ready[0] - start, time.perf_counter() - ready[0]))
         if len(durations) == WARMUP_STEPS and broadcast_object(sum(durations[-1])) > SLOW_STEP_SECONDS:

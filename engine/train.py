@@ -160,18 +160,14 @@ def take_step(
     batches: Iterator[Batch],
     settings: Settings,
     device: torch.device,
-    data_ready: Callable[[], None] = lambda: None,
-    guard: FiniteGuard | None = None,
+    data_ready: Callable[[], None],
+    guard: FiniteGuard,
 ) -> None:
-    """One iteration at the learning rate that is set: takes its micro-batches, calls `data_ready`, trains on them.
-
-    Without a `guard` nothing looks back at a step that is not finite.
-    """
+    """One iteration at the learning rate that is set: takes its micro-batches, calls `data_ready`, trains on them."""
     with record_function("data"):
         taken = [next(batches) for _ in range(settings.accumulation_steps)]
         micro_batches = [_to_device(batch, device) for batch in taken]
     data_ready()
-    guard = guard or FiniteGuard(training, device, StepAgreement(device, lambda: False))
     guard.begin([batch.positions for batch in taken])
     training.task.keep_features = settings.loss_health and (training.iteration + 1) % settings.log_iter == 0
     _step(model, training, micro_batches, settings, device, guard)
