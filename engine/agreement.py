@@ -4,14 +4,20 @@ import argparse
 import hashlib
 import platform
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from utils.distributed import all_gather_object, get_world_size, setup_distributed
+from utils.distributed import (
+    all_gather_object,
+    broadcast_object,
+    get_world_size,
+    is_main_process,
+    setup_distributed,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dataset", "engine", "losses", "models", "utils")
@@ -42,6 +48,20 @@ def join_processes(args: argparse.Namespace) -> torch.device:
         values |= {"torch": torch.__version__, "Python": platform.python_version(), "the code's hash": _code_hash()}
         require_agreement(values, "Start every process from one copy of the project with one command line.")
     return device
+
+
+def on_main_process(function: Callable[[], Any]) -> Any:
+    """What `function` returns on the main process, on all; a ValueError or OSError that it raises is raised on all."""
+    outcome = None
+    if is_main_process():
+        try:
+            outcome = function()
+        except (ValueError, OSError) as error:
+            outcome = error
+    outcome = broadcast_object(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def require_agreement(values: Mapping[str, Any], remedy: str) -> None:

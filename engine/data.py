@@ -13,7 +13,8 @@ from dataset import build_dataset
 from dataset.bad_samples import BadSamples, listed
 from dataset.base import SegmentationDataset
 from dataset.loaders import SegmentationLoader, build_train_loader
-from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, is_main_process
+from engine.agreement import on_main_process
+from utils.distributed import all_gather_object, get_rank, get_world_size, is_main_process
 from utils.logger import RunLogger
 
 CHECKED_SAMPLES = 50
@@ -49,23 +50,15 @@ def build_data(args: argparse.Namespace) -> Data:
     val_set = None
     if not (args.skip_val and getattr(args, "skip_teacher_check", True)):
         val_set = build_dataset(args.dataset, args.data, "val", list_file=args.val_list, **options)
-    _check_samples(train_set, val_set, args.skip_bad_samples)
+    on_main_process(lambda: _check_samples(train_set, val_set, args.skip_bad_samples))
     return Data(train_set, val_set)
 
 
 def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int) -> None:
-    """Opens some samples on the main process; what is wrong with them is raised on all."""
-    problem = None
-    if is_main_process():
-        try:
-            train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are told of when training meets them
-            if val_set is not None:
-                val_set.check_samples(CHECKED_SAMPLES)
-        except (ValueError, FileNotFoundError) as error:
-            problem = str(error)
-    problem = broadcast_object(problem)
-    if problem is not None:
-        raise ValueError(problem)
+    """Opens some samples; what is wrong with them is an error."""
+    train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are told of when training meets them
+    if val_set is not None:
+        val_set.check_samples(CHECKED_SAMPLES)
 
 
 def train_loader(

@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from typing import Any
 import torch
 import yaml
 
+from engine.agreement import on_main_process
 from engine.resume import ASIDE_SUFFIX, find_state
 from models.file_names import BEST_SUFFIX, STATE_NAME
 from utils.checkpoint import load_file, plain
-from utils.distributed import barrier, broadcast_object, is_main_process
+from utils.distributed import barrier, is_main_process
 from utils.files import atomic_file, previous_of, remove_temporaries, write_text
 from utils.lock import hold_folder
 from utils.logger import RunLogger
@@ -84,7 +84,7 @@ class Run:
             OSError: the folder cannot be written.
         """
         barrier()  # no process still looks at what is about to change
-        warning = _on_main_process(lambda: self._take_folder(args))
+        warning = on_main_process(lambda: self._take_folder(args))
         due = self.state is not None and self.state.get("validation_due", False)
         logger = RunLogger(self.folder, is_main_process(), start_iteration=self.iteration, validation_due=due)
         for text in filter(None, (self.warning, warning)):
@@ -141,27 +141,13 @@ def open_run(args: argparse.Namespace, stem: str) -> Run:
         source, found["state"], warning = find_state(resume, run.last_state)
         return source, warning
 
-    source, warning = _on_main_process(look)  # one process chooses, so that all continue from the same state
+    source, warning = on_main_process(look)  # one process chooses, so that all continue from the same state
     state = found["state"] if is_main_process() else (None if source is None else load_file(source))
     if source is not None:
         _check_state(source, state, args)
     run = Run(folder, stem, state, source, warning)
-    _on_main_process(lambda: _refuse_held(run, args))
+    on_main_process(lambda: _refuse_held(run, args))
     return run
-
-
-def _on_main_process(function: Callable[[], Any]) -> Any:
-    """What `function` returns on the main process, on all; what it raises there is raised on all."""
-    outcome = None
-    if is_main_process():
-        try:
-            outcome = function()
-        except (ValueError, OSError) as error:
-            outcome = error
-    outcome = broadcast_object(outcome)
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 def _refuse_held(run: Run, args: argparse.Namespace) -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from engine.agreement import on_main_process
 from engine.run import BAD_BATCHES, Run
 from engine.state import Training
 from utils.checkpoint import save_atomic
-from utils.distributed import all_gather_object, broadcast_object, is_main_process
+from utils.distributed import all_gather_object, is_main_process
 from utils.files import write_text
 from utils.logger import RunLogger
 
@@ -78,19 +79,16 @@ class Saver:
             save_atomic(weights, self._run.best_checkpoint)
 
     def _guarded(self, write: Callable[[], None], final: bool) -> None:
-        failure: OSError | None = None
         self._state_written = False
-        if is_main_process():
-            try:
-                write()
-            except OSError as error:
-                failure = error
-        failure = broadcast_object(failure)
-        if failure is None:
+        try:
+            on_main_process(write)
+        except OSError as error:
+            if final or self._on_error == "stop":
+                raise
+            failure = error
+        else:
             self._written_best = replace(self._training.best)
             return
-        if final or self._on_error == "stop":
-            raise failure
         # The best network of a validation whose files failed is gone at the next step: a later one may take its place.
         self._training.best = replace(self._written_best)
         missing = "only the state was" if self._state_written else "nothing was"  # the main process's logger says it
