@@ -48,10 +48,18 @@ def test_ratios_and_bounds(monkeypatch):
 
 def test_curves_are_compared_with_the_spread_over_seeds():
     base = [5.0, 4.0, 3.0, 2.0, 1.0, 1.0]
-    seeds = {0: base, 1: [value + 0.5 for value in base], 2: [value - 0.5 for value in base]}
-    variants = {"near": [value + 0.1 for value in base], "far": [value + 0.9 for value in base]}
-    found = compare(seeds, variants, window=2)
-    assert found["agree"] == {"near": True, "far": False}
+
+    def shifted(*amounts: float) -> dict[int, list[float]]:
+        return {seed: [value + amount for value in base] for seed, amount in enumerate(amounts)}
+
+    curves = {"float32": shifted(0, 0.5, -0.5), "near": shifted(0.1, 0.4, -0.5), "far": shifted(0.9, 1.4, 0.4)}
+    found = compare(curves, window=2)
+    assert found["between seeds"] == pytest.approx((0.5 / 2.6 + 0.5 / 2.6 + 1 / 3.1) / 3)
+    assert {name: values["agrees"] for name, values in found["variants"].items()} == {"near": True, "far": False}
+    # both shift every run of the second half; those of "near" in opposite directions, which its error shows
+    near, far = found["variants"]["near"], found["variants"]["far"]
+    assert abs(near["bias"]) < 2 * near["standard error"]
+    assert far["bias"] > 2 * far["standard error"]
     assert difference(base, base, 2) == 0
     # two values that alternate around the curve cancel in the mean
     assert difference(base, [value + (-1) ** i for i, value in enumerate(base)], 2) == pytest.approx(0)
