@@ -10,8 +10,6 @@ is no failure: machines differ. A benchmark that cannot run is one, and the exit
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measured import format_table, machine, target_rows, write_json
+
 BENCHMARKS = {
     "relations": "the relation terms beside a plain implementation of the formulas",
     "banks": "construction, writing and drawing, bytes between processes",
@@ -27,7 +27,6 @@ BENCHMARKS = {
     "step": "the whole training step beside plain logit distillation's",
 }
 ON_THE_DEVICE = ("relations", "step")
-HEADER = ("benchmark", "target", "bound", "measured", "")
 
 
 def run_one(name: str, device: str, folder: Path) -> dict:
@@ -44,48 +43,6 @@ def run_one(name: str, device: str, folder: Path) -> dict:
     if code or not file.exists():
         return {"benchmark": name, "error": f"ended with exit code {code}"}
     return json.loads(file.read_text(encoding="utf-8"))
-
-
-def target_rows(results: list[dict]) -> list[tuple[str, ...]]:
-    """Benchmark, target, bound, measured value, and whether it is met, one row a target."""
-    rows = []
-    for result in results:
-        if "error" in result:
-            rows.append((result["benchmark"], "-", "-", "-", f"FAILED: {result['error']}"))
-        for name, target in result.get("targets", {}).items():
-            bound = f"at {'most' if target['at_most'] else 'least'} {target['bound']:.4g}"
-            met = "met" if target["met"] else "MISSED"
-            rows.append((result["benchmark"], name, bound, f"{target['measured']:.4g}", met))
-    return rows
-
-
-def format_table(rows: list[tuple[str, ...]]) -> str:
-    """Rows under the header in aligned columns."""
-    widths = [max(len(row[column]) for row in [HEADER, *rows]) for column in range(len(HEADER))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [HEADER, *rows]]
-    return "\n".join(line.rstrip() for line in lines)
-
-
-def machine() -> dict[str, str | int]:
-    """What the figures belong to."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _cpu_information() if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-    }
-
-
-def _cpu_information() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
 
 
 def main() -> None:
@@ -113,7 +70,7 @@ def main() -> None:
     print(f"\n{format_table(target_rows(results))}")
     print(f"\n{time.monotonic() - began:.0f} s on " + ", ".join(f"{name} {value}" for name, value in machine().items()))
     if args.json:
-        args.json.write_text(json.dumps({"machine": machine(), "results": results}, indent=1) + "\n", encoding="utf-8")
+        write_json({"machine": machine(), "results": results}, args.json)
     sys.exit(1 if any("error" in result for result in results) else 0)
 
 

@@ -8,8 +8,6 @@ against gathering the feature maps of all processes.
 """
 
 import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +16,9 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.host_reads import HostReads
+from benchmarks.measured import PeakMemory, finish, machine, target
 from losses import relations
 from losses.cirkdv2 import CIRKDV2Config
 from losses.memory_bank import ClasswiseBank
@@ -73,12 +72,11 @@ def wire_share(classes: int, size: tuple[int, int], channels: int, batch: int) -
 
 def construction() -> tuple[float, float, float]:
     """Seconds and peak extra MiB of building the 150-class bank, and the MiB that it can hold."""
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is resident now
-    before = _status_mib("VmRSS")
+    peak = PeakMemory(torch.device("cpu"))
     start = time.perf_counter()
     bank = ClasswiseBank(*LARGE_BANK)
     seconds = time.perf_counter() - start
-    return seconds, _status_mib("VmHWM") - before, bank.queue.nbytes / MIB
+    return seconds, peak.mib(), bank.queue.nbytes / MIB
 
 
 class LoopBank:
@@ -112,20 +110,6 @@ class LoopBank:
         return torch.cat(drawn)
 
 
-class SynchronizationCounter(TorchDispatchMode):
-    """Counts operations for which the host would wait on a GPU."""
-
-    count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().removeprefix("aten::").split(".")[0]
-        by_mask = name in ("index", "index_put", "index_put_") and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        self.count += by_mask or name in ("_local_scalar_dense", "nonzero", "masked_select", "_unique2")
-        return func(*args, **(kwargs or {}))
-
-
 def write_and_draw(repeats: int) -> dict[str, dict[str, float]]:
     """Best seconds and host synchronisations of writing a batch and drawing the keys, the banks' way and the loop's."""
     config = CIRKDV2Config()
@@ -152,7 +136,7 @@ def write_and_draw(repeats: int) -> dict[str, dict[str, float]]:
     ways: dict[str, Callable[[], None]] = {"banks": ours, "loop": plain}
     results: dict[str, dict[str, float]] = {}
     for name, way in ways.items():
-        with SynchronizationCounter() as counter:
+        with HostReads() as counter:
             way()
         results[name] = {"seconds": float("inf"), "host_synchronizations": counter.count}
     for _ in range(repeats):
@@ -176,20 +160,16 @@ def run(threads: int = 2, repeats: int = 9) -> dict:
     shares = {name: wire_share(*sizes) for name, sizes in RECIPES.items()}
     speedup = ways["loop"]["seconds"] / ways["banks"]["seconds"]
     targets = {
-        "construction of the 150-class bank, s": _target(build_seconds, 1.0),
-        "its peak memory / its size": _target(build_mib / bank_mib, 1.0),
-        "host synchronisations of a step's writing and drawing": _target(ways["banks"]["host_synchronizations"], 0),
-        "loop / banks, time of writing and drawing": _target(speedup, 1.0, at_most=False),
+        "construction of the 150-class bank, s": target(build_seconds, 1.0),
+        "its peak memory / its size": target(build_mib / bank_mib, 1.0),
+        "host synchronisations of a step's writing and drawing": target(ways["banks"]["host_synchronizations"], 0),
+        "loop / banks, time of writing and drawing": target(speedup, 1.0, at_most=False),
     }
-    targets |= {f"bytes sent / feature maps, {name}": _target(share, LARGEST_SHARE) for name, share in shares.items()}
+    targets |= {f"bytes sent / feature maps, {name}": target(share, LARGEST_SHARE) for name, share in shares.items()}
     return {
         "benchmark": "banks",
         "sizes": {"bank": LARGE_BANK, "batch": BATCH, "classes": CLASSES, "features": [TEACHER_CHANNELS, *SIZE]},
-        "machine": {
-            "device": platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
         "seconds": {"construction": build_seconds} | {name: way["seconds"] for name, way in ways.items()},
         "host_synchronizations": {name: way["host_synchronizations"] for name, way in ways.items()},
         "peak_extra_mib": {"construction": build_mib, "bank when full": bank_mib},
@@ -206,25 +186,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     result = run(args.threads, args.repeats)
-    for name, target in result["targets"].items():
-        bound = f"at {'most' if target['at_most'] else 'least'} {target['bound']:.3g}"
-        print(f"{name:55s} {target['measured']:8.4g}  {bound:14s} {'met' if target['met'] else 'MISSED'}")
     for name, seconds in result["seconds"].items():
         print(f"{name:55s} {seconds * 1e3:8.2f} ms")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _target(measured: float, bound: float, at_most: bool = True) -> dict[str, float | bool]:
-    met = measured <= bound if at_most else measured >= bound
-    return {"measured": measured, "bound": bound, "at_most": at_most, "met": met}
-
-
-def _status_mib(field: str) -> float:
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    finish(result, args.json)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.__main__ import machine
+from benchmarks.measured import machine, write_json
 
 TEACHER = ("psp", "resnet18")
 VARIANTS = {
@@ -134,7 +134,7 @@ def main() -> None:
                 show(f"{method}, {key}", results[method][key])
             if args.json:  # after every method, so that an interruption does not lose what was computed
                 result = {"benchmark": "curves", "machine": machine(), "results": results, "curves": curves}
-                args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+                write_json(result, args.json)
 
 
 def show(title: str, found: dict) -> None:

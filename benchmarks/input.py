@@ -16,9 +16,6 @@ photographs' (2.3 MB).
 """
 
 import argparse
-import json
-import os
-import platform
 import statistics
 import struct
 import tempfile
@@ -33,6 +30,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.measured import finish, machine, target
 from dataset import build_dataset
 from dataset.files import read_image, read_mask
 from dataset.loaders import TrainStream
@@ -154,26 +152,18 @@ def run(samples: int = 60, scenes: int = 6, crop: tuple[int, int] = (512, 1024))
     return {
         "benchmark": "input",
         "sizes": {"image": SIZE, "crop": crop, "scenes": scenes, "samples": samples, "png_megabytes": megabytes},
-        "machine": {
-            "cpu": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-            "pillow": Image.__version__,
-            "imagecodecs": imagecodecs.__version__,
-        },
+        "machine": machine(
+            opencv=cv2.__version__,
+            numpy=np.__version__,
+            pillow=Image.__version__,
+            imagecodecs=imagecodecs.__version__,
+        ),
         "seconds": mean,
         "median_seconds": {name: statistics.median(values) for name, values in seconds.items()},
         "bounds": bounds,
         "ratios": ratios,
         "targets": {
-            name: {
-                "measured": ratios[name],
-                "bound": bound,
-                "at_most": at_most,
-                "met": bool(ratios[name] <= bound if at_most else ratios[name] >= bound),
-            }
-            for name, (_, _, bound, at_most) in TARGETS.items()
+            name: target(ratios[name], bound, at_most=at_most) for name, (_, _, bound, at_most) in TARGETS.items()
         },
     }
 
@@ -195,11 +185,7 @@ def main() -> None:
         f"{bounds['inflated_bytes_per_sample'] / 1e6:.1f} MB per sample at "
         f"{bounds['inflated_bytes_per_second'] / 1e6:.0f} MB/s"
     )
-    for name, target in result["targets"].items():
-        limit = f"at {'most' if target['at_most'] else 'least'} {target['bound']:g}"
-        print(f"{name:17s} {target['measured']:6.2f}   target {limit}: {'met' if target['met'] else 'MISSED'}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    finish(result, args.json)
 
 
 if __name__ == "__main__":

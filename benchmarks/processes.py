@@ -11,7 +11,6 @@ compared after the third. A relative difference is the largest difference of a t
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measured import machine, write_json
 from dataset.loaders import build_eval_loader
 from engine.evaluate import evaluate
 from engine.optim import build_optimizer, build_separate_optimizer
@@ -321,8 +321,8 @@ def main() -> None:
         print(f"\n{format_table(rows, args.processes, by)}")
     if args.json:
         settings = {name: str(value) for name, value in vars(args).items()}
-        found = {"arguments": settings, "torch": torch.__version__, "rows": [row._asdict() for row in rows]}
-        args.json.write_text(json.dumps(found | {"cases": [asdict(case) for case in cases]}, indent=1))
+        found = {"rows": [row._asdict() for row in rows], "cases": [asdict(case) for case in cases]}
+        write_json({"machine": machine(), "arguments": settings} | found, args.json)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,7 @@ six maps of 8 x 512 x 64 x 128 float32 values, 768 MiB, and two float32 and one 
 """
 
 import argparse
-import json
 import math
-import platform
 import subprocess
 import sys
 import time
@@ -31,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.measured import PeakMemory, finish, machine, target
 from losses.context import GraphContext
 from losses.functional import pool4x4, sample_partners
 from losses.memory_bank import MemoryBank
@@ -38,7 +37,6 @@ from losses.relation_products import RELATION_DTYPES
 from losses.relations import ChannelMemory, PixelMemory, minibatch_relation
 from utils.types import Step
 
-MIB = 1 << 20
 TEMPERATURE, CLASSES, PARTNERS = 0.1, 19, 2
 PIXEL_DRAW, REGION_DRAW, CHANNEL_DRAW = 4096, 1024, 2048
 PUBLISHED_SIZE = (8, 512, 64, 128)  # features of 8 images of 512x1024
@@ -173,15 +171,9 @@ def measure_peak(group: str, way: str, size: tuple[int, int, int, int], device: 
     """Peak extra MiB of one forward + backward, after a small one that loads the libraries' own buffers."""
     run_once(group, way, Inputs((2, 32, 8, 8), device))
     inputs = Inputs(size, device)
-    if device == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run_once(group, way, inputs)
-        return (torch.cuda.max_memory_allocated() - before) / MIB
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from what is resident now
-    before = _status_kib("VmRSS")
+    peak = PeakMemory(torch.device(device))
     run_once(group, way, inputs)
-    return (_status_kib("VmHWM") - before) / 1024
+    return peak.mib()
 
 
 def time_group(group: str, inputs: Inputs) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
@@ -232,24 +224,13 @@ def run(size: tuple[int, int, int, int] = (4, 512, 64, 64), device: str = "cpu",
     return {
         "benchmark": "relations",
         "sizes": {"features": size, "classes": CLASSES, "device": device},
-        "machine": {
-            "device": torch.cuda.get_device_name() if device == "cuda" else platform.processor() or "cpu",
-            "amx": bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        },
+        "machine": machine(),
         "seconds": seconds,
         "peak_extra_mib": peaks,
         "relative_error": errors,
         "ratios": {"speedup": speedups, "memory": shares},
         "targets": targets,
     }
-
-
-def target(measured: float, bound: float, *, at_most: bool) -> dict:
-    """A measured figure beside its bound."""
-    met = measured <= bound if at_most else measured >= bound
-    return {"measured": measured, "bound": bound, "at_most": at_most, "met": bool(met)}
 
 
 def main() -> None:
@@ -277,11 +258,7 @@ def main() -> None:
             if group in result["peak_extra_mib"]:
                 words += f", {result['peak_extra_mib'][group][way]:.0f} MiB extra"
             print(words)
-    for name, found in result["targets"].items():
-        limit = f"at {'most' if found['at_most'] else 'least'} {found['bound']:g}"
-        print(f"{name:45s} {found['measured']:6.2f}   target {limit}: {'met' if found['met'] else 'MISSED'}")
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    finish(result, args.json)
 
 
 def _peak_in_fresh_process(group: str, way: str, size: tuple[int, int, int, int], device: str, threads: int) -> float:
@@ -291,13 +268,6 @@ def _peak_in_fresh_process(group: str, way: str, size: tuple[int, int, int, int]
         command, check=True, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1]
     )
     return float(output.stdout.split()[-1])
-
-
-def _status_kib(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def _synchronize(tensor: Tensor) -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measured import machine, process_status, write_json
 from dataset.synthetic import write_synthetic
 from models import build_model
 
@@ -85,7 +86,7 @@ def watch(
 
 def read_process(pid: int, iteration: int) -> Reading:
     """One reading of a process and all below it."""
-    status = _status(pid)
+    status = process_status(pid)
     below = [child for child in _children(pid) if child]
     return Reading(
         iteration,
@@ -97,13 +98,6 @@ def read_process(pid: int, iteration: int) -> Reading:
     )
 
 
-def _status(pid: int) -> dict[str, int]:
-    """The numbers of /proc/<pid>/status, memory in KiB; one that is ending has none."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    numbers = {name: text.split()[0] for name, _, text in (line.partition(":") for line in lines) if text.split()}
-    return {"VmRSS": 0} | {name: int(number) for name, number in numbers.items() if number.isdigit()}
-
-
 def _children(pid: int) -> Iterator[dict[str, int]]:
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -112,7 +106,7 @@ def _children(pid: int) -> Iterator[dict[str, int]]:
             continue
         for child in map(int, children):
             try:
-                yield _status(child)
+                yield process_status(child)
                 yield from _children(child)
             except OSError:  # it ended meanwhile
                 continue
@@ -215,7 +209,7 @@ def main() -> int:
     found = leaks(marks, args.max_growth_mib)
     print("\n".join(found) if found else f"no leak: growth of at most {args.max_growth_mib:g} MiB, nothing else grew")
     if args.json is not None:
-        args.json.write_text(json.dumps({"marks": [asdict(mark) for mark in marks], "leaks": found}, indent=1))
+        write_json({"machine": machine(), "marks": [asdict(mark) for mark in marks], "leaks": found}, args.json)
     return 1 if found else 0
 
 

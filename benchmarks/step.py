@@ -10,7 +10,6 @@ networks, banks and optimiser included.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.__main__ import machine
+from benchmarks.measured import PeakMemory, finish, machine, target
 from engine.amp import autocast
 from engine.optim import build_optimizer
 from engine.task import DistillationTask
@@ -193,24 +192,12 @@ def measure_times(student: str, sizes: Sizes, device: torch.device, repeats: int
 
 def measure_peak(student: str, way: str, sizes: Sizes, device: torch.device) -> float:
     """MiB that networks, banks, optimiser and two steps take at most, beyond what the process had before."""
-    before = _status_kib("VmRSS")
+    peak = PeakMemory(device)
     stepper, batch = Stepper(student, WAYS[way], sizes, device), random_batch(sizes, device)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # the mark starts again: building is not the step
+    peak.restart()  # building is not the step
     for _ in range(2 if device.type == "cuda" else 1):
         stepper.step(*batch)
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / MIB
-    return (_status_kib("VmHWM") - before) / 1024
-
-
-def _status_kib(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {field}")
+    return peak.mib()
 
 
 def _peak_in_fresh_process(student: str, way: str, device: torch.device) -> float:
@@ -235,8 +222,7 @@ def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) 
         }
         bounds = ((1.3, True), (1.3, True), (3.0, False)) if on_gpu else ((1.5, True), (1.25, True), (1.4, False))
         for (name, ratio), (bound, at_most) in zip(ratios[student].items(), bounds, strict=True):
-            met = ratio <= bound if at_most else ratio >= bound
-            targets[f"{name}, {student}"] = {"measured": ratio, "bound": bound, "at_most": at_most, "met": met}
+            targets[f"{name}, {student}"] = target(ratio, bound, at_most=at_most)
         for way in WAYS:
             detail = ", ".join(f"{part} {value:.2f}" for part, value in parts[student][way].items())
             peak = f"  {memory[student][way]:.0f} MiB" if way in memory[student] else ""
@@ -245,7 +231,7 @@ def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) 
     return {
         "benchmark": "step",
         "sizes": {"crop": list(sizes.crop), "batch": sizes.batch, "classes": CLASSES, "teacher": "-".join(TEACHER)},
-        "machine": machine() | {"threads": torch.get_num_threads(), "device": device.type},
+        "machine": machine(device=device.type),
         "seconds": seconds,
         "parts": parts,
         "ratios": ratios,
@@ -268,8 +254,7 @@ def main() -> None:
         print(measure_peak(*args.peak_of, sizes_for(device), device))
         return
     result = run(device, args.repeats)
-    if args.json:
-        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    finish(result, args.json)
 
 
 if __name__ == "__main__":

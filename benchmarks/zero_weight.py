@@ -8,14 +8,13 @@ The median of the rounds counts.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
 
+from benchmarks.measured import machine, write_json
 from engine.methods import RIVALS
 from engine.task import DistillationTask
 from losses import build_combined
@@ -86,8 +85,7 @@ def main() -> None:
     median = {way: statistics.median(values) for way, values in times.items()}
     extra = {way: sum(p.numel() for p in task.distiller.parameters()) for way, (task, _) in ways.items()}
     result = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
+        "machine": machine(),
         "arguments": {name: str(value) for name, value in vars(args).items()},
         "seconds": median,
         "parameters of the losses": extra,
@@ -101,7 +99,7 @@ def main() -> None:
         "step with pixel KD alone"
     )
     if args.json:
-        args.json.write_text(json.dumps(result, indent=1))
+        write_json(result, args.json)
 
 
 if __name__ == "__main__":

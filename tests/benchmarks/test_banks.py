@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.banks import LARGEST_SHARE, RECIPES, LoopBank, SynchronizationCounter, wire_share, write_and_draw
+from benchmarks.banks import LARGEST_SHARE, RECIPES, LoopBank, wire_share, write_and_draw
+from benchmarks.host_reads import HostReads
 
 PUBLISHED = Path(__file__).parents[1] / "data/recipes.json"
 NAMES = {
@@ -51,7 +52,7 @@ def test_the_loop_keeps_what_it_is_given():
 
     bank = LoopBank(3, 20, 4, 2)
     rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
-    with SynchronizationCounter() as counter:
+    with HostReads() as counter:
         bank.enqueue(rows, torch.tensor([[0, 2, 0, 0]]))
     assert counter.count > 0 and bank.counts == [[3, 0, 1], [1, 0, 1]]
     assert bank.draw(0, 2).shape == (3, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import engine.train
 from tests.pseudo_datasets import write_pseudo_dataset
 
 TEACHER = ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")
@@ -62,6 +63,18 @@ def distillation(common, teacher_file) -> list:
     words += ["--student-model", STUDENT[0], "--student-backbone", STUDENT[1], "--skip-teacher-check"]
     words += ["--pixel-memory-size", 50, "--region-memory-size", 20, "--channel-memory-size", 300]
     return [*common, *words, "--pixel-contrast-size", 64, "--region-contrast-size", 24, "--channel-contrast-size", 64]
+
+
+def at_step(monkeypatch, iteration: int, do) -> None:
+    """Calls `do` in the middle of a step."""
+    step = engine.train._step
+
+    def disturbed(model, training, *rest):
+        if training.iteration + 1 == iteration:
+            do()
+        return step(model, training, *rest)
+
+    monkeypatch.setattr(engine.train, "_step", disturbed)
 
 
 def metric_lines(folder: Path) -> list[dict]:

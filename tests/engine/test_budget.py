@@ -7,7 +7,7 @@ import pytest
 import engine.train
 from engine.budget import TimeBudget
 from engine.optim import poly_lr
-from tests.engine.conftest import metric_lines
+from tests.engine.conftest import at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.logger import RunLogger
@@ -115,21 +115,17 @@ def test_runs_of_different_pace_end_at_the_same_seconds(run_main, baseline, tmp_
 
 
 def test_time_survives_a_resume_and_a_spent_run_is_left_alone(run_main, baseline, tmp_path, monkeypatch):
-    step = engine.train._step
-
-    def interrupted(model, training, *rest):
-        if training.iteration == 5:
-            raise KeyboardInterrupt
-        step(model, training, *rest)
-        time.sleep(0.05)
+    def interrupt():
+        raise KeyboardInterrupt
 
     # far more than five steps take, also where other tests share the machine
     words = [*baseline, "--max-seconds", 4, "--max-iterations", 100000, "--save-per-iters", 2, "--skip-val"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.train, "_step", interrupted)
+        at_step(patch, 3, lambda: time.sleep(0.3))
+        at_step(patch, 6, interrupt)
         run_main("train_baseline", *words)
     saved = load_file(tmp_path / "run/last_state.pth")["train_seconds"]
-    assert 0.15 <= saved < 4
+    assert 0.3 <= saved < 4
     run_main("train_baseline", *words, "--resume", "auto")
     lines = metric_lines(tmp_path / "run")
     seconds = [line["train_seconds"] for line in lines]
@@ -156,16 +152,12 @@ def test_without_a_budget_the_log_tells_the_time_and_the_state_holds_none(run_ma
 
 
 def test_a_run_that_was_validated_but_not_yet_saved_can_be_resumed(run_main, baseline, tmp_path, monkeypatch):
-    step = engine.train._step
-
-    def interrupted(model, training, *rest):
-        if training.iteration == 2:
-            raise KeyboardInterrupt
-        step(model, training, *rest)
+    def interrupt():
+        raise KeyboardInterrupt
 
     words = [*baseline, "--val-per-iters", 1, "--save-per-iters", 100, "--resume", "auto"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.train, "_step", interrupted)
+        at_step(patch, 3, interrupt)
         run_main("train_baseline", *words)
     assert (tmp_path / "run/psp_mobile_mobilenetv3_small_custom_best_model.pth").is_file()
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] in (1, 2)

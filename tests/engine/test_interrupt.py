@@ -17,24 +17,12 @@ import engine.saving
 import engine.train
 from engine.cli import EXIT_RESUMABLE, run_cli
 from engine.interrupt import SIGNALS, Interrupted, Interrupts, StepAgreement, ValidationBrokenOff, until_interrupted
-from tests.engine.conftest import assert_same, metric_lines
+from tests.engine.conftest import assert_same, at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.distributed import get_rank
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def at_step(monkeypatch, iteration: int, do) -> None:
-    """Calls `do` in the middle of a step."""
-    step = engine.train._step
-
-    def disturbed(model, training, *rest):
-        if training.iteration + 1 == iteration:
-            do()
-        return step(model, training, *rest)
-
-    monkeypatch.setattr(engine.train, "_step", disturbed)
 
 
 def losses(folder: Path) -> list[dict]:

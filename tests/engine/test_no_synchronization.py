@@ -5,9 +5,8 @@ import math
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.host_reads import HostReadError, HostReads
 from engine.amp import grad_scaler
 from engine.finite import FiniteGuard
 from engine.interrupt import StepAgreement
@@ -22,31 +21,6 @@ from utils.complexity import feature_shapes
 
 CLASSES, CROP = 4, (40, 56)
 BANKS = {"pixel_memory_size": 30, "region_memory_size": 10, "channel_memory_size": 300}
-# Operations that read a value to the host, or whose result's size depends on values.
-READS = (
-    "_local_scalar_dense item is_nonzero equal nonzero nonzero_numpy masked_select unique_dim _unique _unique2 "
-    "unique_consecutive unique_dim_consecutive bincount repeat_interleave"
-).split()
-
-
-class Synchronizes(Exception):
-    pass
-
-
-class NoReads(TorchDispatchMode):
-    """Refuses operations for which the host would wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.removeprefix("aten::")
-        sized = name == "repeat_interleave" and (kwargs or {}).get("output_size") is not None
-        if name in READS and not sized:
-            raise Synchronizes(str(func))
-        if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-            if any(
-                isinstance(leaf, Tensor) and leaf.dtype in (torch.bool, torch.uint8) for leaf in tree_leaves(args[1])
-            ):
-                raise Synchronizes(f"{func} by a mask")
-        return func(*args, **(kwargs or {}))
 
 
 def build_training(method: str, device: torch.device, amp: str = "off") -> tuple[Training, Settings]:
@@ -107,7 +81,7 @@ def test_a_step_reads_no_value(method, monkeypatch):
     before = [p.detach().clone() for p in training.task.network.parameters()]
     for training.iteration in range(2):  # banks are empty in the first and not in the second
         guard.begin()
-        with NoReads():
+        with HostReads(refuse=True):
             _step(training.task, training, batches, settings, torch.device("cpu"), guard)
     assert any(not torch.equal(a, b) for a, b in zip(before, training.task.network.parameters(), strict=True))
     assert all(math.isfinite(loss) for loss in training.meter.read().values())
@@ -123,11 +97,13 @@ def test_a_step_reads_no_value(method, monkeypatch):
         lambda x: x.masked_select(x > 0),
         lambda x: x.unique(),
         lambda x: x.long().bincount(),
+        lambda x: x.long().repeat_interleave(x.long()),
+        lambda x: x.index_put((x > 0,), x[0]),
     ],
 )
 def test_reads_are_noticed(read):
     x = torch.rand(5)
-    with NoReads(), pytest.raises(Synchronizes):
+    with HostReads(refuse=True), pytest.raises(HostReadError):
         read(x)
 
 

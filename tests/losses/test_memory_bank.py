@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.host_reads import HostReads
 from losses.memory_bank import ClasswiseBank, FlatBank, class_means, row_slots, select_class_pixels, select_classes
 from losses.relations import ChannelMemory, PixelMemory
 from tests.processes import run_processes
@@ -210,27 +210,17 @@ def test_slots_leave_a_class_as_many_rows_as_it_had_where_images_have_few():
     assert row_slots(150, 64 * 64, 16) == (326, 46)
 
 
-class NoHostSynchronization(TorchDispatchMode):
-    """Refuses operations whose result's shape or value the host has to wait for."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name().removeprefix("aten::").split(".")[0]
-        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2"), name
-        assert not (name == "index" and any(getattr(i, "dtype", None) == torch.bool for i in args[1])), "bool index"
-        return func(*args, **(kwargs or {}))
-
-
 def test_writing_and_drawing_never_wait_for_the_device():
     pixels = PixelMemory(5, 8, 40, 10, 30, 10, torch.bfloat16, seed=0)
     channels = ChannelMemory(50, 20, (3, 2), torch.bfloat16, seed=0)
     features, target = torch.randn(2, 8, 9, 7), torch.randint(0, 5, (2, 20, 20))
-    with NoHostSynchronization():
+    with HostReads(refuse=True):
         for iteration in range(3):
             step = Step(iteration)
             terms = pixels(features, features + 1, target, step, 0.1, 1.0)
             terms["memory_channel"] = channels(features[:, :, :3, :2], features[:, :, 1:4, :2], step, 0.1, 1.0)
     assert len(terms) == 3 and all(value.isfinite() and value > 0 for value in terms.values())
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoHostSynchronization():
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), HostReads(refuse=True):
         pixels.pixel_bank.queue_ptr[0].item()
 
 

@@ -56,6 +56,26 @@ def test_interpreted_kernels_equal_the_elementwise_operations():
     assert done.returncode == 0 and done.stdout.split()[-1] == "ok", done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize(("kernel", "block"), [("row_in_one_block", 16384), ("row_in_many_blocks", 8192)])
+def test_kernels_compile_to_machine_code_without_a_gpu(kernel, block, capability):
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from losses import relation_kernels
+
+    function = getattr(relation_kernels, kernel)
+    kinds = dict.fromkeys(function.arg_names, "i32")
+    kinds |= {name: "*fp32" for name in function.arg_names if name.endswith("_pointer")} | {"delta_pointer": "*bf16"}
+    constants = {"HAS_BIAS": True, "HAS_WEIGHT": True, "HAS_DELTA": True, "BLOCK": block}
+    if kernel == "row_in_many_blocks":
+        constants["num_keys"] = 20000
+    source = ASTSource(function, kinds | dict.fromkeys(constants, "constexpr"), constexprs=constants)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 16})
+    assert len(compiled.asm["cubin"]) > 10000 and f"sm_{capability}" in compiled.asm["ptx"]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("longest", [16384, 16])

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.models.weight_files import small, write_file
+
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -34,3 +36,15 @@ def fill_network():
 def manifest():
     """Function: name of a manifest -> its content; tensors are name -> [dtype, shape]."""
     return lambda name: json.loads((DATA / "manifest" / f"{name}.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def released(fill_network):
+    """State of a released-like network with four classes."""
+    return {name: tensor.clone() for name, tensor in fill_network(small()).state_dict().items()}
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Function that saves something as a file and gives the path."""
+    return write_file(tmp_path)

@@ -10,33 +10,7 @@ from models.weights import (
     load_backbone_weights,
     load_weights,
 )
-from tests.models.weight_files import Untouched, same, silent, write_file
-
-
-def small(num_classes=4, **options):
-    return build_model("psp_mobile", "mobilenetv3_small", num_classes, **options)
-
-
-@pytest.fixture(scope="module")
-def released(fill_network):
-    """State of a released-like network with four classes."""
-    return {name: tensor.clone() for name, tensor in fill_network(small()).state_dict().items()}
-
-
-@pytest.fixture
-def save(tmp_path):
-    return write_file(tmp_path)
-
-
-WRAPPINGS = {
-    "bare": lambda state: state,
-    "state_dict": lambda state: {"state_dict": state, "meta": {"epoch": 3}},
-    "model": lambda state: {"model": state},
-    "last_state": lambda state: {"format": 1, "network": state, "optimizer": {"state": {}}, "iteration": 7},
-    "ddp": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
-    "compile": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
-    "both": lambda state: {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
-}
+from tests.models.weight_files import WRAPPINGS, Untouched, same, silent, small
 
 
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)

@@ -16,20 +16,7 @@ from models.weights import (
     read_file,
     read_state,
 )
-from tests.models.test_weights import WRAPPINGS, small
-from tests.models.weight_files import Untouched, same, silent, write_file
-
-
-@pytest.fixture(scope="module")
-def released(fill_network):
-    """State of a released-like network with four classes."""
-    return {name: tensor.clone() for name, tensor in fill_network(small()).state_dict().items()}
-
-
-@pytest.fixture
-def save(tmp_path):
-    return write_file(tmp_path)
-
+from tests.models.weight_files import WRAPPINGS, Untouched, same, silent, small
 
 NAN = float("nan")
 FOREIGN = InputConvention("RGB", 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))

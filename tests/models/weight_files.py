@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from models import build_model
 from models.base import IMAGENET_RGB, PUBLISHED
 
 MANIFESTS = Path(__file__).parents[1] / "data" / "manifest"
@@ -36,6 +37,21 @@ class Untouched:
 
 def silent(text):
     """Take a report and say nothing."""
+
+
+WRAPPINGS = {
+    "bare": lambda state: state,
+    "state_dict": lambda state: {"state_dict": state, "meta": {"epoch": 3}},
+    "model": lambda state: {"model": state},
+    "last_state": lambda state: {"format": 1, "network": state, "optimizer": {"state": {}}, "iteration": 7},
+    "ddp": lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
+    "compile": lambda state: {f"_orig_mod.{name}": tensor for name, tensor in state.items()},
+    "both": lambda state: {"state_dict": {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}},
+}
+
+
+def small(num_classes=4, **options):
+    return build_model("psp_mobile", "mobilenetv3_small", num_classes, **options)
 
 
 def write_file(folder):
