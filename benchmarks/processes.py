@@ -5,9 +5,9 @@
 
 Every method, and every relation term alone, takes three optimiser steps on the same global batches of 6 images (more
 where micro-batches are accumulated), shared by the processes over gloo and wrapped as the trainer wraps them, with
-batch norms frozen and no dropout. Dropout draws differ between processes, and CPU batch norms see their own process's
-images alone, so neither can be equal. Loss terms and gradients are those of the first step; parameters and banks are
-compared after the third. A relative difference is the largest difference of a tensor over its largest value.
+synchronised batch norms, and without dropout, whose draws differ between processes. Loss terms and gradients are those
+of the first step; parameters, running statistics and banks are compared after the third. A relative difference is the
+largest difference of a tensor over its largest value.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from benchmarks.measured import machine, write_json
 from dataset.loaders import build_eval_loader
 from engine.evaluate import evaluate
 from engine.optim import build_optimizer, build_separate_optimizer
-from engine.parallel import distribute
+from engine.parallel import distribute, synchronize_batch_norms
 from engine.task import DistillationTask, disable_dropout
 from losses import METHODS, build_combined
 from models import build_model
@@ -63,12 +63,14 @@ class Case:
         configs: method -> options, as for `build_combined`.
         labels: one of LABELS.
         accumulate: micro-batches of 6 images in a step.
+        freeze_bn: batch norms use their running statistics.
     """
 
     name: str
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     labels: str = "uneven"
     accumulate: int = 1
+    freeze_bn: bool = False
 
 
 class Row(NamedTuple):
@@ -103,6 +105,7 @@ def all_cases(companions: bool = True) -> list[Case]:
         cases.append(Case(f"cirkdv2, {term} alone", {"cirkdv2": _options("cirkdv2", **alone)}))
     together = {"cirkdv2": _options("cirkdv2", minibatch_partners=None), "dkd": {}, "ifvd": {}, "dist": {}, "mgd": {}}
     cases.append(Case("cirkdv2 with all partners", {"cirkdv2": together["cirkdv2"]}))
+    cases.append(Case("cirkdv2, frozen batch norms", {"cirkdv2": _options("cirkdv2")}, freeze_bn=True))
     for labels in LABELS[1:]:
         cases.append(Case(f"together, {labels}", together, labels))
     cases.append(Case("together, 2 micro-batches", together, "uneven", 2))
@@ -115,7 +118,7 @@ class TinyNetwork(nn.Module):
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
-        convolution = nn.Conv2d(3, channels, 3, stride, 1)
+        convolution = nn.Conv2d(3, channels, 3, stride, 1, bias=False)  # a bias before a batch norm has no gradient
         self.backbone = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.Tanh(), nn.Dropout2d(0.5))
         self.classifier, self.auxiliary = (nn.Conv2d(channels, CLASSES, 1) for _ in range(2))
 
@@ -153,11 +156,13 @@ def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[
     """Trains on this process's share of the global batches.
 
     Returns:
-        "losses" (mean over processes) and "gradients" of the first step, "parameters" and "banks" after the last.
+        "losses" (mean over processes) and "gradients" of the first step; "parameters", "statistics" of batch norms and
+        "banks" after the last.
     """
     student, teacher, size = build_networks(networks)
     shapes = [feature_shapes(network, *size)["features"] for network in (student, teacher)]
-    task = DistillationTask(student, teacher, build_combined(case.configs, *shapes, CLASSES), freeze_bn=True)
+    task = DistillationTask(student, teacher, build_combined(case.configs, *shapes, CLASSES), freeze_bn=case.freeze_bn)
+    task = synchronize_batch_norms(task)
     disable_dropout(task.modules())
     task.to(dtype).train()
     teacher.to(dtype)
@@ -196,6 +201,7 @@ def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[
         "losses": losses,
         "gradients": gradients,
         "parameters": {name: parameter.detach() for name, parameter in task.named_parameters()},
+        "statistics": {name: buffer for name, buffer in task.named_buffers() if "running_" in name},
         "banks": {name: buffer for name, buffer in task.named_buffers() if "queue" in name},
     }
 

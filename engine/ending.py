@@ -44,7 +44,7 @@ def stop_if_not_finite(
     if good:
         kept = f"The state before it, of iteration {training.iteration}, is saved as {run.last_state}"
         try:
-            saver.save(own_statistics=True, final=True)
+            saver.save(final=True)
         except OSError as error:
             kept = f"The state before it could not be saved: {error}"
     raise FloatingPointError(

@@ -102,7 +102,6 @@ def check_setup(network: SegmentationNetwork, args: argparse.Namespace, device: 
         images_per_process=args.batch_size // (args.accumulation_steps * world_size),
         batch_size=args.batch_size,
         freeze_bn=args.freeze_bn,
-        device=device,
     )
 
 
@@ -182,7 +181,7 @@ def prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.devi
     scaler = grad_scaler(device, args.amp)
     if args.no_dropout:
         disable_dropout(task.modules())
-    task = synchronize_batch_norms(task, device).to(device)
+    task = synchronize_batch_norms(task).to(device)
     if args.channels_last:
         task.to(memory_format=torch.channels_last)  # with the losses' convolutions, which read the same maps
     if args.grad_checkpointing:

@@ -44,18 +44,17 @@ class Saver:
         self._written_best = replace(training.best)
         self._state_written = False
 
-    def save(self, *, own_statistics: bool = False, final: bool = False) -> None:
+    def save(self, *, final: bool = False) -> None:
         """Writes everything. All processes together.
 
         Args:
-            own_statistics: batch norms' statistics have not been averaged over the processes.
             final: nothing follows that could try again, so a failure is an error whatever `on_error` says.
 
         Raises:
             OSError: on all processes, where a write failed and is not to be passed over.
         """
         self._logger.flush()  # no figure before the state is missing after a resume
-        state = self._training.state(self._arguments, self._device, own_statistics)
+        state = self._training.state(self._arguments, self._device)
 
         def write() -> None:
             save_atomic(state, self._run.last_state, keep_previous=True)

@@ -4,11 +4,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine.health import HealthWatch
 from engine.optim import POLY_POWER, load_optimizer_state
-from engine.parallel import batch_norm_statistics
 from engine.run import STATE_FORMAT
 from utils.distributed import all_gather_object, get_rank, get_world_size
 from utils.meters import LossMeter
@@ -53,20 +52,18 @@ class Training:
     seconds: float = 0.0
     data: dict[str, Any] = field(default_factory=dict)
     validation_due: bool = False
-    _own_statistics: Tensor | None = None
 
     @property
     def evaluated_network(self) -> nn.Module:
         """The network that is validated and saved: the averaged one where there is one."""
         return self.task.network if self.ema is None else self.ema.module
 
-    def state(self, arguments: dict[str, Any], device: torch.device, own_statistics: bool = False) -> dict[str, Any]:
+    def state(self, arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
         """Everything as plain data. Called by all processes together, since each has generators of its own.
 
         Args:
             arguments: the run's arguments as built-in types.
             device: where the run trains.
-            own_statistics: keep each process's batch-norm statistics, where they have not been averaged.
         """
         names = ("lr", "max_iterations", "warmup_iters")
         return {
@@ -84,7 +81,6 @@ class Training:
             # one entry a process
             "generators": all_gather_object(generators(device)),
             "meters": all_gather_object(self.meter.state_dict()),
-            "batch_norms": all_gather_object(self._statistics()) if own_statistics and get_world_size() > 1 else None,
             "validation_due": self.validation_due,
             "arguments": arguments,
             "data": self.data,
@@ -115,7 +111,6 @@ class Training:
         if len(state["generators"]) == get_world_size():
             restore_generators(state["generators"][get_rank()], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)
-            self._own_statistics = (state.get("batch_norms") or [None] * get_world_size())[get_rank()]
 
     def _load_separate_optimizer(self, saved: dict[str, Any] | None) -> None:
         if (saved is None) != (self.separate_optimizer is None):
@@ -126,23 +121,6 @@ class Training:
             )
         if saved is not None:
             load_optimizer_state(self.separate_optimizer, saved)
-
-    def take_own_statistics(self) -> None:
-        """Gives this process its own batch-norm statistics back, if the loaded state has such.
-
-        Apart from `load`, after which processes are still equal and can be compared.
-        """
-        if self._own_statistics is None:
-            return
-        statistics = batch_norm_statistics([self.task, self.ema])
-        parts = self._own_statistics.split([tensor.numel() for tensor in statistics])
-        for tensor, values in zip(statistics, parts, strict=True):
-            tensor.copy_(values.view_as(tensor))
-        self._own_statistics = None
-
-    def _statistics(self) -> Tensor:
-        statistics = batch_norm_statistics([self.task, self.ema])
-        return torch.cat([torch.zeros(0), *(tensor.flatten().float().cpu() for tensor in statistics)])
 
 
 def generators(device: torch.device) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from engine.finite import FiniteGuard, step_masked
 from engine.health import measure
 from engine.interrupt import Interrupts, StepAgreement, ValidationBrokenOff
 from engine.optim import poly_lr, set_lr
-from engine.parallel import average_batch_norm_statistics, distribute
+from engine.parallel import distribute
 from engine.profile import StepProfiler
 from engine.progress import log_progress, progress_bar
 from engine.run import Run
@@ -91,11 +91,10 @@ def train(
     budget = TimeBudget(settings.max_seconds, training.seconds)
     ended = training.iteration >= settings.max_iterations or budget.spent
     training.task.train()
-    training.take_own_statistics()
     if run.continues_in_place:
         saver.complete()
     elif run.state is not None or ended:  # begun elsewhere: this folder gets its state before anything else
-        saver.save(own_statistics=True, final=ended)
+        saver.save(final=ended)
     if training.validation_due:
         training.validation_due = False
         if validate is not None:
@@ -137,15 +136,12 @@ def train(
         if not (validate_now or save_now or stop):
             continue
         with budget.paused():
-            scheduled = validate_now or save_now
-            if scheduled:
-                average_batch_norm_statistics([training.task, training.ema])
             if validate_now and stop:
                 training.validation_due = True
             improved = validate_now and not stop and _validate(training, validate, logger)
             stop = stop or training.validation_due
             if save_now or improved or stop:  # a best checkpoint never lies there without a state to go on from
-                saver.save(own_statistics=not scheduled, final=ended or stop)
+                saver.save(final=ended or stop)
             if stop:
                 bar.close()
                 end_interrupted(training, interrupts, run, logger)

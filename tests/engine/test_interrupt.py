@@ -246,6 +246,6 @@ def test_torchrun_passes_the_signal_on_and_the_run_can_be_continued(baseline, tm
         process.kill()
     assert time.monotonic() - sent < 20, errors
     state = load_file(tmp_path / "run/last_state.pth")
-    assert 0 < state["iteration"] < 2000 and len(state["batch_norms"]) == 2
+    assert 0 < state["iteration"] < 2000
     assert f"{number.name}: ending after iteration {state['iteration']}" in (tmp_path / "run/log.txt").read_text()
     assert "--resume auto" in errors  # between torchrun's own words

@@ -59,11 +59,12 @@ def compare_processes(runs: dict[str, tuple[str, list]], folder: Path, worlds=(1
             for part in one.keys() & {"network", "distiller"}:
                 for key, value in one[part].items():
                     # As a whole: where a gradient is 0 but for rounding, Adam turns its sign into a step.
+                    # Batch norms sum in another order, which 50 layers in float32 enlarge.
                     error = (more[part][key].double() - value.double()).norm()
-                    assert error <= 1e-4 * value.double().norm() + 1e-6, f"{other.name}: {key}"
+                    assert error <= 1e-3 * value.double().norm() + 1e-6, f"{other.name}: {key}"
 
 
-ALIKE = ["--batch-size", 6, "--max-iterations", 1, "--freeze-bn", "--no-dropout"]
+ALIKE = ["--batch-size", 6, "--max-iterations", 1, "--no-dropout"]
 
 
 def test_training_does_not_depend_on_the_number_of_processes(distillation, tmp_path):
