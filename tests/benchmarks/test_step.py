@@ -16,7 +16,7 @@ def small(monkeypatch):
     monkeypatch.setattr(step, "STUDENTS", {"small": ("psp_mobile", "mobilenetv3_small")})
 
 
-@pytest.mark.parametrize("way", [step.PLAIN, step.HALF])
+@pytest.mark.parametrize("way", [step.PLAIN, step.HALF, step.PLAIN_HALF])
 def test_a_step_trains_and_its_parts_add_up(way):
     sizes = step.Sizes((40, 56), 2)
     stepper = step.Stepper("small", step.WAYS[way], sizes, CPU)
@@ -33,17 +33,40 @@ def test_a_step_trains_and_its_parts_add_up(way):
         assert (rows[[0, -1]].float().norm(dim=1) - 1).abs().max() < 0.01
 
 
-def test_ratios_and_bounds(monkeypatch):
-    seconds = dict(zip(step.WAYS, (2.0, 2.8, 2.6, 1.0), strict=True))
+@pytest.mark.parametrize(
+    ("device", "expected"),
+    [
+        (
+            CPU,
+            {
+                "CIRKDV2 / KD, small": (1.4, 1.5, True),
+                "CIRKDV2 with bf16 relations / KD, small": (1.3, 1.25, False),
+                "fp32 / bf16 channels_last, small": (2.8, 1.4, True),
+            },
+        ),
+        (
+            torch.device("cuda"),
+            {
+                "CIRKDV2 / KD, small": (1.4, 1.3, False),
+                "CIRKDV2 with bf16 relations / KD, small": (1.3, 1.3, True),
+                "CIRKDV2 / KD, both in bf16 channels_last, small": (1.25, 1.3, True),
+                "fp32 / bf16 channels_last, small": (2.8, 3.0, False),
+            },
+        ),
+    ],
+    ids=["cpu", "cuda"],
+)
+def test_ratios_and_bounds(device, expected, monkeypatch):
+    seconds = dict(zip(step.WAYS, (2.0, 2.8, 2.6, 1.0, 0.8), strict=True))
     monkeypatch.setattr(step, "measure_times", lambda *_: (seconds, {way: {} for way in step.WAYS}))
     monkeypatch.setattr(step, "_peak_in_fresh_process", lambda *_: 5.0)
-    targets = step.run(CPU, 1, say=lambda _: None)["targets"]
-    found = {name: (round(target["measured"], 3), target["met"]) for name, target in targets.items()}
-    assert found == {
-        "CIRKDV2 / KD, small": (1.4, True),
-        "CIRKDV2 with bf16 relations / KD, small": (1.3, False),
-        "fp32 / bf16 channels_last, small": (2.8, True),
-    }
+    said = []
+    result = step.run(device, 1, say=said.append)
+    found = {name: (round(t["measured"], 3), t["bound"], t["met"]) for name, t in result["targets"].items()}
+    assert found == expected
+    # also where it has no bound
+    assert result["ratios"]["small"]["CIRKDV2 / KD, both in bf16 channels_last"] == pytest.approx(1.25)
+    assert "CIRKDV2 / KD, both in bf16 channels_last 1.25" in said[-1]
 
 
 def test_curves_are_compared_with_the_spread_over_seeds():
