@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,29 +38,116 @@ class WideConv2d(nn.Conv2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        half = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+        cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves alone
+        half = torch.get_autocast_dtype("cpu") if cast else x.dtype
         if x.device.type != "cpu" or half not in (torch.bfloat16, torch.float16):
             return super().forward(x)
-        rows = x.to(half).permute(0, 2, 3, 1)  # N, H, W, C
-        taps = self.weight.to(half).permute(2, 3, 0, 1).contiguous()  # rows, columns, C_out, C
-        above, left = (_tap_shifts(count, step) for count, step in zip(self.kernel_size, self.dilation, strict=True))
-        height, width = x.shape[-2:]
-        total = x.new_zeros(x.shape[0], height, width, self.out_channels, dtype=torch.float32)
-        for i, down in enumerate(above):
-            for j, right in enumerate(left):
-                if abs(down) >= height or abs(right) >= width:
-                    continue
-                seen = rows[:, max(down, 0) : height + min(down, 0), max(right, 0) : width + min(right, 0)]
-                part = F.linear(seen.contiguous(), taps[i, j])
-                total[:, max(-down, 0) : height - max(down, 0), max(-right, 0) : width - max(right, 0)] += part
-        if self.bias is not None:
-            total = total + self.bias
-        return total.to(half).permute(0, 3, 1, 2)
+        # Traced files cannot hold an autograd function, and are made without gradients.
+        convolve = TapConvolution.apply if torch.is_grad_enabled() else convolve_taps
+        return convolve(x.to(half), self.weight, self.bias, self.dilation)
 
 
-def _tap_shifts(count: int, dilation: int) -> list[int]:
-    """How far from the middle the taps of one axis lie."""
-    return [(index - count // 2) * dilation for index in range(count)]
+def convolve_taps(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: tuple[int, int]) -> Tensor:
+    """A convolution of stride 1 that keeps the size, as a sum of matrix products, one for each tap of the kernel.
+
+    Args:
+        x: (N, C, H, W), of the type that the products are computed in.
+        weight: (C_out, C, rows, columns), both odd, of any type.
+        bias: (C_out,), of any type.
+        dilation: pixels between taps, down and across.
+
+    Returns:
+        (N, C_out, H, W) of x's type, channels last in memory; the taps are summed in float32, or wider where x is.
+    """
+    rows, taps = _channels_last(x), _as_taps(weight, x.dtype)
+    total = torch.zeros(*rows.shape[:3], len(weight), dtype=_sum_dtype(x), device=x.device)
+    for tap, seen, reached in _list_overlaps(taps.shape[:2], dilation, x.shape[-2:]):
+        total[reached] += F.linear(rows[seen].contiguous(), taps[tap])
+    if bias is not None:
+        total += bias
+    return total.to(x.dtype).permute(0, 3, 1, 2)
+
+
+class TapConvolution(torch.autograd.Function):
+    """`convolve_taps` that keeps its input and weight, as they are, for the backward pass.
+
+    Left to autograd, it would keep a copy of the input for every tap.
+    """
+
+    forward = staticmethod(convolve_taps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, weight, bias, ctx.dilation = inputs
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of x, weight and bias, of their types.
+
+        The upstream gradient, as each tap carries it back, is laid side by side, so that one product sums all taps
+        before it rounds, and another has the whole batch for each weight.
+        """
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias, _ = ctx.needs_input_grad
+        x_grad = weight_grad = bias_grad = None
+        upstream = _channels_last(upstream.to(x.dtype))  # N, H, W, C_out
+        overlaps = _list_overlaps(weight.shape[2:], ctx.dilation, x.shape[-2:])
+        if for_x or for_weight:
+            carried = upstream.new_zeros(*upstream.shape[:3], len(overlaps), len(weight))
+            for index, (_, seen, reached) in enumerate(overlaps):
+                carried[seen][..., index, :] = upstream[reached]
+            carried = carried.flatten(3).flatten(0, 2)  # N H W, taps C_out
+        if for_x:
+            taps = _as_taps(weight, x.dtype)
+            rows_grad = carried @ torch.cat([taps[tap] for tap, _, _ in overlaps])  # N H W, C
+            x_grad = rows_grad.unflatten(0, upstream.shape[:3]).permute(0, 3, 1, 2)
+        if for_weight:
+            parts = carried.t() @ _channels_last(x).flatten(0, 2)  # taps C_out, C
+            weight_grad = torch.zeros_like(weight)  # a tap that sees nothing has no gradient
+            for part, ((i, j), _, _) in zip(parts.split(len(weight)), overlaps, strict=True):
+                weight_grad[:, :, i, j] = part
+        if for_bias:
+            bias_grad = upstream.sum((0, 1, 2), dtype=_sum_dtype(x)).to(ctx.bias_dtype)
+        return x_grad, weight_grad, bias_grad, None
+
+
+def _sum_dtype(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """A map (N, C, H, W) as contiguous (N, H, W, C)."""
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def _as_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight (C_out, C, rows, columns) as matrices (rows, columns, C_out, C)."""
+    return weight.to(dtype).permute(2, 3, 0, 1).contiguous()
+
+
+def _list_overlaps(
+    kernel: Sequence[int], dilation: Sequence[int], size: Sequence[int]
+) -> list[tuple[tuple[int, int], tuple[slice, ...], tuple[slice, ...]]]:
+    """For each tap that sees a part of the map: its index, that part, and the outputs that it reaches.
+
+    Parts and outputs are indices of maps (N, H, W, channels).
+    """
+    shifts = [[(i - n // 2) * step for i in range(n)] for n, step in zip(kernel, dilation, strict=True)]
+    overlaps = []
+    for i, down in enumerate(shifts[0]):
+        for j, right in enumerate(shifts[1]):
+            if abs(down) < size[0] and abs(right) < size[1]:
+                seen = (slice(None), _cut(down, size[0]), _cut(right, size[1]))
+                reached = (slice(None), _cut(-down, size[0]), _cut(-right, size[1]))
+                overlaps.append(((i, j), seen, reached))
+    return overlaps
+
+
+def _cut(shift: int, length: int) -> slice:
+    """Where the positions of an axis lie after a shift, those that leave it left out."""
+    return slice(max(shift, 0), length + min(shift, 0))
 
 
 class SameConv2d(nn.Conv2d):

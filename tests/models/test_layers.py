@@ -4,9 +4,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from models.layers import (
     InvertedResidual,
+    TapConvolution,
     WideConv2d,
     adaptive_avg_pools,
     conv,
@@ -96,3 +98,68 @@ def test_wide_convolution_in_half_precision(size, autocast):
     assert (got - wanted).norm() < 0.01 * wanted.norm()
     for grad, reference in zip(torch.autograd.grad(got, inputs, upstream.to(got.dtype)), wanted_grads, strict=True):
         assert (grad - reference).norm() < 0.01 * reference.norm()
+
+
+@pytest.mark.parametrize("size", [(5, 7), (9, 20), (30, 41)])  # the middle tap alone, no tap above or below, all nine
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_tap_convolution_is_torchs_with_its_gradients(size, bias, memory_format):
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(2, 6, *size, dtype=torch.float64).to(memory_format=memory_format),
+        torch.randn(5, 6, 3, 3, dtype=torch.float64),
+        torch.randn(5, dtype=torch.float64) if bias else None,
+    ]
+    needed = [value.requires_grad_() for value in inputs if value is not None]
+    got = TapConvolution.apply(*inputs, (12, 9))
+    wanted = F.conv2d(*inputs, padding=(12, 9), dilation=(12, 9))
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    upstream = torch.randn_like(wanted)
+    wanted_grads = torch.autograd.grad(wanted, needed, upstream)
+    torch.testing.assert_close(torch.autograd.grad(got, needed, upstream), wanted_grads, rtol=1e-12, atol=1e-12)
+    for value, reference in zip(needed, wanted_grads, strict=True):  # each alone, as of a frozen layer
+        got = TapConvolution.apply(*(v if v is value or v is None else v.detach() for v in inputs), (12, 9))
+        (alone,) = torch.autograd.grad(got, value, upstream)
+        torch.testing.assert_close(alone, reference, rtol=1e-12, atol=1e-12)
+
+
+def test_wide_convolution_leaves_float64_alone_under_autocast():
+    layer = conv(6, 5, 3, dilation=12).double()
+    x = torch.randn(2, 6, 9, 20, dtype=torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), F.conv2d(x, layer.weight, padding=12, dilation=12))
+
+
+def aspp_step(layers: nn.ModuleList, x: torch.Tensor, checkpointed: bool) -> tuple[int, list[torch.Tensor]]:
+    """Bytes kept for the backward pass beside parameters, each storage once, and the outputs and gradients."""
+    storages = {}  # held, so that no address is used twice
+    parameters = {parameter.data_ptr() for parameter in layers.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.data_ptr() not in parameters:
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", torch.bfloat16):
+            if checkpointed:
+                outs = [checkpoint(layer, x, use_reentrant=False) for layer in layers]
+            else:
+                outs = [layer(x) for layer in layers]
+    kept = sum(storage.nbytes() for storage in storages.values())
+    upstream = [torch.linspace(-1, 1, out.numel()).view(out.shape).to(out.dtype) for out in outs]
+    return kept, [*outs, *torch.autograd.grad(outs, [x, *layers.parameters()], upstream)]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_wide_convolutions_keep_their_input_once(dtype):
+    """Three branches share it, as ASPP's do; a float32 input under autocast has a half-precision copy for each."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList(conv(32, 8, 3, dilation=rate) for rate in (12, 24, 36))
+    x = torch.randn(2, 32, 40, 40, dtype=dtype, requires_grad=True)
+    kept, results = aspp_step(layers, x, checkpointed=False)
+    assert kept <= (1.05 if dtype == torch.bfloat16 else 1.55) * x.numel() * x.element_size()
+    assert [grad.dtype for grad in results[3:]] == [dtype, *3 * [torch.float32]]
+    _, recomputed = aspp_step(layers, x, checkpointed=True)
+    assert all(torch.equal(a, b) for a, b in zip(results, recomputed, strict=True))
