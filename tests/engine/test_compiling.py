@@ -48,7 +48,7 @@ def train_step(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 def assert_compiled_equals_eager(network: nn.Module, checkpointed: bool = False) -> None:
     """One training step of each: loss, gradients and running statistics.
 
-    In float64, where rounding has no say; with attention in float32: in float64 inductor gives its CPU kernel wrong types.
+    In float64, where rounding has no say; with attention in float32: inductor gives its CPU kernel wrong types else.
     """
     attends = any(word in name.lower() for name, _ in network.named_modules() for word in ("attn", "attention"))
     dtype, tolerance = (torch.float32, 1e-4) if attends else (torch.float64, 1e-8)
@@ -72,9 +72,7 @@ def assert_compiled_equals_eager(network: nn.Module, checkpointed: bool = False)
         if a.grad is not None:
             assert (a.grad - b.grad).abs().max() <= 10 * tolerance * scale, name
     for (name, a), b in zip(network.named_buffers(), compiled.buffers(), strict=True):
-        torch.testing.assert_close(
-            b, a, rtol=tolerance, atol=tolerance / 100, msg=lambda text, at=name: f"{at}: {text}"
-        )
+        torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance / 10, msg=lambda text, at=name: f"{at}: {text}")
 
 
 @needs_compiler
