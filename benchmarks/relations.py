@@ -11,6 +11,9 @@ autograd and loops over pairs of images. Groups of terms:
 - channels: channel maps across all images, and to 2048 keys of the channel bank;
 - context: the graph context module (bfloat16: under autocast, for it has no setting of its own).
 
+How far bfloat16 is from float32 is measured at half that height and width, of features without and with a common mean
+(after a ReLU, with a mean of each channel's own), for a student well apart from its teacher and for one close to it.
+
 Peak extra memory is the rise of the process's resident high-water mark (CPU; each way in a fresh process, so that none
 profits from memory that another has left) or of the allocator's peak (CUDA), over inputs that are already there. The
 last line is that of all relation terms at once, for 8 images of 512x1024 with bfloat16 operands and two partners.
@@ -30,15 +33,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.measured import PeakMemory, finish, machine, target
+from benchmarks.relation_inputs import CLASSES, Inputs
 from losses.context import GraphContext
 from losses.functional import pool4x4, sample_partners
-from losses.memory_bank import MemoryBank
 from losses.relation_products import RELATION_DTYPES
-from losses.relations import ChannelMemory, PixelMemory, minibatch_relation
+from losses.relations import minibatch_relation
 from utils.types import Step
 
-TEMPERATURE, CLASSES, PARTNERS = 0.1, 19, 2
-PIXEL_DRAW, REGION_DRAW, CHANNEL_DRAW = 4096, 1024, 2048
+TEMPERATURE, PARTNERS = 0.1, 2
 PUBLISHED_SIZE = (8, 512, 64, 128)  # features of 8 images of 512x1024
 GROUPS = {"memory": 4, "minibatch": 2, "partners": 2, "channels": 5, "context": 2}  # name: timed runs
 WAYS = ("plain", "float32", "bfloat16")
@@ -53,44 +55,6 @@ SPEEDUPS = {  # device: (group, way): at least so many times as fast as the plai
 }
 MEMORY_SHARE = 1 / 8
 LARGEST_GIB = 2.0
-
-
-class Inputs:
-    """Feature maps, labels and banks; nothing here is measured."""
-
-    def __init__(self, size: tuple[int, int, int, int], device: str) -> None:
-        """Smooth teacher maps with noise and a student like them, (B, C, h, w); banks of rows like the teacher's."""
-        generator = torch.Generator().manual_seed(0)
-        batch, channels, height, width = size
-
-        def maps(count: int) -> Tensor:
-            coarse = torch.randn(count, channels, -(-height // 8), -(-width // 8), generator=generator)
-            smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
-            return smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
-
-        teacher = maps(batch)
-        self.teacher = teacher.to(device)
-        self.student = (teacher + 0.5 * torch.randn(teacher.shape, generator=generator)).to(device).requires_grad_()
-        self.target = torch.randint(0, CLASSES, (batch, height, width), generator=generator)
-        self.target[torch.rand(self.target.shape, generator=generator) < 0.05] = 255
-        self.target = self.target.to(device)
-        counts = PIXEL_DRAW // CLASSES + 1, REGION_DRAW // CLASSES + 1  # banks of as many rows as are drawn of them
-        self.pixels = PixelMemory(CLASSES, channels, *counts, PIXEL_DRAW, REGION_DRAW, torch.bfloat16, 0).eval()
-        pooled = (-(-height // 4), -(-width // 4))
-        self.channels = ChannelMemory(CHANNEL_DRAW, CHANNEL_DRAW, pooled, torch.bfloat16, 0).eval()
-        rows = maps(2).flatten(2).transpose(1, 2).flatten(0, 1)  # (2 * h * w, C)
-        for bank in (self.pixels.pixel_bank, self.pixels.region_bank):
-            fill(bank, rows[torch.randint(0, rows.shape[0], (bank.num_rings * bank.size,), generator=generator)])
-        fill(self.channels.bank, torch.randn(CHANNEL_DRAW, math.prod(pooled), generator=generator))
-        self.pixels.to(device)
-        self.channels.to(device)
-        self.context = GraphContext(channels).to(device)
-
-
-def fill(bank: MemoryBank, rows: Tensor) -> None:
-    """Make ``rows`` (rings * size, D) the bank's contents."""
-    bank.queue[:-1] = F.normalize(rows, dim=1).to(bank.queue.dtype)
-    bank.queue_count.fill_(bank.size)
 
 
 def plain_relation(student: Tensor, teacher: Tensor, student_keys: Tensor, teacher_keys: Tensor) -> Tensor:
@@ -179,20 +143,34 @@ def measure_peak(group: str, way: str, size: tuple[int, int, int, int], device: 
 def time_group(group: str, inputs: Inputs) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """Best seconds of each way, and how far each way of ours is from the plain one, relative to it."""
     results = {way: run_once(group, way, inputs)[1:] for way in WAYS}  # warms up, too
-    value, grad = results.pop("plain")
-    errors = {
-        way: {
-            "value": ((own_value - value).abs() / value.abs()).item(),
-            "gradient": ((own_grad - grad).norm() / grad.norm()).item(),
-        }
-        for way, (own_value, own_grad) in results.items()
-    }
-    del results, grad
+    plainly = results.pop("plain")
+    errors = {way: relative_error(own, plainly) for way, own in results.items()}
+    del results, plainly
     times: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(GROUPS[group]):
         for way in WAYS:
             times[way].append(run_once(group, way, inputs)[0])
     return {way: min(values) for way, values in times.items()}, errors
+
+
+def relative_error(own: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Of value and gradient."""
+    names = ("value", "gradient")
+    return {name: ((a - b).norm() / b.norm()).item() for name, a, b in zip(names, own, expected, strict=True)}
+
+
+def measure_rounding(size: tuple[int, int, int, int], device: str) -> dict[str, dict[str, dict[str, float]]]:
+    """How far bfloat16 is from float32 beside the value itself, for kinds of features and each group."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for active in (False, True):
+        for distance in (0.5, 0.05):
+            inputs = Inputs(size, device, distance, active)
+            kind = f"{'after a ReLU' if active else 'without mean'}, distance {distance}"
+            for group in ("memory", "minibatch", "channels"):
+                expected = run_once(group, "float32", inputs)[1:]
+                error = relative_error(run_once(group, "bfloat16", inputs)[1:], expected)
+                found.setdefault(kind, {})[group] = {"sum": expected[0].item()} | error
+    return found
 
 
 def run(size: tuple[int, int, int, int] = (4, 512, 64, 64), device: str = "cpu", threads: int = 2) -> dict:
@@ -203,6 +181,7 @@ def run(size: tuple[int, int, int, int] = (4, 512, 64, 64), device: str = "cpu",
     for group in GROUPS:
         seconds[group], errors[group] = time_group(group, inputs)
     del inputs
+    rounding = measure_rounding((*size[:2], max(size[2] // 2, 1), max(size[3] // 2, 1)), device)
     speedups = {group: {way: times["plain"] / times[way] for way in WAYS[1:]} for group, times in seconds.items()}
     peaks = {
         group: {way: _peak_in_fresh_process(group, way, size, device, threads) for way in WAYS}
@@ -228,6 +207,7 @@ def run(size: tuple[int, int, int, int] = (4, 512, 64, 64), device: str = "cpu",
         "seconds": seconds,
         "peak_extra_mib": peaks,
         "relative_error": errors,
+        "rounding": rounding,
         "ratios": {"speedup": speedups, "memory": shares},
         "targets": targets,
     }
@@ -258,6 +238,10 @@ def main() -> None:
             if group in result["peak_extra_mib"]:
                 words += f", {result['peak_extra_mib'][group][way]:.0f} MiB extra"
             print(words)
+    for kind, groups in result["rounding"].items():
+        for group, found in groups.items():
+            words = f"bfloat16, {kind:27s} {group:10s} value {found['sum']:.1e}, {found['value']:.0e} off, "
+            print(f"{words}gradient {found['gradient']:.1e}")
     finish(result, args.json)
 
 

@@ -39,8 +39,12 @@ def relation_kl(
         key_mask: (K,) bool, False = the key does not exist. None = all exist.
         chunk_size: anchors per chunk, by default so many that a chunk x K buffer takes a few MiB.
         operand_dtype: of the factors of the matrix products, None = float32. With torch.bfloat16 softmax statistics and
-            sums stay float32; of unit rows at temperature 0.1 the value changes by less than 1e-3 and the gradient by
-            less than 2 % (relative norms, student and teacher well apart); equal inputs still give exactly 0.
+            sums stay float32, and equal inputs still give exactly 0. For unit rows of 64 or more values, 64 or more
+            keys and temperature 0.1, with or without a common mean (features after a ReLU, mutual cosine up to 0.8),
+            the value changes by less than 3e-3 of itself + 5e-6, and the gradient by less than
+            0.5 % + 0.3 % / sqrt(value) of its norm, measured for values from 1e-5 to 1: 1.5 % where the value is 0.1,
+            3.5 % at 0.01, 10 % at 0.001. For 512 values a row it is about half of that. Means over fewer than some
+            hundred anchors lose more, for less of the rounding averages out.
 
     Returns:
         0-dimensional, float32 (float64 for float64 input). 0 with zero gradients, yet connected to the graph, when no

@@ -12,6 +12,7 @@ from torch import Tensor
 from losses.relation_attention import attention_suits, relation_attention
 from losses.relation_products import Products
 from losses.relation_rows import Buffers, key_bias, relation_rows
+from losses.relation_shift import Shift, mean_row
 from losses.relation_symmetric import SymmetricPairs, match_orders, symmetric_suits
 
 
@@ -39,19 +40,23 @@ class RelationSum(torch.autograd.Function):
         if grad_enabled and ctx.needs_input_grad[1]:
             grad_keys = torch.zeros_like(student_keys, dtype=dtype)
         weight = None if weight is None else weight.to(dtype)
-        with products.scope():
-            direct = grad_keys is None and chunk_size is None
-            if direct and attention_suits(student, teacher, student_keys, teacher_keys, products):
-                total = relation_attention(
-                    student,
-                    teacher,
-                    student_keys,
-                    inverse_temperature,
-                    weight=weight,
-                    key_mask=key_mask,
-                    grad_student=grad_student,
-                )
-            else:
+        direct = grad_keys is None and chunk_size is None
+        if direct and attention_suits(student, teacher, student_keys, teacher_keys, products):
+            total = relation_attention(
+                student,
+                teacher,
+                student_keys,
+                inverse_temperature,
+                weight=weight,
+                key_mask=key_mask,
+                grad_student=grad_student,
+            )
+        else:
+            shifts = None
+            if products.rounded:
+                keys = student_keys, teacher_keys
+                shifts = _shifts(tuple(mean_row(k, key_mask) for k in keys), keys, inverse_temperature)
+            with products.scope():
                 total = relation_rows(
                     student,
                     teacher,
@@ -62,6 +67,7 @@ class RelationSum(torch.autograd.Function):
                     Buffers.allocate(student, student_keys.shape[0], products, chunk_size),
                     weight=weight,
                     bias=key_bias(key_mask, dtype),
+                    shifts=shifts,
                     grad_student=grad_student,
                     grad_keys=grad_keys,
                 )
@@ -98,8 +104,7 @@ class RelationPairs(torch.autograd.Function):
         grad = torch.zeros_like(student, dtype=products.dtype) if need else None
         total = torch.zeros((), dtype=products.dtype, device=student.device)
         if pairs and student.shape[1]:
-            with products.scope():
-                total += _sum_of_pairs(student, teacher, pairs, inverse_temperature, chunk_size, products, grad)
+            total += _sum_of_pairs(student, teacher, pairs, inverse_temperature, chunk_size, products, grad)
         if need:
             ctx.save_for_backward(grad.to(student.dtype))
         return total
@@ -109,6 +114,14 @@ class RelationPairs(torch.autograd.Function):
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = ctx.saved_tensors
         return grad * grad_output, None, None, None, None, None, None
+
+
+def _shifts(
+    centres: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], inverse_temperature: float
+) -> tuple[Shift, Shift]:
+    """Of student and teacher; call it outside ``products.scope()``."""
+    student, teacher = (Shift.to_keys(*both, inverse_temperature) for both in zip(centres, keys, strict=True))
+    return student, teacher
 
 
 def _sum_of_pairs(
@@ -124,31 +137,39 @@ def _sum_of_pairs(
     both, single = match_orders(pairs)
     if not both or chunk_size or not symmetric_suits(student, teacher, len(pairs), inverse_temperature, products):
         both, single = [], list(pairs)
+    shifts: dict[tuple[int, int], tuple[Shift, Shift]] = {}
+    if products.rounded:
+        centres = mean_row(student), mean_row(teacher)  # (B, D_s), (B, D_t)
+        for i, j in {*both, *single}:
+            shifts[i, j] = _shifts((centres[0][i], centres[1][i]), (student[j], teacher[j]), inverse_temperature)
     total = torch.zeros((), dtype=products.dtype, device=student.device)
     student_keys, teacher_keys = products.operand(student), products.operand(teacher)  # on a CPU usually the same
-    if both:
-        symmetric = SymmetricPairs(student.shape[1], products)
-        for i, j in both:
-            total += symmetric.add(
-                (student_keys[i], student_keys[j]),
-                (teacher_keys[i], teacher_keys[j]),
-                None if grad is None else (grad[i], grad[j]),
-                inverse_temperature,
-                same=i == j,
-            )
-        del symmetric
-    if single:
-        buffers = Buffers.allocate(student[0], student.shape[1], products, chunk_size)
-        for i, j in single:
-            total += relation_rows(
-                student[i],
-                teacher[i],
-                student_keys[j],
-                teacher_keys[j],
-                inverse_temperature,
-                products,
-                buffers,
-                grad_student=None if grad is None else grad[i],
-                grad_keys=None if grad is None else grad[j],
-            )
+    with products.scope():
+        if both:
+            symmetric = SymmetricPairs(student.shape[1], products)
+            for i, j in both:
+                total += symmetric.add(
+                    (student_keys[i], student_keys[j]),
+                    (teacher_keys[i], teacher_keys[j]),
+                    None if grad is None else (grad[i], grad[j]),
+                    inverse_temperature,
+                    same=i == j,
+                    shifts=shifts.get((i, j)),
+                )
+            del symmetric
+        if single:
+            buffers = Buffers.allocate(student[0], student.shape[1], products, chunk_size)
+            for i, j in single:
+                total += relation_rows(
+                    student[i],
+                    teacher[i],
+                    student_keys[j],
+                    teacher_keys[j],
+                    inverse_temperature,
+                    products,
+                    buffers,
+                    shifts=shifts.get((i, j)),
+                    grad_student=None if grad is None else grad[i],
+                    grad_keys=None if grad is None else grad[j],
+                )
     return total

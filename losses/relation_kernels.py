@@ -20,7 +20,8 @@ def load_logits(row_pointer, bias_pointer, column, inside, HAS_BIAS: tl.constexp
 def row_in_one_block(
     teacher_pointer,
     student_pointer,
-    bias_pointer,
+    teacher_bias_pointer,
+    student_bias_pointer,
     weight_pointer,
     kl_pointer,
     delta_pointer,
@@ -36,8 +37,8 @@ def row_in_one_block(
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)
     inside = column < num_keys
-    teacher = load_logits(teacher_pointer + row * teacher_stride, bias_pointer, column, inside, HAS_BIAS)
-    student = load_logits(student_pointer + row * student_stride, bias_pointer, column, inside, HAS_BIAS)
+    teacher = load_logits(teacher_pointer + row * teacher_stride, teacher_bias_pointer, column, inside, HAS_BIAS)
+    student = load_logits(student_pointer + row * student_stride, student_bias_pointer, column, inside, HAS_BIAS)
     teacher -= tl.max(teacher, axis=0)
     student -= tl.max(student, axis=0)
     teacher_exp = tl.exp(teacher)
@@ -58,7 +59,8 @@ def row_in_one_block(
 def row_in_many_blocks(
     teacher_pointer,
     student_pointer,
-    bias_pointer,
+    teacher_bias_pointer,
+    student_bias_pointer,
     weight_pointer,
     kl_pointer,
     delta_pointer,
@@ -79,8 +81,8 @@ def row_in_many_blocks(
     for start in range(0, num_keys, BLOCK):  # online: sums are rescaled when a larger logit comes
         column = start + tl.arange(0, BLOCK)
         inside = column < num_keys
-        teacher = load_logits(teacher_pointer + row * teacher_stride, bias_pointer, column, inside, HAS_BIAS)
-        student = load_logits(student_pointer + row * student_stride, bias_pointer, column, inside, HAS_BIAS)
+        teacher = load_logits(teacher_pointer + row * teacher_stride, teacher_bias_pointer, column, inside, HAS_BIAS)
+        student = load_logits(student_pointer + row * student_stride, student_bias_pointer, column, inside, HAS_BIAS)
         new_max = tl.maximum(teacher_max, tl.max(teacher, axis=0))
         teacher_sum = teacher_sum * tl.exp(teacher_max - new_max) + tl.sum(tl.exp(teacher - new_max), axis=0)
         teacher_max = new_max
@@ -96,8 +98,8 @@ def row_in_many_blocks(
     for start in range(0, num_keys, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = column < num_keys
-        teacher = load_logits(teacher_pointer + row * teacher_stride, bias_pointer, column, inside, HAS_BIAS)
-        student = load_logits(student_pointer + row * student_stride, bias_pointer, column, inside, HAS_BIAS)
+        teacher = load_logits(teacher_pointer + row * teacher_stride, teacher_bias_pointer, column, inside, HAS_BIAS)
+        student = load_logits(student_pointer + row * student_stride, student_bias_pointer, column, inside, HAS_BIAS)
         log_teacher = teacher - teacher_max - teacher_log_sum
         log_student = student - student_max - student_log_sum
         teacher_probability = tl.exp(log_teacher)

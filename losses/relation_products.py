@@ -59,9 +59,10 @@ class Products:
         """``tensor`` as the products take it."""
         return tensor.to(self.operand_dtype)
 
-    def scaled_operand(self, tensor: Tensor, scale: float) -> Tensor:
-        """``tensor * scale``, rounded once."""
-        return self.operand(tensor.to(self.dtype) * scale)
+    def scaled_operand(self, tensor: Tensor, scale: float, centre: Tensor | None = None) -> Tensor:
+        """``(tensor - centre) * scale``, rounded once; no ``centre`` = 0."""
+        tensor = tensor.to(self.dtype)
+        return self.operand(tensor * scale if centre is None else torch.sub(tensor, centre).mul_(scale))
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """out = left right, in ``dtype``."""

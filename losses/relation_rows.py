@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from losses.relation_products import Products
+from losses.relation_shift import Shift
 from losses.relation_triton import triton_rows
 
 # Added to the logits of masked keys. It absorbs any logit in fp32 and fp64 alike, so masked keys get probability
@@ -76,6 +77,7 @@ def relation_rows(
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
+    shifts: tuple[Shift, Shift] | None = None,
     grad_student: Tensor | None = None,
     grad_keys: Tensor | None = None,
 ) -> Tensor:
@@ -87,12 +89,16 @@ def relation_rows(
         student, teacher: (N, D_s) and (N, D_t), any dtype and strides.
         student_keys, teacher_keys: (K, D_s) and (K, D_t), operands of ``products``.
         weight, bias: (N,) and (K,) in the products' dtype.
+        shifts: of the anchors of student and teacher.
         grad_student: (N, D_s), any dtype. grad_keys: (K, D_s) in the products' dtype.
     """
     num_anchors, num_keys = student.shape[0], student_keys.shape[0]
     row_kl = torch.zeros(num_anchors, dtype=products.dtype, device=student.device)
     wants_delta = grad_student is not None or grad_keys is not None
     chunk = buffers.teacher.shape[0]
+    biases, centres = (bias, bias), (None, None)  # of student and teacher
+    if shifts is not None:
+        biases, centres = tuple(s.bias_with(bias) for s in shifts), tuple(s.centre for s in shifts)
     for start in range(0, num_anchors if num_keys else 0, chunk):
         rows = slice(start, min(start + chunk, num_anchors))
         count = rows.stop - start
@@ -100,17 +106,19 @@ def relation_rows(
         delta = None
         if wants_delta:
             delta = student_logits if buffers.delta is buffers.student else buffers.delta[:count]
-        anchors = products.scaled_operand(student[rows], inverse_temperature)  # (n, D_s)
-        products.multiply(
-            products.scaled_operand(teacher[rows], inverse_temperature), teacher_keys.T, out=teacher_logits
-        )
+        anchors = products.scaled_operand(teacher[rows], inverse_temperature, centres[1])  # (n, D_t)
+        products.multiply(anchors, teacher_keys.T, out=teacher_logits)
+        anchors = products.scaled_operand(student[rows], inverse_temperature, centres[0])  # (n, D_s)
         products.multiply(anchors, student_keys.T, out=student_logits)
         row_weight = None if weight is None else weight[rows]
-        if not triton_rows(teacher_logits, student_logits, bias, row_weight, row_kl[rows], delta):
-            _eager_rows(teacher_logits, student_logits, bias, row_weight, row_kl[rows], delta, buffers.work)
+        arguments = teacher_logits, student_logits, biases[1], biases[0], row_weight, row_kl[rows], delta
+        if not triton_rows(*arguments):
+            _eager_rows(*arguments, buffers.work)
         if grad_student is not None:
             products.add_product(grad_student[rows], delta, student_keys, inverse_temperature)
         if grad_keys is not None:
+            if shifts is not None:  # the sum over anchors is not free of their centre
+                anchors = products.scaled_operand(student[rows], inverse_temperature)
             products.add_product(grad_keys, delta.T, anchors)
     return row_kl.sum() if weight is None else (row_kl * weight).sum()
 
@@ -118,7 +126,8 @@ def relation_rows(
 def _eager_rows(
     teacher_logits: Tensor,
     student_logits: Tensor,
-    bias: Tensor | None,
+    teacher_bias: Tensor | None,
+    student_bias: Tensor | None,
     weight: Tensor | None,
     row_kl: Tensor,
     delta: Tensor | None,
@@ -137,9 +146,9 @@ def _eager_rows(
         rows = slice(start, start + work.shape[0])
         teacher, student = teacher_logits[rows], student_logits[rows]
         log_teacher = work[: teacher.shape[0]]
-        if bias is not None:
-            teacher += bias
-            student += bias
+        if teacher_bias is not None:
+            teacher += teacher_bias
+            student += student_bias
         torch.log_softmax(teacher, dim=1, out=log_teacher)
         log_student = torch.log_softmax(student, dim=1, out=teacher)
         log_ratio = torch.sub(log_teacher, log_student, out=student)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from losses.relation_products import Products
+from losses.relation_shift import Shift
 
 _CHUNK = 512
 """Rows per product."""
@@ -79,6 +80,7 @@ class SymmetricPairs:
         grad: tuple[Tensor, Tensor] | None,
         inverse_temperature: float,
         same: bool,
+        shifts: tuple[Shift, Shift] | None = None,
     ) -> Tensor:
         """Sum of the KL of all rows in both orders; call it inside ``products.scope()``.
 
@@ -87,8 +89,9 @@ class SymmetricPairs:
             grad: (L, D) of the two images in the products' dtype, to which the gradients are ADDED; None = not wanted.
             inverse_temperature: multiplies the similarities.
             same: the two images are one and the same, whose rows are counted once.
+            shifts: of student and teacher, of the first image's rows as anchors to the second one's.
         """
-        total, row_scales, column_scales = self._normalise(student, teacher, inverse_temperature, same)
+        total, row_scales, column_scales = self._normalise(student, teacher, inverse_temperature, same, shifts)
         if grad is None:
             return total
         for rows, blocks in self._chunks():
@@ -113,7 +116,12 @@ class SymmetricPairs:
         ]
 
     def _normalise(
-        self, student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], inverse_temperature: float, same: bool
+        self,
+        student: tuple[Tensor, Tensor],
+        teacher: tuple[Tensor, Tensor],
+        inverse_temperature: float,
+        same: bool,
+        shifts: tuple[Shift, Shift] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Fill the buffers with exp(logits).
 
@@ -125,12 +133,20 @@ class SymmetricPairs:
         count, dtype = self.student.shape[0], self.products.dtype
         by_row = torch.empty(3, count, dtype=dtype)  # sums of exp l_t, exp l_s, exp l_t * (l_t - l_s)
         by_column = torch.zeros(3, count, dtype=dtype)
+        student_shift, teacher_shift = shifts or (None, None)
         for rows, blocks in self._chunks():
-            for rows_of, keys, out in ((*teacher, self.teacher), (*student, self.student)):
-                anchors = self.products.scaled_operand(rows_of[rows], inverse_temperature)
+            for rows_of, keys, shift, out in (
+                (*teacher, teacher_shift, self.teacher),
+                (*student, student_shift, self.student),
+            ):
+                centre = None if shift is None else shift.centre
+                anchors = self.products.scaled_operand(rows_of[rows], inverse_temperature, centre)
                 self.products.multiply(anchors, keys.T, out=out[rows])
             for block in blocks:
                 teacher_exp, student_exp = self.teacher[block], self.student[block]
+                if shifts is not None:
+                    teacher_exp += teacher_shift.bias
+                    student_exp += student_shift.bias
                 log_ratio = torch.sub(teacher_exp, student_exp, out=self.work[: teacher_exp.shape[0]])
                 teacher_exp.exp_()
                 student_exp.exp_()

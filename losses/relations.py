@@ -53,6 +53,9 @@ def minibatch_relation(
 ) -> Tensor:
     """Relations of every image of this process to images of the global batch, mean over rows and pairs.
 
+    Unit rows, their half-precision copies and gradients exist of the images that the pairs name: with P partners at
+    most N (1 + P), however many there are.
+
     Args:
         student: (N, C, h, w), with gradient.
         teacher: (N, C', h, w).
@@ -70,9 +73,23 @@ def minibatch_relation(
     first = get_rank() * batch
     chosen = sample_partners(get_world_size() * batch, partners, *keys)
     pairs = [(i, j) for i in range(first, first + batch) for j in chosen[i]]
-    student = _unit_rows(all_gather_with_grad(student.flatten(2)), row_dim)
-    teacher = _unit_rows(all_gather_cat(teacher.flatten(2)), row_dim)
+    named = sorted({image for pair in pairs for image in pair})
+    place = {image: index for index, image in enumerate(named)}
+    student = _unit_rows(_take(all_gather_with_grad(student.flatten(2)), named), row_dim)
+    teacher = _unit_rows(_take(all_gather_cat(teacher.flatten(2)), named), row_dim)
+    pairs = [(place[i], place[j]) for i, j in pairs]
     return relation_kl_pairs(student, teacher, pairs, temperature, operand_dtype=operand_dtype)
+
+
+def _take(maps: Tensor, images: list[int]) -> Tensor:
+    """Some images of (B, C, L), in increasing order; the same tensor where all are named.
+
+    By views, since an index tensor made of a host list would wait for the device; one gradient buffer serves them.
+    """
+    if len(images) == maps.shape[0]:
+        return maps
+    every = maps.unbind()
+    return torch.stack([every[image] for image in images])
 
 
 def _unit_rows(maps: Tensor, row_dim: int) -> Tensor:

@@ -2,61 +2,22 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 from losses import functional as LF
-from losses import relation_attention, relation_rows, relation_symmetric
+from losses import relation_attention, relation_function, relation_rows
 from losses.relation_products import Products
 from tests.losses import plain
+from tests.losses.relation_cases import ALL, active, as_on_cuda, bank, close, exact, half_tolerance, images, rows
 
-HALF_VALUE, HALF_GRADIENT = 1e-3, 2e-2  # what bfloat16 operands may change: the documented tolerance
 AMX = relation_attention._kernel_available()
-
-
-def rows(count, dim, generator, like=None):
-    values = torch.randn(count, dim, generator=generator)
-    return F.normalize(values if like is None else like + 0.5 * F.normalize(values, dim=-1), dim=-1)
-
-
-def bank(n=300, k=70, dim=40, seed=0):
-    """Student anchors like the teacher's, and keys of both."""
-    generator = torch.Generator().manual_seed(seed)
-    teacher = rows(n, dim, generator)
-    return rows(n, dim, generator, teacher).requires_grad_(), teacher, rows(k, dim, generator).bfloat16()
-
-
-def images(batch=3, length=45, dim=24, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    teacher = rows(batch * length, dim, generator)
-    student = rows(batch * length, dim, generator, teacher)
-    return student.view(batch, length, dim).requires_grad_(), teacher.view(batch, length, dim)
-
-
-def exact(s, t, keys, weight=None, mask=None):
-    """Value and gradient of the formula in float64."""
-    s = s.detach().double().requires_grad_()
-    keys = keys.double() if mask is None else keys.double()[mask]
-    values = plain.relation(s, t.double(), keys, keys, 0.1)
-    loss = values.mean() if weight is None else (values * weight).sum() / weight.sum()
-    return loss.detach(), torch.autograd.grad(loss, s)[0]
-
-
-def close(loss, grad, expected, expected_grad, value, gradient):
-    assert abs(loss.item() - expected.item()) <= value * abs(expected.item())
-    assert (grad.double() - expected_grad).norm() <= gradient * expected_grad.norm()
 
 
 @pytest.fixture
 def form(request, monkeypatch):
     """Run with bfloat16 operands in the form of this name."""
     monkeypatch.setattr(relation_attention, "_kernel_available", lambda: request.param == "attention")
-    if request.param == "cuda":  # as on CUDA: bfloat16 tensors and a buffer of their own for the gradient
-        choose = Products.choose
-        monkeypatch.setattr(
-            Products,
-            "choose",
-            lambda *arguments: Products(choose(*arguments).dtype, choose(*arguments).rounded, "cuda"),
-        )
+    if request.param == "cuda":
+        as_on_cuda(monkeypatch)
     return request.param
 
 
@@ -73,8 +34,9 @@ def test_bfloat16_operands_stay_within_tolerance_in_every_form(form, n, k, dim, 
     if k == 1:
         assert abs(loss.item()) < 1e-6 and grad.norm() < 1e-6
     else:
-        slack = 1 if n > 100 else 5  # the mean over few anchors averages less of the rounding away
-        close(loss, grad, expected, expected_grad, HALF_VALUE * slack, HALF_GRADIENT)
+        value, gradient = half_tolerance(expected.item())
+        slack = 1 if n > 100 else 2  # the mean over few anchors averages less of the rounding away
+        close(loss, grad, expected, expected_grad, value * slack, gradient)
     if limited:
         assert torch.equal(grad[weight == 0], torch.zeros_like(grad[weight == 0]))
 
@@ -121,7 +83,65 @@ def test_keys_of_their_own_get_gradients_with_bfloat16_operands(form):
     doubles = [x.detach().double().requires_grad_() for x in (s, ks)]
     expected = plain.relation(doubles[0], t.double(), doubles[1], kt.double(), 0.1).mean()
     for got, want in zip(torch.autograd.grad(loss, (s, ks)), torch.autograd.grad(expected, doubles), strict=True):
-        close(loss, got, expected, want, HALF_VALUE, HALF_GRADIENT)
+        close(loss, got, expected, want, *half_tolerance(expected.item()))
+
+
+@pytest.mark.parametrize("form", ["attention", "rows", "cuda"], indirect=True)
+@pytest.mark.parametrize("noise", [1.0, 0.3, 0.1])
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_mean_that_keys_share_leaves_the_tolerance_as_it_is(form, noise, limited):
+    (s, t), (_, keys) = active((600, 500), 256, noise)
+    keys, mask = keys.bfloat16(), None
+    if limited:  # what does not exist has another mean
+        mask = torch.arange(500) % 3 != 1
+        keys[~mask] = -keys[~mask]
+    loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, key_mask=mask, operand_dtype=torch.bfloat16)
+    doubles = s.detach().double().requires_grad_()
+    exists = keys.double() if mask is None else keys.double()[mask]
+    expected = plain.relation(plain.unit(doubles), t.double(), exists, exists, 0.1).mean()
+    want = torch.autograd.grad(expected, doubles)[0]
+    close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
+
+
+@pytest.mark.parametrize("form", ["cuda", pytest.param("rows", marks=pytest.mark.skipif(not AMX, reason="no AMX"))])
+def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, monkeypatch):
+    monkeypatch.setattr(relation_attention, "_kernel_available", lambda: False)
+    if form == "cuda":
+        as_on_cuda(monkeypatch)
+    (s, t), (_, keys) = active((600, 500), 256, 0.1)
+
+    def grad(operands):
+        loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, operand_dtype=operands)
+        return torch.autograd.grad(loss, s)[0]
+
+    expected, shifted = grad(None), grad(torch.bfloat16)
+    monkeypatch.setattr(relation_function, "_shifts", lambda *a: None)
+    assert (shifted - expected).norm() < 0.7 * (grad(torch.bfloat16) - expected).norm()
+
+
+@pytest.mark.parametrize("form", ["attention", "rows"], indirect=True)
+def test_autocast_changes_nothing(form):
+    (s, t), (_, keys) = active((600, 500), 256, 0.3)
+    s, t = LF.unit(s, 1).detach().requires_grad_(), t.view(2, 300, 256)
+    results = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            bank_loss = LF.relation_kl(s, t.flatten(0, 1), keys, keys, 0.1, operand_dtype=torch.bfloat16)
+            pairs = [(0, 1), (1, 0), (0, 0)]
+            loss = bank_loss + LF.relation_kl_pairs(s.view(2, 300, 256), t, pairs, 0.1, operand_dtype=torch.bfloat16)
+        results.append((loss, torch.autograd.grad(loss, s)[0]))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
+def test_keys_that_share_a_mean_get_their_gradient(form):
+    (s, t), (ks, kt) = active((600, 500), 256, 0.3)
+    loss = LF.relation_kl(LF.unit(s, 1), t, LF.unit(ks, 1), kt, 0.1, operand_dtype=torch.bfloat16)
+    doubles = [x.detach().double().requires_grad_() for x in (s, ks)]
+    units = [plain.unit(x) for x in doubles]
+    expected = plain.relation(units[0], t.double(), units[1], kt.double(), 0.1).mean()
+    for got, want in zip(torch.autograd.grad(loss, (s, ks)), torch.autograd.grad(expected, doubles), strict=True):
+        close(loss, got, expected, want, *half_tolerance(expected.item()))
 
 
 def test_the_precision_of_the_library_is_put_back(monkeypatch):
@@ -143,86 +163,6 @@ def test_an_operand_dtype_that_does_not_exist_is_named():
     s, t, keys = bank(4, 3, 8)
     with pytest.raises(ValueError, match="operand_dtype must be float32 or bfloat16"):
         LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=torch.float16)
-
-
-ALL = [(i, j) for i in range(3) for j in range(3)]
-PAIRS = {
-    "all": ALL,
-    "one order": [(0, 1), (1, 2)],
-    "mixed": [(2, 0), (0, 0), (0, 1), (0, 2), (1, 1)],
-    "twice": ALL + ALL,
-}
-
-
-@pytest.mark.parametrize("pairs", PAIRS.values(), ids=PAIRS)
-@pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize(("dtype", "half"), [(torch.float64, False), (torch.float32, False), (torch.float32, True)])
-def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, monkeypatch):
-    monkeypatch.setattr(relation_symmetric, "_BLOCK_BYTES", 2000)  # several blocks and chunks an image
-    monkeypatch.setattr(relation_symmetric, "_CHUNK", 16)
-    s, t = (x.detach().to(dtype) for x in images())
-    if transposed:
-        s, t = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (s, t))
-    s.requires_grad_()
-    doubles = s.detach().double().requires_grad_()
-    expected = plain.minibatch(doubles, t.double(), pairs, 0.1)
-    want = torch.autograd.grad(expected, doubles)[0]
-    loss = LF.relation_kl_pairs(s, t, pairs, 0.1, operand_dtype=torch.bfloat16 if half else None)
-    got = torch.autograd.grad(loss, s, retain_graph=True)[0]
-    assert torch.equal(got, torch.autograd.grad(loss, s)[0])  # used twice
-    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5}[dtype]
-    values = (HALF_VALUE, HALF_GRADIENT) if half else (tolerance, tolerance)
-    close(loss, got, expected, want, *values)
-
-
-def test_both_orders_take_half_of_the_products(monkeypatch):
-    calls = []
-    for name in ("multiply", "add_product"):
-        own = getattr(Products, name)
-        monkeypatch.setattr(Products, name, lambda *a, _own=own, **k: calls.append(1) or _own(*a, **k))
-    s, t = images()
-    LF.relation_kl_pairs(s, t, [(0, 1), (1, 0)], 0.1)
-    assert len(calls) == 4
-    LF.relation_kl_pairs(s, t, [(1, 1)], 0.1)
-    assert len(calls) == 4 + 3
-    LF.relation_kl_pairs(s, t, [(0, 1), (1, 2)], 0.1)
-    assert len(calls) == 4 + 3 + 8
-
-
-def test_large_logits_and_large_buffers_leave_the_symmetric_form(monkeypatch):
-    monkeypatch.setattr(relation_symmetric.SymmetricPairs, "__init__", lambda *a: 1 / 0)
-    s, t = images()
-    with pytest.raises(ZeroDivisionError):
-        LF.relation_kl_pairs(s, t, ALL, 0.1)
-    for wide in ((s.detach() * 30, t), (s.detach(), t * 30), (s.detach() * torch.nan, t)):
-        LF.relation_kl_pairs(*wide, ALL, 0.1)
-    monkeypatch.setattr(relation_symmetric, "_SMALL_BYTES", 0)
-    LF.relation_kl_pairs(s, t, ALL[:7], 0.1)  # two matrices, and fewer than eight pairs
-    with pytest.raises(ZeroDivisionError):
-        LF.relation_kl_pairs(s, t, ALL[:8], 0.1)
-    monkeypatch.setattr(relation_symmetric, "_LARGEST_BYTES", 100)
-    LF.relation_kl_pairs(s, t, ALL, 0.1)
-
-
-def test_large_logits_stay_finite_in_pairs():
-    s, t = images()
-    loss = LF.relation_kl_pairs(s, t, ALL, 0.0005)
-    assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, s)[0]).all()
-
-
-@pytest.mark.parametrize("half", [False, True])
-def test_equal_images_give_zero(half):
-    _, t = images()
-    s = t.clone().requires_grad_()
-    loss = LF.relation_kl_pairs(s, t, ALL, 0.1, operand_dtype=torch.bfloat16 if half else None)
-    grad = torch.autograd.grad(loss, s)[0]
-    assert loss.item() == 0 and torch.equal(grad, torch.zeros_like(grad))
-
-
-def test_gradcheck_of_pairs():
-    s, t = images(2, 5, 4)
-    s, t = s.detach().double().requires_grad_(), t.double()
-    torch.autograd.gradcheck(lambda a: LF.relation_kl_pairs(a, t, [(0, 1), (1, 0), (1, 1)], 0.3), s)
 
 
 @pytest.mark.parametrize("half", [False, True])

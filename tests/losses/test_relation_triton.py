@@ -4,12 +4,13 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from losses import functional as LF
 from losses import relation_triton
 from losses.relation_rows import _eager_rows
 
@@ -25,13 +26,14 @@ def check_kernels(device: str, longest: int) -> None:
             teacher, student = (torch.randn(2, count, num_keys, generator=generator) * 3).to(device)
             exists = torch.arange(num_keys) % 3 != 1 if masked == 1 else torch.zeros(num_keys, dtype=torch.bool)
             bias = torch.where(exists, 0.0, -1e30).to(device) if masked else None
+            biases = (None, None) if bias is None else (bias, bias + torch.arange(num_keys, device=device) % 5.0)
             weight = (torch.arange(count) % 2.0).to(device) if weighted else None
             results = []
             for compute in (relation_triton.launch_rows, lambda *a: _eager_rows(*a, None)):
                 logits = teacher.clone(), student.clone()
                 row_kl = torch.full((count,), torch.nan, device=device)
                 delta = {"own": logits[1], "half": torch.empty_like(student, dtype=torch.bfloat16), None: None}[out]
-                compute(*logits, bias, weight, row_kl, delta)
+                compute(*logits, *biases, weight, row_kl, delta)
                 results.append((row_kl, delta))
             (kl, delta), (expected_kl, expected_delta) = results
             torch.testing.assert_close(kl, expected_kl, rtol=1e-5, atol=1e-6)
@@ -84,42 +86,88 @@ def test_compiled_kernels_equal_the_elementwise_operations(longest, monkeypatch)
     check_kernels("cuda", longest)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("half", [False, True])
-def test_relations_on_a_gpu_equal_those_on_the_cpu(half):
-    generator = torch.Generator().manual_seed(0)
-    s, t, keys = (torch.nn.functional.normalize(torch.randn(n, 96, generator=generator), dim=1) for n in (300, 300, 77))
-    mask, weight = torch.arange(77) % 5 != 0, torch.arange(300) % 3.0
-    results = []
-    for device, operands in (("cpu", None), ("cuda", torch.bfloat16 if half else None)):
-        own, other, bank = s.to(device).requires_grad_(), t.to(device), keys.to(device)
-        loss = LF.relation_kl(
-            own,
-            other,
-            bank,
-            bank,
-            0.1,
-            anchor_weight=weight.to(device),
-            key_mask=mask.to(device),
-            operand_dtype=operands,
-        )
-        images = own.view(3, 100, 96), other.view(3, 100, 96)
-        pairs = LF.relation_kl_pairs(*images, [(0, 1), (1, 0), (2, 2)], 0.1, operand_dtype=operands)
-        results.append([x.detach().cpu() for x in (loss, pairs, torch.autograd.grad(loss + pairs, own)[0])])
-    for got, want in zip(results[1], results[0], strict=True):
-        assert (got - want).norm() <= (2e-2 if half else 1e-4) * want.norm()
-    assert not relation_triton._STATE.failed
+class OnCuda:
+    is_cuda, dtype, device = True, torch.float32, torch.device("cuda", 3)
 
 
-def test_a_kernel_that_cannot_be_compiled_is_said_once_and_replaced(monkeypatch, caplog):
-    class OnCuda:
-        is_cuda, dtype = True, torch.float32
+@pytest.fixture
+def gpu(monkeypatch):
+    """What is asked of a GPU that is not there: the devices made current, and those waited for."""
+    asked = SimpleNamespace(current=[], waited=[], inside=False)
 
-    calls = []
-    monkeypatch.setattr(relation_triton, "_STATE", type(relation_triton._STATE)(failed=False))
-    monkeypatch.setattr(relation_triton, "launch_rows", lambda *a: calls.append(1) or 1 / 0)
+    @contextmanager
+    def device(which):
+        asked.current.append(which)
+        asked.inside = True
+        yield
+        asked.inside = False
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    monkeypatch.setattr(torch.cuda, "synchronize", asked.waited.append)
+    monkeypatch.setattr(relation_triton, "_STATE", SimpleNamespace(failed=False))
+    return asked
+
+
+def launch_with(monkeypatch, launch):
+    monkeypatch.setattr(relation_triton, "launch_rows", launch)
+    return relation_triton.triton_rows(OnCuda(), None, None, None, None, None, None)
+
+
+def raises(error):
+    def launch(*arguments):
+        raise error
+
+    return launch
+
+
+def test_the_kernel_runs_on_the_device_of_its_tensors(gpu, monkeypatch):
+    inside = []
+    assert launch_with(monkeypatch, lambda *a: inside.append(gpu.inside)) is True
+    assert gpu.current == [OnCuda.device] and inside == [True] and not gpu.waited
+
+
+def compiler_error():
+    return pytest.importorskip("triton.runtime.errors").PTXASError("no ptxas")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'triton'"),
+        PermissionError(13, "Permission denied", "/root/.triton/cache"),
+        subprocess.CalledProcessError(1, ["gcc"]),
+        RuntimeError("Failed to find C compiler. Please specify via CC environment variable."),
+        compiler_error,
+    ],
+)
+def test_a_kernel_that_cannot_be_had_is_said_once_and_replaced(error, gpu, monkeypatch, caplog):
+    error = error if isinstance(error, Exception) else error()
     with caplog.at_level(logging.WARNING):
-        assert relation_triton.triton_rows(OnCuda(), None, None, None, None, None) is False
-        assert relation_triton.triton_rows(OnCuda(), None, None, None, None, None) is False
-    assert len(calls) == 1 and [r.message.count("without the Triton kernel") for r in caplog.records] == [1]
+        assert launch_with(monkeypatch, raises(error)) is False
+        assert launch_with(monkeypatch, lambda *a: 1 / 0) is False  # not tried again
+    assert [r.message.count("without the Triton kernel") for r in caplog.records] == [1]
+    assert gpu.waited == [OnCuda.device]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        torch.AcceleratorError("an illegal memory access was encountered"),
+        RuntimeError("CUDA error: device-side assert triggered"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        ZeroDivisionError("of our own"),
+    ],
+)
+def test_what_is_no_fault_of_the_kernel_is_raised(error, gpu, monkeypatch, caplog):
+    with pytest.raises(type(error)) as caught:
+        launch_with(monkeypatch, raises(error))
+    assert caught.value is error and not caplog.records and not relation_triton._STATE.failed
+
+
+def test_a_broken_device_is_not_taken_for_a_kernel_that_does_not_load(gpu, monkeypatch, caplog):
+    broken = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(torch.cuda, "synchronize", raises(broken))
+    with pytest.raises(torch.AcceleratorError):
+        launch_with(monkeypatch, raises(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")))
+    assert not caplog.records and not relation_triton._STATE.failed

@@ -1,0 +1,124 @@
+"""Value and gradient of the relations on every device, against the plain formula in float64 on the CPU."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from losses import functional as LF
+from losses import relation_triton
+from tests.losses import plain
+from tests.losses.relation_cases import PAIRS, close, half_tolerance
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")],
+    ),
+]
+SHAPES = {  # anchors, keys, embedding of student and teacher
+    "odd": (301, 77, 33, 33),
+    "own width": (130, 65, 48, 96),
+    "one anchor": (1, 130, 64, 64),
+    "few keys": (200, 3, 40, 40),
+    "one key": (70, 1, 24, 24),
+    "long rows": (37, 16411, 40, 40),  # more keys than the kernel keeps of a row
+}
+
+
+def unit_rows(count, dim, generator, active):
+    """Unit rows; with ``active`` all positive, so that they share a mean."""
+    values = torch.randn(count, dim, generator=generator)
+    return F.normalize(values.abs() if active else values, dim=1)
+
+
+def near(values, generator):
+    return F.normalize(values + 0.5 * F.normalize(torch.randn(values.shape, generator=generator), dim=1), dim=1)
+
+
+def tolerance(kl, anchors, keys, half):
+    if not half:
+        return 1e-5, 1e-5
+    value, gradient = half_tolerance(kl)
+    enough = anchors > 100 and keys >= 64  # fewer average less of the rounding away
+    return (value, gradient) if enough else (3 * value, 2 * gradient)
+
+
+@pytest.fixture(autouse=True)
+def compiled_kernel():
+    """On a GPU the kernel does the work, not what replaces it."""
+    yield
+    assert not relation_triton._STATE.failed
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("active", [False, True])
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("own_keys", [False, True])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_relations_equal_the_formula(device, shape, own_keys, limited, active, half):
+    n, k, width, teacher_width = shape
+    generator = torch.Generator().manual_seed(0)
+    t, kt = (unit_rows(count, teacher_width, generator, active) for count in (n, k))
+    s, ks = (unit_rows(count, width, generator, active) for count in (n, k))
+    if width == teacher_width:
+        s, ks = near(t, generator), near(kt, generator) if own_keys else kt
+    weight = (torch.arange(n) % 3 != 1).float() if limited else torch.ones(n)
+    mask = torch.arange(k) % 4 != 2 if limited else torch.ones(k, dtype=torch.bool)
+
+    doubles = [x.double().requires_grad_() for x in (s, ks)]
+    values = plain.relation(doubles[0], t.double(), doubles[1][mask], kt.double()[mask], 0.1)
+    expected = (values * weight).sum() / weight.sum()
+    wanted = torch.autograd.grad(expected, doubles)
+
+    s, t, ks, kt = (x.to(device) for x in (s, t, ks, kt))
+    if width == teacher_width and not own_keys:
+        ks = kt
+    s, ks = s.requires_grad_(), ks.detach().requires_grad_(own_keys)
+    limits = {"anchor_weight": weight.to(device), "key_mask": mask.to(device)} if limited else {}
+    loss = LF.relation_kl(s, t, ks, kt, 0.1, operand_dtype=torch.bfloat16 if half else None, **limits)
+    grads = torch.autograd.grad(loss, (s, ks) if own_keys else (s,))
+    if k == 1:
+        assert abs(loss.item()) < 1e-6 and all(grad.norm() < 1e-6 for grad in grads)
+        return
+    allowed = tolerance(expected.item(), n, k, half)
+    for grad, want in zip(grads, wanted, strict=False):
+        close(loss, grad.cpu(), expected, want, *allowed)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("active", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("pairs", [*PAIRS.values(), [(0, 0)]], ids=[*PAIRS, "one image"])
+def test_relations_between_images_equal_the_formula(device, pairs, transposed, active, half):
+    generator = torch.Generator().manual_seed(0)
+    flat = unit_rows(3 * 131, 67, generator, active)
+    t, s = flat.view(3, 131, 67), near(flat, generator).view(3, 131, 67)
+    doubles = s.double().requires_grad_()  # of features: what is along a unit row is cancelled to nothing
+    expected = plain.minibatch(plain.unit(doubles), t.double(), pairs, 0.1)
+    want = torch.autograd.grad(expected, doubles)[0]
+    s, t = s.to(device), t.to(device)
+    if transposed:
+        s, t = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (s, t))
+    s.requires_grad_()
+    loss = LF.relation_kl_pairs(LF.unit(s, 2), t, pairs, 0.1, operand_dtype=torch.bfloat16 if half else None)
+    close(loss, torch.autograd.grad(loss, s)[0].cpu(), expected, want, *tolerance(expected.item(), 131, 131, half))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("half", [False, True])
+def test_equal_inputs_give_zero(device, half):
+    generator = torch.Generator().manual_seed(0)
+    t, keys = (unit_rows(count, 40, generator, True).to(device) for count in (120, 70))
+    s = t.clone().requires_grad_()
+    operands = torch.bfloat16 if half else None
+    images = s.view(3, 40, 40), t.view(3, 40, 40)
+    for loss in (
+        LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=operands),
+        LF.relation_kl(s, t, keys.clone().requires_grad_(), keys, 0.1, operand_dtype=operands),
+        LF.relation_kl_pairs(*images, [(0, 1), (1, 0), (2, 2), (0, 2)], 0.1, operand_dtype=operands),
+    ):
+        (grad,) = torch.autograd.grad(loss, s)
+        assert loss.item() == 0 and not grad.any()

@@ -1,0 +1,154 @@
+"""Relations between images: pairs of both orders at once, one order at a time, and the images that take part."""
+
+import pytest
+import torch
+
+from losses import functional as LF
+from losses import relation_attention, relation_function, relation_symmetric, relations
+from losses.relation_products import Products
+from tests.losses import plain
+from tests.losses.relation_cases import ALL, PAIRS, active, as_on_cuda, close, half_tolerance, images
+
+
+@pytest.mark.parametrize("pairs", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("dtype", "half"), [(torch.float64, False), (torch.float32, False), (torch.float32, True)])
+def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, monkeypatch):
+    monkeypatch.setattr(relation_symmetric, "_BLOCK_BYTES", 2000)  # several blocks and chunks an image
+    monkeypatch.setattr(relation_symmetric, "_CHUNK", 16)
+    s, t = (x.detach().to(dtype) for x in images())
+    if transposed:
+        s, t = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (s, t))
+    s.requires_grad_()
+    doubles = s.detach().double().requires_grad_()
+    expected = plain.minibatch(doubles, t.double(), pairs, 0.1)
+    want = torch.autograd.grad(expected, doubles)[0]
+    loss = LF.relation_kl_pairs(s, t, pairs, 0.1, operand_dtype=torch.bfloat16 if half else None)
+    got = torch.autograd.grad(loss, s, retain_graph=True)[0]
+    assert torch.equal(got, torch.autograd.grad(loss, s)[0])  # used twice
+    tolerance = {torch.float64: 1e-11, torch.float32: 1e-5}[dtype]
+    values = half_tolerance(expected.item()) if half else (tolerance, tolerance)
+    close(loss, got, expected, want, *values)
+
+
+def test_both_orders_take_half_of_the_products(monkeypatch):
+    calls = []
+    for name in ("multiply", "add_product"):
+        own = getattr(Products, name)
+        monkeypatch.setattr(Products, name, lambda *a, _own=own, **k: calls.append(1) or _own(*a, **k))
+    s, t = images()
+    LF.relation_kl_pairs(s, t, [(0, 1), (1, 0)], 0.1)
+    assert len(calls) == 4
+    LF.relation_kl_pairs(s, t, [(1, 1)], 0.1)
+    assert len(calls) == 4 + 3
+    LF.relation_kl_pairs(s, t, [(0, 1), (1, 2)], 0.1)
+    assert len(calls) == 4 + 3 + 8
+
+
+def test_large_logits_and_large_buffers_leave_the_symmetric_form(monkeypatch):
+    monkeypatch.setattr(relation_symmetric.SymmetricPairs, "__init__", lambda *a: 1 / 0)
+    s, t = images()
+    with pytest.raises(ZeroDivisionError):
+        LF.relation_kl_pairs(s, t, ALL, 0.1)
+    for wide in ((s.detach() * 30, t), (s.detach(), t * 30), (s.detach() * torch.nan, t)):
+        LF.relation_kl_pairs(*wide, ALL, 0.1)
+    monkeypatch.setattr(relation_symmetric, "_SMALL_BYTES", 0)
+    LF.relation_kl_pairs(s, t, ALL[:7], 0.1)  # two matrices, and fewer than eight pairs
+    with pytest.raises(ZeroDivisionError):
+        LF.relation_kl_pairs(s, t, ALL[:8], 0.1)
+    monkeypatch.setattr(relation_symmetric, "_LARGEST_BYTES", 100)
+    LF.relation_kl_pairs(s, t, ALL, 0.1)
+
+
+def test_large_logits_stay_finite_in_pairs():
+    s, t = images()
+    loss = LF.relation_kl_pairs(s, t, ALL, 0.0005)
+    assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, s)[0]).all()
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_equal_images_give_zero(half):
+    _, t = images()
+    s = t.clone().requires_grad_()
+    loss = LF.relation_kl_pairs(s, t, ALL, 0.1, operand_dtype=torch.bfloat16 if half else None)
+    grad = torch.autograd.grad(loss, s)[0]
+    assert loss.item() == 0 and torch.equal(grad, torch.zeros_like(grad))
+
+
+def test_gradcheck_of_pairs():
+    s, t = images(2, 5, 4)
+    s, t = s.detach().double().requires_grad_(), t.double()
+    torch.autograd.gradcheck(lambda a: LF.relation_kl_pairs(a, t, [(0, 1), (1, 0), (1, 1)], 0.3), s)
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("noise", [1.0, 0.3, 0.1])
+def test_images_that_share_a_mean_stay_within_tolerance(cuda, noise, monkeypatch):
+    if cuda:
+        as_on_cuda(monkeypatch)
+    ((s, t),) = active((900,), 256, noise)
+    images_s, images_t = LF.unit(s, 1).view(3, 300, 256), t.view(3, 300, 256)
+    loss = LF.relation_kl_pairs(images_s, images_t, ALL, 0.1, operand_dtype=torch.bfloat16)
+    doubles = s.detach().double().requires_grad_()
+    expected = plain.minibatch(plain.unit(doubles).view(3, 300, 256), t.double().view(3, 300, 256), ALL, 0.1)
+    want = torch.autograd.grad(expected, doubles)[0]
+    close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_without_the_shift_the_shared_mean_would_be_rounded(cuda, monkeypatch):
+    if not (cuda or relation_attention._kernel_available()):
+        pytest.skip("needs a processor with matrix units for bfloat16")
+    if cuda:
+        as_on_cuda(monkeypatch)
+    ((s, t),) = active((900,), 256, 0.1)  # a CPU's library rounds products of this size, and not all smaller ones
+    images_s, images_t = LF.unit(s, 1).view(3, 300, 256), t.view(3, 300, 256)
+
+    def grad(operands):
+        loss = LF.relation_kl_pairs(images_s, images_t, ALL, 0.1, operand_dtype=operands)
+        return torch.autograd.grad(loss, s, retain_graph=True)[0]
+
+    expected, shifted = grad(None), grad(torch.bfloat16)
+    monkeypatch.setattr(relation_function, "_shifts", lambda *a: None)
+    plainly = grad(torch.bfloat16)
+    assert (shifted - expected).norm() < 0.6 * (plainly - expected).norm()
+
+
+@pytest.mark.parametrize("row_dim", [1, 2])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_works_on_the_images_that_its_pairs_name(row_dim, rank, monkeypatch):
+    """Of three processes with two images each, by hand: value and gradient are those of all images together."""
+    world, local, seen = 3, 2, []
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, world * local, 6, 4, 5, generator=generator).double()
+    student.requires_grad_()
+    keys = (0, 3, 0, 1)
+    chosen = LF.sample_partners(world * local, 2, *keys)
+    first = rank * local
+    pairs = [(i, j) for i in range(first, first + local) for j in chosen[i]]
+    named = {image for pair in pairs for image in pair}
+    assert len(named) < world * local
+    sums = relations.relation_kl_pairs
+    monkeypatch.setattr(relations, "get_rank", lambda: rank)
+    monkeypatch.setattr(relations, "get_world_size", lambda: world)
+    monkeypatch.setattr(relations, "all_gather_with_grad", lambda maps: student.flatten(2))
+    monkeypatch.setattr(relations, "all_gather_cat", lambda maps: teacher.flatten(2))
+    monkeypatch.setattr(
+        relations, "relation_kl_pairs", lambda s, t, *a, **k: seen.append((len(s), len(t))) or sums(s, t, *a, **k)
+    )
+    mine = slice(first, first + local)
+    loss = relations.minibatch_relation(student[mine], teacher[mine], row_dim, 2, 0.1, keys)
+    rows = plain.pixels if row_dim == 2 else plain.channels
+    expected = plain.minibatch(rows(student), rows(teacher), pairs, 0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
+    got, want = (torch.autograd.grad(value, student)[0] for value in (loss, expected))
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-14)
+    assert seen == [(len(named), len(named))]
+    others = [image for image in range(world * local) if image not in named]
+    assert not got[others].any()
+
+
+def test_where_every_image_is_named_nothing_is_copied():
+    maps = torch.randn(3, 4, 5)
+    assert relations._take(maps, [0, 1, 2]) is maps
+    assert torch.equal(relations._take(maps, [0, 2]), maps[[0, 2]])
