@@ -65,8 +65,8 @@ class SegmentationNetwork(nn.Module):
         input_convention: what the weights expect; batches come in the `PUBLISHED` one and are converted inside, so
             that networks of different conventions share a batch. It is saved with the weights.
         output_stride: image side / logits side.
-        pools_globally: True where training normalises a 1x1 map over the batch, which needs two images per process
-            (or batch norm synchronised over processes, or frozen).
+        pools_globally: True where training normalises a 1x1 map over the batch, which needs two images, of all
+            processes together (or frozen batch norms).
         backbone_state_prefix: what the backbone's names begin with in `state_dict()`.
         head_state_prefixes: what the names of all that is not backbone begin with.
         classifier_names: modules, by `named_modules()`, whose output channels are the classes.
