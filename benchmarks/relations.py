@@ -15,14 +15,17 @@ How far bfloat16 is from float32 is measured at half that height and width, of f
 (after a ReLU, with a mean of each channel's own), for a student well apart from its teacher and for one close to it.
 
 Peak extra memory is the rise of the process's resident high-water mark (CPU; each way in a fresh process, so that none
-profits from memory that another has left) or of the allocator's peak (CUDA), over inputs that are already there. The
-last line is that of all relation terms at once, for 8 images of 512x1024 with bfloat16 operands and two partners.
-By count, on CUDA: two gradients of the memory terms, rows of both networks, their bfloat16 copies and a gradient are
-six maps of 8 x 512 x 64 x 128 float32 values, 768 MiB, and two float32 and one bfloat16 chunk of logits are 320 MiB.
+profits from memory that another has left; every tensor above 128 KiB is a mapping of its own there, which goes back
+when it is freed, so what is left in the heap of before hides nothing) or of the allocator's peak (CUDA), over inputs
+that are already there. The last line is that of all relation terms at once, for 8 images of 512x1024 with bfloat16
+operands and two partners. By count, on CUDA: two gradients of the memory terms, rows of both networks, their
+bfloat16 copies and a gradient are six maps of 8 x 512 x 64 x 128 float32 values, 768 MiB, and two float32 and one
+bfloat16 chunk of logits are 320 MiB.
 """
 
 import argparse
 import math
+import os
 import subprocess
 import sys
 import time
@@ -55,6 +58,8 @@ SPEEDUPS = {  # device: (group, way): at least so many times as fast as the plai
 }
 MEMORY_SHARE = 1 / 8
 LARGEST_GIB = 2.0
+_OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_TRIM_THRESHOLD_": str(1 << 17)}
+"""Of the C library: otherwise the peak depends by some 30 MiB on what the heap has kept of freed tensors."""
 
 
 def plain_relation(student: Tensor, teacher: Tensor, student_keys: Tensor, teacher_keys: Tensor) -> Tensor:
@@ -249,7 +254,13 @@ def _peak_in_fresh_process(group: str, way: str, size: tuple[int, int, int, int]
     command = [sys.executable, "-m", "benchmarks.relations", "--peak-of", group, way]
     command += ["--size", *map(str, size), "--device", device, "--threads", str(threads)]
     output = subprocess.run(
-        command, check=True, capture_output=True, text=True, timeout=600, cwd=Path(__file__).parents[1]
+        command,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=Path(__file__).parents[1],
+        env=os.environ | _OWN_MAPPINGS,
     )
     return float(output.stdout.split()[-1])
 
