@@ -265,6 +265,7 @@ def main() -> None:
     args = parser.parse_args()
     device = torch.device(args.device)
     set_deterministic(False)  # cuDNN searches for kernels as it does in a run
+    torch.set_flush_denormal(True)  # as in a run
     if args.peak_of:
         print(measure_peak(*args.peak_of, sizes_for(device), device))
         return

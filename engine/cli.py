@@ -26,6 +26,9 @@ def run_cli(main: Callable[[], None], resumable: bool = False) -> None:
     Where several processes run, those that are left when one of them has ended exit 3 with its reason.
     CIRKD_TRACEBACK=1 in the environment shows where such an error came from.
     """
+    # Gradients of a sharp softmax are full of numbers below 1e-38, which a CPU multiplies many times slower than 0.
+    # Threads take the setting from the one that starts them, so this comes before all work.
+    torch.set_flush_denormal(True)
     if resumable:
         end_at_once()
     try:
