@@ -4,19 +4,19 @@
     python -m benchmarks.step --device cuda                     # the recipes' 512x1024, batch 8
 
 Teacher, student, losses, backward pass and optimiser of DeepLabV3-ResNet101 to two students, 19 classes, on random
-data, with full banks and the default number of partners; the loop's look at the gradients is left out. The ways are
-timed in turns in one process, and the median of the rounds counts. The peak of memory is that of a process of its own,
-networks, banks and optimiser included. A ratio without a bound on the device is information.
+data, with full banks and the default number of partners; the loop's look at the gradients is left out. Each way has a
+process of its own, as in a run; on a CPU they take turns, and the median of the rounds counts. The peak of memory has
+networks, banks and optimiser in it. A ratio without a bound on the device is information.
 """
 
 import argparse
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,7 +41,6 @@ STUDENTS = {
     "resnet18": ("deeplabv3", "resnet18"),
 }
 CLASSES = 19
-MIB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,6 @@ class Sizes:
 
     crop: tuple[int, int]
     batch: int
-
-
-WARM_UP = Sizes((64, 64), 2)
 
 
 def sizes_for(device: torch.device) -> Sizes:
@@ -190,39 +186,62 @@ def random_batch(sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
     return images.to(device), target.contiguous().to(device)
 
 
-def measure_times(student: str, sizes: Sizes, device: torch.device, repeats: int) -> tuple[dict, dict]:
-    """Median seconds of every way's step, and of its parts."""
-    batch = random_batch(sizes, device)
-    # A small crop is enough to load a CPU's kernels; a GPU's are searched for at every size.
-    warm_up = batch if device.type == "cuda" else random_batch(WARM_UP, device)
-    steppers = {name: Stepper(student, way, sizes, device) for name, way in WAYS.items()}
-    times: dict[str, list[float]] = {name: [] for name in WAYS}
-    for stepper in steppers.values():
-        stepper.step(*warm_up)
-    steppers[PLAIN].step(*batch)  # the first to be timed would else pay for memory that all others find
-    for stepper in steppers.values():
-        stepper.parts.clear()
-    for _ in range(repeats):
-        for name, stepper in steppers.items():
-            times[name].append(stepper.step(*batch))
-    parts = {name: {k: v / repeats for k, v in stepper.parts.items()} for name, stepper in steppers.items()}
-    return {name: statistics.median(values) for name, values in times.items()}, parts
+def serve(connection: Connection, student: str, way: str, sizes: Sizes, device: torch.device) -> None:
+    """One way's process: says that it is ready, then takes a step for every True it is sent, until a False.
 
-
-def measure_peak(student: str, way: str, sizes: Sizes, device: torch.device) -> float:
-    """MiB that networks, banks, optimiser and two steps take at most, beyond what the process had before."""
+    The answer to each is the step's seconds, those of its parts, and the MiB that networks, banks, optimiser and the
+    steps so far took at most, beyond what the process had before.
+    """
+    set_deterministic(False)  # cuDNN searches for kernels as it does in a run
+    torch.set_flush_denormal(True)  # as in a run
     peak = PeakMemory(device)
     stepper, batch = Stepper(student, WAYS[way], sizes, device), random_batch(sizes, device)
     peak.restart()  # building is not the step
-    for _ in range(2 if device.type == "cuda" else 1):
-        stepper.step(*batch)
-    return peak.mib()
+    connection.send("ready")
+    while connection.recv():
+        stepper.parts.clear()
+        connection.send((stepper.step(*batch), dict(stepper.parts), peak.mib()))
 
 
-def _peak_in_fresh_process(student: str, way: str, device: torch.device) -> float:
-    command = [sys.executable, "-m", "benchmarks.step", "--peak-of", student, way, "--device", device.type]
-    output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[1])
-    return float(output.stdout.split()[-1])
+@contextmanager
+def processes(student: str, ways: Sequence[str], sizes: Sizes, device: torch.device) -> Iterator[dict[str, Connection]]:
+    """A process of each way, ready for steps."""
+    context = multiprocessing.get_context("spawn")
+    connections, started = {}, []
+    for way in ways:
+        connections[way], theirs = context.Pipe()
+        started.append(context.Process(target=serve, args=(theirs, student, way, sizes, device), daemon=True))
+        started[-1].start()
+        theirs.close()  # so that a process that has failed ends the waiting for it
+    for connection in connections.values():
+        connection.recv()
+    yield connections
+    for connection in connections.values():
+        connection.send(False)
+    for process in started:
+        process.join()  # its memory is the next one's
+
+
+def measure(student: str, sizes: Sizes, device: torch.device, repeats: int) -> tuple[dict, dict, dict]:
+    """Median seconds of every way's step, mean seconds of its parts, and peak MiB. A first step is not timed.
+
+    Every way has a process of its own, for in one process with several their memory gets in each other's way. On a
+    CPU, whose speed drifts over minutes, they take turns; a GPU would have to hold the memory of all.
+    """
+    groups = [[way] for way in WAYS] if device.type == "cuda" else [list(WAYS)]
+    seconds, parts, memory = {}, {}, {}
+    for group in groups:
+        answers: dict[str, list] = {way: [] for way in group}
+        with processes(student, group, sizes, device) as connections:
+            for _ in range(1 + repeats):
+                for way, connection in connections.items():
+                    connection.send(True)
+                    answers[way].append(connection.recv())
+        for way, (_, *timed) in answers.items():
+            seconds[way] = statistics.median(answer[0] for answer in timed)
+            parts[way] = {name: statistics.mean(answer[1][name] for answer in timed) for name in timed[0][1]}
+            memory[way] = timed[-1][2]
+    return seconds, parts, memory
 
 
 def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) -> dict[str, Any]:
@@ -231,8 +250,7 @@ def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) 
     seconds, parts, memory, ratios, targets = {}, {}, {}, {}, {}
     on_gpu = device.type == "cuda"
     for student in STUDENTS:
-        seconds[student], parts[student] = measure_times(student, sizes, device, repeats)
-        memory[student] = {way: _peak_in_fresh_process(student, way, device) for way in (PLAIN, FULL, HALF)}
+        seconds[student], parts[student], memory[student] = measure(student, sizes, device, repeats)
         ratios[student] = {name: seconds[student][r.way] / seconds[student][r.other] for name, r in RATIOS.items()}
         for name, ratio in RATIOS.items():
             bound = ratio.on_gpu if on_gpu else ratio.on_cpu
@@ -240,8 +258,7 @@ def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) 
                 targets[f"{name}, {student}"] = target(ratios[student][name], bound, at_most=ratio.at_most)
         for way in WAYS:
             detail = ", ".join(f"{part} {value:.2f}" for part, value in parts[student][way].items())
-            peak = f"  {memory[student][way]:.0f} MiB" if way in memory[student] else ""
-            say(f"{student:18s} {way:28s} {seconds[student][way]:7.2f} s ({detail}){peak}")
+            say(f"{student:18s} {way:28s} {seconds[student][way]:7.2f} s ({detail})  {memory[student][way]:.0f} MiB")
         say(f"{student:18s} " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios[student].items()))
     return {
         "benchmark": "step",
@@ -261,14 +278,8 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
-    parser.add_argument("--peak-of", nargs=2, metavar=("STUDENT", "WAY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     device = torch.device(args.device)
-    set_deterministic(False)  # cuDNN searches for kernels as it does in a run
-    torch.set_flush_denormal(True)  # as in a run
-    if args.peak_of:
-        print(measure_peak(*args.peak_of, sizes_for(device), device))
-        return
     result = run(device, args.repeats)
     finish(result, args.json)
 

@@ -1,5 +1,9 @@
 """The step's benchmark measures what it says, on small networks; the comparison of curves."""
 
+import multiprocessing
+import threading
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -58,8 +62,8 @@ def test_a_step_trains_and_its_parts_add_up(way):
 )
 def test_ratios_and_bounds(device, expected, monkeypatch):
     seconds = dict(zip(step.WAYS, (2.0, 2.8, 2.6, 1.0, 0.8), strict=True))
-    monkeypatch.setattr(step, "measure_times", lambda *_: (seconds, {way: {} for way in step.WAYS}))
-    monkeypatch.setattr(step, "_peak_in_fresh_process", lambda *_: 5.0)
+    measured = seconds, {way: {} for way in step.WAYS}, dict.fromkeys(step.WAYS, 5.0)
+    monkeypatch.setattr(step, "measure", lambda *_: measured)
     said = []
     result = step.run(device, 1, say=said.append)
     found = {name: (round(t["measured"], 3), t["bound"], t["met"]) for name, t in result["targets"].items()}
@@ -67,6 +71,49 @@ def test_ratios_and_bounds(device, expected, monkeypatch):
     # also where it has no bound
     assert result["ratios"]["small"]["CIRKDV2 / KD, both in bf16 channels_last"] == pytest.approx(1.25)
     assert "CIRKDV2 / KD, both in bf16 channels_last 1.25" in said[-1]
+
+
+def test_a_process_takes_a_step_whenever_it_is_asked():
+    ours, theirs = multiprocessing.Pipe()
+    served = threading.Thread(target=step.serve, args=(theirs, "small", step.PLAIN, step.Sizes((40, 56), 2), CPU))
+    served.start()
+    assert ours.poll(60) and ours.recv() == "ready"
+    for _ in range(2):
+        ours.send(True)
+        assert ours.poll(60)
+        seconds, parts, mib = ours.recv()
+        assert sum(parts.values()) == pytest.approx(seconds) and mib > 0
+    ours.send(False)
+    served.join(60)
+    assert not served.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("device", "turns"), [("cpu", [*step.WAYS] * 3), ("cuda", [w for w in step.WAYS for _ in "123"])]
+)
+def test_ways_take_turns_on_a_cpu_and_the_first_step_is_not_timed(device, turns, monkeypatch):
+    taken = []
+
+    class Way:
+        def __init__(self, name):
+            self.name, self.steps = name, iter([(100.0, {"teacher": 50.0}, 1.0), (2.0, {"teacher": 1.0}, 3.0)])
+            self.last = (4.0, {"teacher": 2.0}, 7.0)
+
+        def send(self, go):
+            taken.append(self.name)
+
+        def recv(self):
+            return next(self.steps, self.last)
+
+    @contextmanager
+    def processes(student, ways, *_):
+        yield {way: Way(way) for way in ways}
+
+    monkeypatch.setattr(step, "processes", processes)
+    found = step.measure("small", step.Sizes((40, 56), 2), torch.device(device), 2)
+    assert taken == turns
+    for values, expected in zip(found, (3.0, {"teacher": 1.5}, 7.0), strict=True):
+        assert values == dict.fromkeys(step.WAYS, expected)
 
 
 def test_curves_are_compared_with_the_spread_over_seeds():
