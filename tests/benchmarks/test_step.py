@@ -2,7 +2,7 @@
 
 import multiprocessing
 import threading
-from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,8 +62,7 @@ def test_a_step_trains_and_its_parts_add_up(way):
 )
 def test_ratios_and_bounds(device, expected, monkeypatch):
     seconds = dict(zip(step.WAYS, (2.0, 2.8, 2.6, 1.0, 0.8), strict=True))
-    measured = seconds, {way: {} for way in step.WAYS}, dict.fromkeys(step.WAYS, 5.0)
-    monkeypatch.setattr(step, "measure", lambda *_: measured)
+    monkeypatch.setattr(step, "measure", lambda student, way, *_: (seconds[way], {}, 5.0))
     said = []
     result = step.run(device, 1, say=said.append)
     found = {name: (round(t["measured"], 3), t["bound"], t["met"]) for name, t in result["targets"].items()}
@@ -73,47 +72,67 @@ def test_ratios_and_bounds(device, expected, monkeypatch):
     assert "CIRKDV2 / KD, both in bf16 channels_last 1.25" in said[-1]
 
 
-def test_a_process_takes_a_step_whenever_it_is_asked():
+class InThread:
+    """A thread for a process, which would not know of the small networks."""
+
+    def __init__(self, target, args, daemon):
+        def run():
+            with args[0]:  # as when a process ends
+                target(*args)
+
+        self.thread = threading.Thread(target=run, daemon=daemon)
+
+    def start(self):
+        self.thread.start()
+
+    def join(self):
+        self.thread.join(60)
+        assert not self.thread.is_alive()
+
+
+def test_the_best_of_the_steps_counts_and_the_peak_of_all(monkeypatch):
+    class Peak:
+        def __init__(self, device):
+            self.values = iter((1.0, 3.0, 7.0))
+
+        def restart(self):
+            pass
+
+        def mib(self):
+            return next(self.values)
+
+    sizes, own, taken = step.Sizes((40, 56), 2), step.Stepper.step, []
+
+    def slow_at_first(self, *batch):
+        taken.append(own(self, *batch) + (100 if not taken else 0))
+        return taken[-1]
+
+    monkeypatch.setattr(step, "PeakMemory", Peak)
+    monkeypatch.setattr(step.Stepper, "step", slow_at_first)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SimpleNamespace(Process=InThread, Pipe=pipe))
+    seconds, parts, mib = step.measure("small", step.PLAIN, sizes, CPU, 3)
+    assert len(taken) == 3 and seconds == min(taken) and mib == 7.0
+    assert sum(parts.values()) == pytest.approx(seconds)
+
+
+def pipe():
+    """Both ends; the parent's closing of the other end is left to the thread that has it."""
     ours, theirs = multiprocessing.Pipe()
-    served = threading.Thread(target=step.serve, args=(theirs, "small", step.PLAIN, step.Sizes((40, 56), 2), CPU))
-    served.start()
-    assert ours.poll(60) and ours.recv() == "ready"
-    for _ in range(2):
-        ours.send(True)
-        assert ours.poll(60)
-        seconds, parts, mib = ours.recv()
-        assert sum(parts.values()) == pytest.approx(seconds) and mib > 0
-    ours.send(False)
-    served.join(60)
-    assert not served.is_alive()
+    return ours, KeptOpen(theirs)
 
 
-@pytest.mark.parametrize(
-    ("device", "turns"), [("cpu", [*step.WAYS] * 3), ("cuda", [w for w in step.WAYS for _ in "123"])]
-)
-def test_ways_take_turns_on_a_cpu_and_the_first_step_is_not_timed(device, turns, monkeypatch):
-    taken = []
+class KeptOpen:
+    def __init__(self, connection):
+        self.connection, self.send = connection, connection.send
 
-    class Way:
-        def __init__(self, name):
-            self.name, self.steps = name, iter([(100.0, {"teacher": 50.0}, 1.0), (2.0, {"teacher": 1.0}, 3.0)])
-            self.last = (4.0, {"teacher": 2.0}, 7.0)
+    def close(self):
+        pass
 
-        def send(self, go):
-            taken.append(self.name)
+    def __enter__(self):
+        return self
 
-        def recv(self):
-            return next(self.steps, self.last)
-
-    @contextmanager
-    def processes(student, ways, *_):
-        yield {way: Way(way) for way in ways}
-
-    monkeypatch.setattr(step, "processes", processes)
-    found = step.measure("small", step.Sizes((40, 56), 2), torch.device(device), 2)
-    assert taken == turns
-    for values, expected in zip(found, (3.0, {"teacher": 1.5}, 7.0), strict=True):
-        assert values == dict.fromkeys(step.WAYS, expected)
+    def __exit__(self, *_):
+        self.connection.close()
 
 
 def test_curves_are_compared_with_the_spread_over_seeds():
