@@ -108,7 +108,7 @@ class TrainTransform:
 
 
 def scaled_length(length: int, scale: Fraction) -> int:
-    """Length of a side after scaling: rounded half to even, as `cv2.resize` with factors does, and at least 1."""
+    """Length of a side after scaling: the exact product rounded half to even, and at least 1."""
     return max(1, round(length * scale))
 
 
@@ -141,12 +141,13 @@ def resized_window(image: np.ndarray, window: CropWindow) -> np.ndarray:
     row, rows, top = _source_span(window.top, window.height, window.scale, image.shape[0])
     column, columns, left = _source_span(window.left, window.width, window.scale, image.shape[1])
     source = image[row : row + rows, column : column + columns]
-    least = -(-window.scale.denominator // window.scale.numerator)
-    if min(rows, columns) < least:  # a side so short that it would round to nothing: repeat its edge
-        source = cv2.copyMakeBorder(
-            source, 0, max(0, least - rows), 0, max(0, least - columns), borderType=cv2.BORDER_REPLICATE
-        )
     factor = float(window.scale)
+    short = [
+        _source_length(count, factor, end) - count
+        for count, end in ((rows, top + window.height), (columns, left + window.width))
+    ]
+    if any(short):
+        source = cv2.copyMakeBorder(source, 0, short[0], 0, short[1], borderType=cv2.BORDER_REPLICATE)
     resized = cv2.resize(source, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
     return resized[top : top + window.height, left : left + window.width]
 
@@ -163,6 +164,18 @@ def _source_span(start: int, count: int, scale: Fraction, length: int) -> tuple[
     last = ((2 * (start + count) - 1) * q - p) // (2 * p) + 1  # right neighbour of the last one
     end = min(length, (last // block + 1) * block)
     return first, end - first, start - first * p // q
+
+
+def _source_length(length: int, factor: float, end: int) -> int:
+    """The least length from ``length`` on that `cv2.resize` makes at least ``end`` long.
+
+    It rounds the product of floating-point numbers, which falls short of :func:`scaled_length` by one where the exact
+    product ends in a half that they miss (365 x 0.7), and makes nothing of a side that is short enough. What the side
+    lacks repeats its edge, as bilinear interpolation does beyond it.
+    """
+    while round(length * factor) < end:
+        length += 1
+    return length
 
 
 @cache

@@ -15,6 +15,7 @@ from dataset.transforms import (
     nearest_indices,
     normalize,
     resized_window,
+    rows_read,
     scaled_length,
 )
 from tests.pseudo_datasets import block_mask, textured_image
@@ -60,6 +61,33 @@ def test_window_equals_resize_then_crop(size, scale):
         assert np.abs(part - exact[place]).max() <= 1.0
         assert np.abs(part.astype(int) - whole[place]).max() <= 1
         assert (part != whole[place]).mean() < 0.02
+
+
+@pytest.mark.parametrize("scale", [*PUBLISHED_SCALES, 0.25, 1.25, 3.7])
+def test_every_length_has_its_last_rows(scale):
+    """cv2 rounds floating-point products: at 0.7 it makes 255 rows of 365, whose exact product is 255.5, thus 256."""
+    scale = Fraction(scale).limit_denominator(100)
+    longest = noisy((1100, 7))  # not 1: what stays as it is, cv2 copies
+    for length in range(1, 1100):
+        image = longest[:length]
+        height = scaled_length(length, scale)
+        shown = min(height, 40)
+        window = CropWindow(scale, height - shown, 0, shown, 1, flip=False)
+        part = resized_window(image[: rows_read(window, length)], window)
+        assert part.shape == (shown, 1, 3), length
+        if length < 60 or round(length * float(scale)) != height:
+            assert np.abs(part - bilinear_by_definition(image, scale)[-shown:, :1]).max() <= 1.0, length
+
+
+@pytest.mark.parametrize("size", [(365, 500), (705, 725), (345, 325)])
+def test_sides_whose_exact_product_is_a_half_are_padded(size):
+    image, mask = noisy(size), block_mask(size, (0, 1, 2))
+    transform = TrainTransform((512, 512), [0.7])
+    window = transform.draw(size, np.random.default_rng(0))
+    pixels, target = np.empty((3, 512, 512), np.uint8), np.empty((512, 512), np.uint8)
+    transform.apply(image, mask, window, pixels, target)
+    assert (target != 255).sum() == window.height * window.width
+    assert (pixels[:, window.height - 1, : window.width] > 0).any()
 
 
 @pytest.mark.parametrize("scale", PUBLISHED_SCALES)
