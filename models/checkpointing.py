@@ -3,7 +3,7 @@
 Chen et al. 2016 (arXiv:1604.06174). Only a block's inputs stay in memory, at the price of one more forward pass.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import MethodType
@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from models.layers import InvertedResidual
+from models.sync_batch_norm import SyncBatchNorm
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -68,10 +69,20 @@ def _checkpointed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     forward = partial(type(block).forward, block)
     if not (block.training and torch.is_grad_enabled()):
         return forward(*args, **kwargs)
-    if torch.compiler.is_compiling():  # the compiler takes statistics out of what is computed again
+    if torch.compiler.is_compiling():
+        if any(isinstance(module, SyncBatchNorm) for module in block.modules()):
+            return _uncompiled(block, forward, args, kwargs)
+        # The compiler takes statistics out of what is computed again, if it has the block as a whole.
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+    return _twice(block, forward, args, kwargs)
+
+
+def _twice(block: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
     contexts = partial(_contexts, block)
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
+
+
+_uncompiled = torch.compiler.disable(_twice)  # a block that exchanges sums between processes cannot be compiled whole
 
 
 def _contexts(block: nn.Module) -> tuple[Any, Any]:
