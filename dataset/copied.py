@@ -97,6 +97,15 @@ class CopiedSamples:
         """A sample that is read where it is looked at."""
         return self._relabelled(*self._copy.view(int(self._places[index])))
 
+    def check_labels(self, index: int, labels: np.ndarray) -> None:
+        """Looks at a part of a sample's train ids, uint8 (h, w), padded or not: views compare no checksum.
+
+        Raises:
+            ValueError: they hold another value than a class or void, which a loss would trip over.
+        """
+        if (labels + np.uint8(1) > len(self.classes)).any():  # void, 255, becomes 0
+            raise self._copy.damage(int(self._places[index]), "it holds a label that is no class")
+
     def _relabelled(self, image: np.ndarray, mask: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         if not self._with_masks or mask is None:
             return image, None

@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from dataset import DATASETS, build_dataset
+from dataset.base import SegmentationDataset
 from dataset.pool import DEFAULT_WORKERS, run_tasks
 from dataset.prepared import (
     MANIFEST,
@@ -77,9 +78,17 @@ def prepare(
     datasets = {split: build_dataset(name, root, split, ignore_label=ignore_label) for split in splits}
     if out.exists() and not is_prepared(out) and (not out.is_dir() or set(os.listdir(out)) - _FIRST_FILES):
         raise ValueError(f"{out} holds something else than a prepared copy; give a new or an empty folder")
-    tables = {split: plan(data, part_bytes, workers) for split, data in datasets.items()}
-    if overwrite:
-        _remove(out)
+    with _locked(out):  # before anything is removed or counted: another process may be writing
+        tables = {split: plan(data, part_bytes, workers) for split, data in datasets.items()}
+        if overwrite:
+            _remove(out)
+        return _write_missing(out, datasets, tables, workers)
+
+
+def _write_missing(
+    out: Path, datasets: dict[str, SegmentationDataset], tables: dict[str, SampleTable], workers: int
+) -> int:
+    """Writes the files that the copy lacks; returns their number."""
     manifest, tables = agree(out, datasets, tables)
     todo = [
         (split, part)
@@ -87,24 +96,23 @@ def prepare(
         for part in (unfinished_parts(out, split, table) if (out / split).is_dir() else range(table.num_parts))
     ]
     _check_disk(out, tables, todo)
-    with _locked(out):
-        write_manifest(out, manifest)  # before anything else, so that a folder with files is known as a copy
-        for split, table in tables.items():
-            (out / split).mkdir(exist_ok=True)
-            for stale in (out / split).glob("*.tmp"):
-                stale.unlink()
-            if split not in manifest["splits"]:
-                content = table.encode()
-                write_atomically(out / split / SAMPLES, content)
-                manifest["splits"][split] = new_entry(table, content)
-        write_manifest(out, manifest)
-        total = sum(tables[split].part_bytes(part) for split, part in todo)
-        with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
-            for written in run_tasks(_write_part, (out, datasets, tables), todo, workers):
-                bar.update(written)
-        for split in tables:
-            manifest["splits"][split]["complete"] = True
-        write_manifest(out, manifest)
+    write_manifest(out, manifest)  # before anything else, so that a folder with files is known as a copy
+    for split, table in tables.items():
+        (out / split).mkdir(exist_ok=True)
+        for stale in (out / split).glob("*.tmp"):
+            stale.unlink()
+        if split not in manifest["splits"]:
+            content = table.encode()
+            write_atomically(out / split / SAMPLES, content)
+            manifest["splits"][split] = new_entry(table, content)
+    write_manifest(out, manifest)
+    total = sum(tables[split].part_bytes(part) for split, part in todo)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="prepare", disable=None) as bar:
+        for written in run_tasks(_write_part, (out, datasets, tables), todo, workers):
+            bar.update(written)
+    for split in tables:
+        manifest["splits"][split]["complete"] = True
+    write_manifest(out, manifest)
     return len(todo)
 
 
@@ -114,12 +122,11 @@ def _check_disk(out: Path, tables: dict[str, SampleTable], todo: list[tuple[str,
         size = sum(table.part_bytes(part) for part in range(table.num_parts))
         print(f"{split}: {len(table.images)} samples, {_readable(size)} in {table.num_parts} file(s)")
     needed = sum(tables[split].part_bytes(part) for split, part in todo)
-    existing = next(folder for folder in (out, *out.parents) if folder.is_dir())
-    free = shutil.disk_usage(existing).free
-    print(f"to write: {len(todo)} file(s), {_readable(needed)}; {_readable(free)} are free in {existing}")
+    free = shutil.disk_usage(out).free
+    print(f"to write: {len(todo)} file(s), {_readable(needed)}; {_readable(free)} are free in {out}")
     if needed > free:
         raise ValueError(
-            f"the copy needs {_readable(needed)} more in {existing} and {_readable(free)} are free; "
+            f"the copy needs {_readable(needed)} more in {out} and {_readable(free)} are free; "
             "make room, give a folder on another disk, or fewer splits (--split)"
         )
 
@@ -161,16 +168,24 @@ def _write_part(shared: tuple, task: tuple[str, int]) -> int:
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Keeps a second run out of the folder."""
+    """Keeps a second run out of the folder; one that is made here and gets nothing is removed again."""
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / _LOCK, "w") as file:
+    lock = out / _LOCK
+    with open(lock, "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(f"another process is writing to {out}") from error
         except OSError:  # a file system without locks
             pass
-        yield
+        try:
+            yield
+        finally:
+            if made and os.listdir(out) == [_LOCK]:
+                lock.unlink()
+                for folder in made:
+                    folder.rmdir()
 
 
 def _remove(out: Path) -> None:

@@ -183,13 +183,17 @@ class PreparedCopy:
             ValueError: the bytes are not those that were written.
         """
         if not self.is_sound(index):
-            path = part_path(self.folder, self.split, int(self.table.parts[index]))
-            raise ValueError(
-                f"{self.table.images[index]} in the prepared copy {self.folder} is damaged (its checksum differs): "
-                f"remove {path} and run dataset.prepare again, which makes what is missing"
-            )
+            raise self.damage(index, "its checksum differs")
         image, mask = self.view(index)
         return image.copy(), None if mask is None else mask.copy()
+
+    def damage(self, index: int, sign: str) -> ValueError:
+        """What to raise for a sample that is not what was written."""
+        path = part_path(self.folder, self.split, int(self.table.parts[index]))
+        return ValueError(
+            f"{self.table.images[index]} in the prepared copy {self.folder} is damaged ({sign}): "
+            f"remove {path} and run dataset.prepare again, which makes what is missing"
+        )
 
     def is_sound(self, index: int) -> bool:
         """Whether a sample has the checksum that was noted when it was written."""

@@ -38,7 +38,7 @@ class StepProfiler:
         self._profiler: profile | None = profile(
             activities=activities,
             schedule=schedule(wait=WARMUP_STEPS - 1, warmup=1, active=steps, repeat=1),
-            on_trace_ready=self._write,
+            on_trace_ready=self._try_to_write,
             profile_memory=True,
             acc_events=True,
         )
@@ -65,6 +65,12 @@ class StepProfiler:
             self._logger.warning(
                 f"--profile wrote nothing: {self._done} steps were done, and the first {WARMUP_STEPS} are not traced."
             )
+
+    def _try_to_write(self, profiler: profile) -> None:
+        try:
+            self._write(profiler)
+        except OSError as error:  # no reason to lose the run
+            self._logger.warning(f"--profile could not be written to {self._folder}: {error}")
 
     def _write(self, profiler: profile) -> None:
         if self._done <= WARMUP_STEPS:  # ended before a step was traced

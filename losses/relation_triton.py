@@ -92,6 +92,7 @@ def launch_rows(
     whole = block <= LONGEST_ROW
     block = block if whole else 8192
     output = student_logits if delta is None else delta
+    weight = None if weight is None else weight.contiguous()  # of the caller's, any stride
     from losses import relation_kernels  # not every machine has Triton
 
     kernel = relation_kernels.row_in_one_block if whole else relation_kernels.row_in_many_blocks

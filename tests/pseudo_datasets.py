@@ -101,3 +101,23 @@ def write_pseudo_dataset(
     if name in ("custom", "synthetic"):
         (root / "classes.txt").write_text("road 128 64 128\ntraffic light\nsky 70 130 180\n")
     return root
+
+
+def write_source(name, root, count=5, sizes=((32, 48), (41, 29), (7, 90))):
+    """A pseudo data set whose samples differ in size."""
+    write_pseudo_dataset(name, root, sizes[0], count)
+    for number, split in enumerate(SPLITS[name]):
+        for index in range(count):
+            image, mask = sample_paths(name, split, f"{split}_{index:03d}")
+            size, seed = sizes[index % len(sizes)], 1000 * number + index
+            write_image(root / image, textured_image(size, seed))
+            if mask is not None:
+                write_mask(root / mask, block_mask(size, MASK_VALUES[name], seed), palette=name == "voc")
+    return root
+
+
+def assert_same_samples(first, second):
+    assert len(first) == len(second) > 0
+    for index in range(len(first)):
+        for a, b in zip(first[index], second[index], strict=True):
+            assert (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))

@@ -1,6 +1,8 @@
 """--profile: the files it leaves, and a run that is what it would have been."""
 
+import errno
 import json
+import os
 from collections import Counter
 
 import pytest
@@ -46,6 +48,17 @@ def test_a_run_that_ends_early_traces_what_it_has_or_says_that_it_has_nothing(ru
     run_main("train_baseline", *baseline, "--max-iterations", WARMUP_STEPS, "--skip-val", "--profile", "--overwrite")
     assert "--profile wrote nothing" in (tmp_path / "run/log.txt").read_text()
     assert not (tmp_path / "run/profile").exists()
+
+
+def test_a_profile_that_cannot_be_written_does_not_end_the_run(run_main, baseline, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("engine.profile.write_text", full)
+    run_main("train_baseline", *baseline, "--max-iterations", WARMUP_STEPS + 3, "--skip-val", "--profile", 1)
+    assert [line["iteration"] for line in metric_lines(tmp_path / "run")][-1] == WARMUP_STEPS + 3
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "--profile could not be written" in log and "No space left" in log
 
 
 def test_profile_of_no_steps_is_refused(run_main, baseline):
