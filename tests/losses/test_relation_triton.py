@@ -27,7 +27,7 @@ def check_kernels(device: str, longest: int) -> None:
             exists = torch.arange(num_keys) % 3 != 1 if masked == 1 else torch.zeros(num_keys, dtype=torch.bool)
             bias = torch.where(exists, 0.0, -1e30).to(device) if masked else None
             biases = (None, None) if bias is None else (bias, bias + torch.arange(num_keys, device=device) % 5.0)
-            weight = (torch.arange(3 * count) % 2.0).to(device)[::3] if weighted else None  # not contiguous
+            weight = torch.arange(3.0 * count).to(device)[::3] if weighted else None  # not contiguous
             results = []
             for compute in (relation_triton.launch_rows, lambda *a: _eager_rows(*a, None)):
                 logits = teacher.clone(), student.clone()
