@@ -1,15 +1,13 @@
 """Similarity-distribution KL as autograd functions that form the gradient in the forward pass.
 
-They choose among the forms of :mod:`losses.relation_rows`, :mod:`losses.relation_attention` and
-:mod:`losses.relation_symmetric`. Memory beyond inputs and gradients is a few buffers of chunks x keys, whatever the
-number of anchors. The functions that users call are in :mod:`losses.functional`. Symbols: B images, N anchors, L rows
-of an image, D embedding, K keys.
+They use the forms of :mod:`losses.relation_rows` and :mod:`losses.relation_symmetric`. Memory beyond inputs and
+gradients is a few buffers of chunks x keys, whatever the number of anchors. The functions that users call are in
+:mod:`losses.functional`. Symbols: B images, N anchors, L rows of an image, D embedding, K keys.
 """
 
 import torch
 from torch import Tensor
 
-from losses.relation_attention import attention_suits, relation_attention
 from losses.relation_products import Products
 from losses.relation_rows import Buffers, key_bias, relation_rows
 from losses.relation_shift import Shift, mean_row
@@ -40,37 +38,25 @@ class RelationSum(torch.autograd.Function):
         if grad_enabled and ctx.needs_input_grad[1]:
             grad_keys = torch.zeros_like(student_keys, dtype=dtype)
         weight = None if weight is None else weight.to(dtype)
-        direct = grad_keys is None and chunk_size is None
-        if direct and attention_suits(student, teacher, student_keys, teacher_keys, products):
-            total = relation_attention(
+        shifts = None
+        if products.rounded:
+            keys = student_keys, teacher_keys
+            shifts = _shifts(tuple(mean_row(k, key_mask) for k in keys), keys, inverse_temperature)
+        with products.scope():
+            total = relation_rows(
                 student,
                 teacher,
-                student_keys,
+                products.operand(student_keys),
+                products.operand(teacher_keys),
                 inverse_temperature,
+                products,
+                Buffers.allocate(student, student_keys.shape[0], products, chunk_size),
                 weight=weight,
-                key_mask=key_mask,
+                bias=key_bias(key_mask, dtype),
+                shifts=shifts,
                 grad_student=grad_student,
+                grad_keys=grad_keys,
             )
-        else:
-            shifts = None
-            if products.rounded:
-                keys = student_keys, teacher_keys
-                shifts = _shifts(tuple(mean_row(k, key_mask) for k in keys), keys, inverse_temperature)
-            with products.scope():
-                total = relation_rows(
-                    student,
-                    teacher,
-                    products.operand(student_keys),
-                    products.operand(teacher_keys),
-                    inverse_temperature,
-                    products,
-                    Buffers.allocate(student, student_keys.shape[0], products, chunk_size),
-                    weight=weight,
-                    bias=key_bias(key_mask, dtype),
-                    shifts=shifts,
-                    grad_student=grad_student,
-                    grad_keys=grad_keys,
-                )
         ctx.has_grads = (grad_student is not None, grad_keys is not None)
         if grad_keys is not None:
             grad_keys = grad_keys.to(student_keys.dtype)

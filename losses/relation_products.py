@@ -62,7 +62,7 @@ class Products:
     def scaled_operand(self, tensor: Tensor, scale: float, centre: Tensor | None = None) -> Tensor:
         """``(tensor - centre) * scale``, rounded once; no ``centre`` = 0."""
         tensor = tensor.to(self.dtype)
-        return self.operand(tensor * scale if centre is None else torch.sub(tensor, centre).mul_(scale))
+        return self.operand(tensor * scale if centre is None else torch.add(centre * -scale, tensor, alpha=scale))
 
     def multiply(self, left: Tensor, right: Tensor, out: Tensor) -> None:
         """out = left right, in ``dtype``."""

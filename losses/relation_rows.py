@@ -18,7 +18,7 @@ MASKED = -1e30
 
 # Bytes of one chunk x keys buffer. Products want many rows, but 4 to 16 MiB take equally long. A GPU needs chunks that
 # fill it.
-_BUFFER_BYTES = {"cpu": 4 << 20, "cuda": 128 << 20}
+_BUFFER_BYTES = {"cpu": 6 << 20, "cuda": 128 << 20}
 _MIN_CHUNK = 32
 
 # What follows the products runs over fewer rows, so that three of them stay in a core's own cache.

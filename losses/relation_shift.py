@@ -1,20 +1,16 @@
 """What all rows share is taken out before they are rounded to half precision.
 
 Features after a ReLU have a common mean far larger than what tells one from another. Rounded with the rest, the mean
-leaves an error of its own size, which at a mutual cosine of 0.6 to 0.8 is up to a hundred times that of the rest. Two
-shifts are free, for the softmax over keys does not see what is added to a whole row of logits:
+leaves an error of its own size, which at a mutual cosine of 0.6 to 0.8 is up to a hundred times that of the rest.
+Anchors f become f - a: every logit of key q changes by -<a, q>, which is given back as a bias in full precision. That
+bias also takes the rounding of q out of <a, q>. The gradient with respect to keys, sum over anchors of (p_s - p_t) f,
+is not free of a: it takes the anchors as they are.
 
-- keys q become q - c: every logit of anchor f changes by -<f, c>, and sum over keys of (p_s - p_t) q does not change,
-  for p_s - p_t sums to 0. It is needed where sums over keys are rounded (attention), and gains nothing elsewhere.
-- anchors f become f - a: every logit of key q changes by -<a, q>, which is given back as a bias in full precision. That
-  bias also takes the rounding of q out of <a, q>. The gradient with respect to keys, sum over anchors of
-  (p_s - p_t) f, is not free of a: it takes the anchors as they are.
-
-Any a and c are right. Of an image's pixels or channels it is their own mean, of a bank's keys the mean of those that
-exist, for anchors too: they are features of the same kind, and a mean of anchors would depend on which of them this
-process has. Pairs in both orders share one matrix of logits, in which keys are anchors as well: a shift of the keys is
-seen by the softmax over rows there, and would have to be given back too; that of the anchors is right for both orders
-as it is. Symbols: D embedding, K keys.
+Any a is right. Of an image's pixels or channels it is their own mean, of a bank's keys the mean of those that exist,
+for anchors too: they are features of the same kind, and a mean of anchors would depend on which of them this process
+has. Pairs in both orders share one matrix of logits, in which keys are anchors as well; a shift of the anchors is right
+for both orders as it is. A shift of the keys, to which the softmax over keys is blind, would gain nothing: what they
+share does not reach p_s - p_t, the only thing that is multiplied with them. Symbols: D embedding, K keys.
 """
 
 from dataclasses import dataclass

@@ -155,12 +155,12 @@ class PixelMemory(nn.Module):
         """
         size = teacher.shape[2:]
         labels = resize_labels(target, size).flatten(1)  # (N, L)
-        teacher_rows = unit(teacher, 1).flatten(2).transpose(1, 2).contiguous()  # (N, L, C)
+        teacher_rows = unit(teacher, 1, innermost=True).flatten(2).transpose(1, 2)  # (N, L, C)
         if self.training:
             with record_function("enqueue"):
                 self._enqueue(teacher_rows, labels, step)
 
-        anchors = unit(projected, 1).flatten(2).transpose(1, 2).flatten(0, 1)  # (N * L, C)
+        anchors = unit(projected, 1, innermost=True).flatten(2).transpose(1, 2).flatten(0, 1)  # (N * L, C)
         teacher_anchors = teacher_rows.flatten(0, 1)
         weight = (labels != IGNORE_INDEX).flatten().to(anchors.dtype)
         scale = mean_scale(target, step, lambda labels: (resize_labels(labels, size) != IGNORE_INDEX).sum())

@@ -208,17 +208,22 @@ def test_unit_of_zero_is_zero_with_finite_gradient():
 
 
 @pytest.mark.parametrize("dim", [1, 2])
-def test_unit_equals_the_library(dim):
+@pytest.mark.parametrize("innermost", [False, True])
+@pytest.mark.parametrize("last", [False, True])  # whether channels lie next to each other already
+def test_unit_equals_the_library(dim, innermost, last):
     x = torch.randn(3, 4, 5, dtype=torch.float64)
     x[0, :, 1], x[1, 2] = 0, 1e-13  # zero, and shorter than the smallest norm
-    x.requires_grad_()
+    x = (x.transpose(1, 2).contiguous().transpose(1, 2) if last else x).requires_grad_()
+    before = x.detach().clone()
     weights = torch.randn(3, 4, 5, dtype=torch.float64)
-    got, expected = LF.unit(x, dim), F.normalize(x, p=2.0, dim=dim, eps=1e-12)
+    got, expected = LF.unit(x, dim, innermost=innermost), F.normalize(x, p=2.0, dim=dim, eps=1e-12)
+    assert not innermost or got.movedim(dim, -1).is_contiguous()
+    assert torch.equal(x, before)
     torch.testing.assert_close(got, expected, rtol=1e-14, atol=0)
     got, expected = gradients((got * weights).sum(), x)[0], gradients((expected * weights).sum(), x)[0]
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12)
     half = x.detach().bfloat16().requires_grad_()
-    unit = LF.unit(half, dim)
+    unit = LF.unit(half, dim, innermost=innermost)
     assert unit.dtype == torch.float32 and gradients(unit.sum(), half)[0].dtype == torch.bfloat16
 
 

@@ -4,24 +4,33 @@ import pytest
 import torch
 
 from losses import functional as LF
-from losses import relation_attention, relation_function, relation_rows
+from losses import relation_function, relation_rows
 from losses.relation_products import Products
 from tests.losses import plain
-from tests.losses.relation_cases import ALL, active, as_on_cuda, bank, close, exact, half_tolerance, images, rows
-
-AMX = relation_attention._kernel_available()
+from tests.losses.relation_cases import (
+    ALL,
+    AMX,
+    active,
+    as_on_cuda,
+    bank,
+    close,
+    clustered,
+    exact,
+    half_tolerance,
+    images,
+    rows,
+)
 
 
 @pytest.fixture
 def form(request, monkeypatch):
     """Run with bfloat16 operands in the form of this name."""
-    monkeypatch.setattr(relation_attention, "_kernel_available", lambda: request.param == "attention")
     if request.param == "cuda":
         as_on_cuda(monkeypatch)
     return request.param
 
 
-@pytest.mark.parametrize("form", ["attention", "rows", "cuda"], indirect=True)
+@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
 @pytest.mark.parametrize(("n", "k", "dim"), [(300, 70, 40), (1, 1, 8), (2100, 3, 33), (5, 700, 64)])
 @pytest.mark.parametrize("limited", [False, True])
 def test_bfloat16_operands_stay_within_tolerance_in_every_form(form, n, k, dim, limited):
@@ -41,22 +50,7 @@ def test_bfloat16_operands_stay_within_tolerance_in_every_form(form, n, k, dim, 
         assert torch.equal(grad[weight == 0], torch.zeros_like(grad[weight == 0]))
 
 
-@pytest.mark.skipif(not AMX, reason="needs a processor with matrix units for bfloat16")
-def test_attention_is_the_form_of_banks_and_of_nothing_else(monkeypatch):
-    calls = []
-    own = relation_attention._attend
-    monkeypatch.setattr(relation_attention, "_attend", lambda *a: calls.append(1) or own(*a))
-    s, t, keys = bank(20, 9, 8)
-    LF.relation_kl(s, t, keys, keys, 0.1)
-    LF.relation_kl(s, t, keys, keys.clone(), 0.1, operand_dtype=torch.bfloat16)
-    LF.relation_kl(s, t, keys.float().requires_grad_(), keys.float(), 0.1, operand_dtype=torch.bfloat16)
-    LF.relation_kl(s.double(), t.double(), keys, keys, 0.1, operand_dtype=torch.bfloat16)
-    assert not calls
-    LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=torch.bfloat16)
-    assert len(calls) == 2
-
-
-@pytest.mark.parametrize("form", ["attention", "rows", "cuda"], indirect=True)
+@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
 def test_with_bfloat16_operands_nothing_to_compare_and_equal_inputs_give_zero(form):
     s, t, keys = bank(50, 20)
     cases = [
@@ -86,7 +80,7 @@ def test_keys_of_their_own_get_gradients_with_bfloat16_operands(form):
         close(loss, got, expected, want, *half_tolerance(expected.item()))
 
 
-@pytest.mark.parametrize("form", ["attention", "rows", "cuda"], indirect=True)
+@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
 @pytest.mark.parametrize("noise", [1.0, 0.3, 0.1])
 @pytest.mark.parametrize("limited", [False, True])
 def test_a_mean_that_keys_share_leaves_the_tolerance_as_it_is(form, noise, limited):
@@ -103,9 +97,22 @@ def test_a_mean_that_keys_share_leaves_the_tolerance_as_it_is(form, noise, limit
     close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
 
 
+@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
+@pytest.mark.parametrize("spread", [2.0, 4.0])
+@pytest.mark.parametrize("noise", [1.0, 0.3])
+def test_tight_classes_stay_within_tolerance(form, spread, noise):
+    """What the keys of a class share is far larger than the difference of two means of keys, the gradient."""
+    (s, t), (_, keys) = clustered((1500, 1200), 256, noise, spread)
+    keys = keys.bfloat16()
+    loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, operand_dtype=torch.bfloat16)
+    doubles = s.detach().double().requires_grad_()
+    expected = plain.relation(plain.unit(doubles), t.double(), keys.double(), keys.double(), 0.1).mean()
+    want = torch.autograd.grad(expected, doubles)[0]
+    close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
+
+
 @pytest.mark.parametrize("form", ["cuda", pytest.param("rows", marks=pytest.mark.skipif(not AMX, reason="no AMX"))])
 def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, monkeypatch):
-    monkeypatch.setattr(relation_attention, "_kernel_available", lambda: False)
     if form == "cuda":
         as_on_cuda(monkeypatch)
     (s, t), (_, keys) = active((600, 500), 256, 0.1)
@@ -119,8 +126,7 @@ def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, monk
     assert (shifted - expected).norm() < 0.7 * (grad(torch.bfloat16) - expected).norm()
 
 
-@pytest.mark.parametrize("form", ["attention", "rows"], indirect=True)
-def test_autocast_changes_nothing(form):
+def test_autocast_changes_nothing():
     (s, t), (_, keys) = active((600, 500), 256, 0.3)
     s, t = LF.unit(s, 1).detach().requires_grad_(), t.view(2, 300, 256)
     results = []
@@ -148,7 +154,6 @@ def test_the_precision_of_the_library_is_put_back(monkeypatch):
     switch = torch.backends.mkldnn.matmul
     before, inside = switch.fp32_precision, []
     multiply = Products.multiply
-    monkeypatch.setattr(relation_attention, "_kernel_available", lambda: False)
     monkeypatch.setattr(Products, "multiply", lambda *a, **k: inside.append(switch.fp32_precision) or multiply(*a, **k))
     s, t, keys = bank(20, 9, 8)
     LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=torch.bfloat16)

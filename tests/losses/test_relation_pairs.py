@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from losses import functional as LF
-from losses import relation_attention, relation_function, relation_symmetric, relations
+from losses import relation_function, relation_symmetric, relations
 from losses.relation_products import Products
 from tests.losses import plain
-from tests.losses.relation_cases import ALL, PAIRS, active, as_on_cuda, close, half_tolerance, images
+from tests.losses.relation_cases import ALL, AMX, PAIRS, active, as_on_cuda, close, clustered, half_tolerance, images
 
 
 @pytest.mark.parametrize("pairs", PAIRS.values(), ids=PAIRS)
@@ -96,8 +96,22 @@ def test_images_that_share_a_mean_stay_within_tolerance(cuda, noise, monkeypatch
 
 
 @pytest.mark.parametrize("cuda", [False, True])
+@pytest.mark.parametrize("noise", [1.0, 0.3])
+def test_images_of_tight_classes_stay_within_tolerance(cuda, noise, monkeypatch):
+    if cuda:
+        as_on_cuda(monkeypatch)
+    ((s, t),) = clustered((1500,), 512, noise, 4.0)
+    images_s, images_t = LF.unit(s, 1).view(3, 500, 512), t.view(3, 500, 512)
+    loss = LF.relation_kl_pairs(images_s, images_t, ALL, 0.1, operand_dtype=torch.bfloat16)
+    doubles = s.detach().double().requires_grad_()
+    expected = plain.minibatch(plain.unit(doubles).view(3, 500, 512), t.double().view(3, 500, 512), ALL, 0.1)
+    want = torch.autograd.grad(expected, doubles)[0]
+    close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
+
+
+@pytest.mark.parametrize("cuda", [False, True])
 def test_without_the_shift_the_shared_mean_would_be_rounded(cuda, monkeypatch):
-    if not (cuda or relation_attention._kernel_available()):
+    if not (cuda or AMX):
         pytest.skip("needs a processor with matrix units for bfloat16")
     if cuda:
         as_on_cuda(monkeypatch)
