@@ -18,11 +18,17 @@ class Inputs:
     """Feature maps, labels and banks; nothing here is measured."""
 
     def __init__(
-        self, size: tuple[int, int, int, int], device: str, distance: float = 0.5, active: bool = False
+        self,
+        size: tuple[int, int, int, int],
+        device: str,
+        distance: float = 0.5,
+        active: bool = False,
+        spread: float = 0.0,
     ) -> None:
         """Smooth teacher maps with noise and a student like them, (B, C, h, w); banks of rows like the teacher's.
 
         ``distance`` is that of the student. With ``active`` the channels have means of their own and a ReLU follows.
+        Centres of the classes, ``spread`` times as large as the rest, are added to patches of the maps.
         """
         generator = torch.Generator().manual_seed(0)
         batch, channels, height, width = size
@@ -30,8 +36,14 @@ class Inputs:
         def maps(count: int) -> Tensor:
             coarse = torch.randn(count, channels, -(-height // 8), -(-width // 8), generator=generator)
             smooth = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
-            return smooth + 0.5 * torch.randn(smooth.shape, generator=generator)
+            smooth += 0.5 * torch.randn(smooth.shape, generator=generator)
+            return smooth + F.interpolate(spread * patches(count), (height, width)) if spread else smooth
 
+        def patches(count: int) -> Tensor:
+            classes = torch.randint(0, CLASSES, (count, -(-height // 8), -(-width // 8)), generator=generator)
+            return centres[classes].movedim(-1, 1)
+
+        centres = torch.randn(CLASSES, channels, generator=torch.Generator().manual_seed(2))
         mean = torch.randn(channels, 1, 1, generator=torch.Generator().manual_seed(1))
 
         def features(maps: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ autograd and loops over pairs of images. Groups of terms:
 - context: the graph context module (bfloat16: under autocast, for it has no setting of its own).
 
 How far bfloat16 is from float32 is measured at half that height and width, of features without and with a common mean
-(after a ReLU, with a mean of each channel's own), for a student well apart from its teacher and for one close to it.
+(after a ReLU, with a mean of each channel's own) and of such in tight classes, for a student well apart from its
+teacher and for one close to it.
 
 Peak extra memory is the rise of the process's resident high-water mark (CPU; each way in a fresh process, so that none
 profits from memory that another has left; every tensor above 128 KiB is a mapping of its own there, which goes back
@@ -55,6 +56,12 @@ SPEEDUPS = {  # device: (group, way): at least so many times as fast as the plai
         ("minibatch", "bfloat16"): 2.5,
     },
     "cuda": {("memory", "bfloat16"): 5.0, ("minibatch", "bfloat16"): 5.0},
+}
+KINDS = {
+    "without mean": {},
+    "after a ReLU": {"active": True},
+    "tight classes": {"spread": 4.0},
+    "tight classes after a ReLU": {"active": True, "spread": 4.0},
 }
 MEMORY_SHARE = 1 / 8
 LARGEST_GIB = 2.0
@@ -167,14 +174,13 @@ def relative_error(own: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 def measure_rounding(size: tuple[int, int, int, int], device: str) -> dict[str, dict[str, dict[str, float]]]:
     """How far bfloat16 is from float32 beside the value itself, for kinds of features and each group."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for active in (False, True):
+    for kind, options in KINDS.items():
         for distance in (0.5, 0.05):
-            inputs = Inputs(size, device, distance, active)
-            kind = f"{'after a ReLU' if active else 'without mean'}, distance {distance}"
+            inputs = Inputs(size, device, distance, **options)
             for group in ("memory", "minibatch", "channels"):
                 expected = run_once(group, "float32", inputs)[1:]
                 error = relative_error(run_once(group, "bfloat16", inputs)[1:], expected)
-                found.setdefault(kind, {})[group] = {"sum": expected[0].item()} | error
+                found.setdefault(f"{kind}, distance {distance}", {})[group] = {"sum": expected[0].item()} | error
     return found
 
 
