@@ -31,15 +31,15 @@ from dataset.prepared import (
     is_prepared,
     part_path,
     unfinished_parts,
-    write_atomically,
     write_manifest,
 )
 from dataset.prepared_plan import agree, new_entry, plan
 from dataset.verify import verify
+from utils.files import atomic_file
 
 PART_BYTES = 256 << 20  # what is lost at most, for each worker, when a run is stopped
 _LOCK = "prepared.lock"
-_FIRST_FILES = {_LOCK, f"{MANIFEST}.tmp"}  # all there is when a run was stopped at its very beginning
+_FIRST_FILES = _LOCK, f".{MANIFEST}."  # beginnings of all names there are when a run was stopped at its very beginning
 
 
 def prepare(
@@ -76,13 +76,17 @@ def prepare(
     if is_prepared(Path(root).expanduser().absolute()):
         raise ValueError(f"{root} is a prepared copy itself; give the folder of the data set")
     datasets = {split: build_dataset(name, root, split, ignore_label=ignore_label) for split in splits}
-    if out.exists() and not is_prepared(out) and (not out.is_dir() or set(os.listdir(out)) - _FIRST_FILES):
+    if out.exists() and not is_prepared(out) and not _is_new(out):
         raise ValueError(f"{out} holds something else than a prepared copy; give a new or an empty folder")
     with _locked(out):  # before anything is removed or counted: another process may be writing
         tables = {split: plan(data, part_bytes, workers) for split, data in datasets.items()}
         if overwrite:
             _remove(out)
         return _write_missing(out, datasets, tables, workers)
+
+
+def _is_new(out: Path) -> bool:
+    return out.is_dir() and all(name.startswith(_FIRST_FILES) for name in os.listdir(out))
 
 
 def _write_missing(
@@ -103,7 +107,8 @@ def _write_missing(
             stale.unlink()
         if split not in manifest["splits"]:
             content = table.encode()
-            write_atomically(out / split / SAMPLES, content)
+            with atomic_file(out / split / SAMPLES) as file:
+                file.write(content)
             manifest["splits"][split] = new_entry(table, content)
     write_manifest(out, manifest)
     total = sum(tables[split].part_bytes(part) for split, part in todo)

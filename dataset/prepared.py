@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from dataset.files import PathList
+from utils.files import write_text
 
 MANIFEST = "prepared.json"
 SAMPLES = "samples.npz"
@@ -259,8 +260,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes a manifest with its checksum, whole or not at all."""
-    content = json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1) + "\n"
-    write_atomically(folder / MANIFEST, content.encode("utf-8"))
+    write_text(folder / MANIFEST, json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=1) + "\n")
 
 
 def read_table(folder: Path, split: str, manifest: Manifest) -> SampleTable:
@@ -277,16 +277,6 @@ def read_table(folder: Path, split: str, manifest: Manifest) -> SampleTable:
         return SampleTable.decode(content)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is missing or has been changed since it was written: {error}. {_ANEW}") from error
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file that is there whole or not at all, also after a loss of power."""
-    temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 _ANEW = "Make the copy anew: python -m dataset.prepare DATASET ROOT OUT --overwrite"

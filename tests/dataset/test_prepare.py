@@ -146,6 +146,14 @@ def test_a_stop_before_anything_was_written_is_no_obstacle(source, tmp_path, mon
     assert len(build_dataset("custom", out, "train")) == 5
 
 
+def test_what_a_run_leaves_that_was_killed_at_once_is_no_obstacle(source, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("prepared.lock", ".prepared.json.somewhere-1-0.tmp"):
+        (out / name).touch()
+    assert prepare("custom", source, out, workers=0) == 2
+
+
 def test_manifest_says_what_the_copy_holds(source, tmp_path):
     prepare("custom", source, tmp_path / "out", workers=0)
     manifest = read_manifest(tmp_path / "out")
