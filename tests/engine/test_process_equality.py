@@ -11,7 +11,8 @@ EXACT = {"bank pointers and counts", "confusion matrices"}
 
 def check(rows: list[Row], losses: float, gradients: float, parameters: float) -> None:
     """Relative differences; what is counted has none, and banks are equal but for the rounding of a row."""
-    bounds = dict.fromkeys(EXACT, 0.0) | {"gradients": gradients, "parameters": parameters, "banks": 2e-7}
+    bounds = dict.fromkeys(EXACT, 0.0) | {"gradients": gradients, "banks": 2e-7}
+    bounds |= dict.fromkeys(("parameters", "statistics"), parameters)
     bad = [row for row in rows if not row.relative <= bounds.get(row.what, losses)]
     assert not bad, "\n".join(map(str, bad))
 
@@ -30,9 +31,15 @@ def test_processes_equal_one():
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_processes_equal_one_with_real_networks():
-    """In single precision, each method with what it was published beside."""
-    rows = measure(all_cases(), "real", torch.float32, (2, 3), timeout=1000)
-    check(rows, losses=1e-5, gradients=2e-4, parameters=float("inf"))  # three steps enlarge the rounding at will
+    """In double precision, each method with what it was published beside.
+
+    At so small a crop batch norms over a handful of values enlarge rounding a million times, which in single precision
+    leaves nothing of the gradients to compare. A third is no float32, and so 3 processes are that far from one.
+    """
+    rows = measure(all_cases(), "real", torch.float64, (2, 3), timeout=1000)
+    of_two, of_three = ([row for row in rows if row.processes == world] for world in (2, 3))
+    check(of_two, losses=1e-10, gradients=1e-8, parameters=1e-8)
+    check(of_three, losses=1e-6, gradients=1e-6, parameters=1e-6)
 
 
 def test_cases_are_hard():
