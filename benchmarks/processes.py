@@ -23,13 +23,13 @@ from torch import Tensor
 
 from benchmarks.measured import machine, write_json
 from benchmarks.process_cases import BATCH, CLASSES, Case, DrawnImages, all_cases, build_networks, make_labels
-from benchmarks.spawned import run_processes
 from dataset.loaders import build_eval_loader
 from engine.evaluate import evaluate
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.parallel import distribute, synchronize_batch_norms
 from engine.task import DistillationTask, disable_dropout
 from losses import build_combined
+from tests.processes import run_processes
 from utils.complexity import feature_shapes
 from utils.distributed import all_gather_object, all_reduce_sum, get_rank, get_world_size, is_distributed
 from utils.types import Step

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import engine.estimate
-from benchmarks.spawned import run_processes
 from engine.estimate_report import GIB, MIB, Measured, disk_rows, memory_rows, time_rows
 from engine.run import Run
+from tests.processes import run_processes
 
 CPU = torch.device("cpu")
 ARGS = argparse.Namespace(

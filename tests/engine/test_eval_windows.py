@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks.spawned import run_processes
 from dataset import build_dataset
 from dataset.transforms import normalize
 from engine.args import Parser
@@ -19,6 +18,7 @@ from engine.evaluation_args import add_protocol_args, finish_protocol_args
 from engine.protocol import Protocol, default_protocol
 from models import build_model
 from tests.engine.conftest import STUDENT
+from tests.processes import run_processes
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.metrics import ConfusionMatrix
 

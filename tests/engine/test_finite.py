@@ -7,7 +7,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import engine.task
 import losses.cirkdv2
-from benchmarks.spawned import run_processes
 from engine.ending import stop_if_not_finite
 from engine.finite import Averaged, FiniteGuard, MaskedAverage, step_masked
 from engine.interrupt import StepAgreement
@@ -17,6 +16,7 @@ from engine.state import Training
 from losses.memory_bank import ClasswiseBank
 from tests.engine.conftest import assert_same, metric_lines
 from tests.engine.test_processes import launch
+from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.distributed import get_rank
 

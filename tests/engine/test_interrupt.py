@@ -15,10 +15,10 @@ import engine.evaluate
 import engine.interrupt
 import engine.saving
 import engine.train
-from benchmarks.spawned import run_processes
 from engine.cli import EXIT_RESUMABLE, run_cli
 from engine.interrupt import SIGNALS, Interrupted, Interrupts, StepAgreement, ValidationBrokenOff, until_interrupted
 from tests.engine.conftest import assert_same, at_step, metric_lines
+from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.distributed import get_rank
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.spawned import free_port
 from engine.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
+from tests.processes import free_port
 from utils.checkpoint import load_file
 
 ROOT = Path(__file__).resolve().parents[2]

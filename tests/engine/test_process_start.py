@@ -11,11 +11,11 @@ from torch import nn
 
 import engine.agreement
 import train_baseline
-from benchmarks.spawned import run_processes
 from engine.agreement import fingerprint, require_agreement
 from engine.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 from models import build_model
 from tests.engine.conftest import STUDENT
+from tests.processes import run_processes
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.distributed import get_rank
 

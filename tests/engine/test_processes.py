@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.spawned import run_processes
 from engine.methods import selectable
 from tests.engine.conftest import TEACHER, assert_same, metric_lines
+from tests.processes import run_processes
 from utils.checkpoint import load_file
 
 ROOT = Path(__file__).resolve().parents[2]

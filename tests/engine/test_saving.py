@@ -7,9 +7,9 @@ import pytest
 
 import engine.saving
 import engine.train
-from benchmarks.spawned import run_processes
 from engine.saving import Saver
 from tests.engine.conftest import metric_lines
+from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.distributed import get_rank
 

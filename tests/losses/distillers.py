@@ -5,8 +5,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.spawned import run_processes
 from losses.base import Distiller
+from tests.processes import run_processes
 from utils.distributed import get_rank, get_world_size, is_distributed
 from utils.types import SegOutput, Step
 

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.spawned import run_processes
 from losses import build_distiller
 from losses.task import segmentation_loss
+from tests.processes import run_processes
 from utils.distributed import get_rank, get_world_size, is_distributed
 from utils.types import SegOutput, Step
 

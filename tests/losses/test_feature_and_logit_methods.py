@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.spawned import run_processes
 from losses.af_dcd import AFDCD
 from losses.at import AT
 from losses.dist import DIST
@@ -16,6 +15,7 @@ from losses.dkd import DKD
 from losses.fitnet import FitNet
 from losses.mgd import MGD
 from tests.losses.outputs import CLASSES, make_output, make_target
+from tests.processes import run_processes
 from utils.distributed import get_rank, get_world_size, is_distributed
 from utils.types import SegOutput, Step
 

@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.host_reads import HostReads
-from benchmarks.spawned import run_processes
 from losses.memory_bank import ClasswiseBank, FlatBank, class_means, row_slots, select_class_pixels, select_classes
 from losses.relations import ChannelMemory, PixelMemory
+from tests.processes import run_processes
 from utils.distributed import get_world_size, ring_bytes
 from utils.types import Step
 

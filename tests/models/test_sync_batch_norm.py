@@ -9,8 +9,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from benchmarks.host_reads import HostReads
-from benchmarks.spawned import run_processes
 from models.sync_batch_norm import SyncBatchNorm, _NormalizeByAll, convert_sync_batch_norms
+from tests.processes import run_processes
 from utils.distributed import get_rank, get_world_size
 
 SHARES = {2: (1, 3), 3: (2, 1, 1)}  # images of the processes: not the same number

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from benchmarks.spawned import free_port, run_processes
+from tests.processes import free_port, run_processes
 from utils import distributed as du
 
 
