@@ -97,7 +97,7 @@ def relation_kl_sum(
         student,
         student_keys,
         teacher.detach(),
-        teacher_keys.detach(),
+        teacher_keys.detach() if teacher_keys.requires_grad else teacher_keys,  # a bank's are prepared once for both
         1.0 / temperature,
         anchor_weight,
         key_mask,

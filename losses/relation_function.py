@@ -5,6 +5,8 @@ gradients is a few buffers of chunks x keys, whatever the number of anchors. The
 :mod:`losses.functional`. Symbols: B images, N anchors, L rows of an image, D embedding, K keys.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -38,16 +40,18 @@ class RelationSum(torch.autograd.Function):
         if grad_enabled and ctx.needs_input_grad[1]:
             grad_keys = torch.zeros_like(student_keys, dtype=dtype)
         weight = None if weight is None else weight.to(dtype)
+        keys = student_keys, teacher_keys
         shifts = None
         if products.rounded:
-            keys = student_keys, teacher_keys
-            shifts = _shifts(tuple(mean_row(k, key_mask) for k in keys), keys, inverse_temperature)
+            centres = _of_both(lambda rows: mean_row(rows, key_mask), *keys)
+            shifts = _shifts(centres, keys, inverse_temperature)
+        student_operand, teacher_operand = _of_both(products.operand, *keys)
         with products.scope():
             total = relation_rows(
                 student,
                 teacher,
-                products.operand(student_keys),
-                products.operand(teacher_keys),
+                student_operand,
+                teacher_operand,
                 inverse_temperature,
                 products,
                 Buffers.allocate(student, student_keys.shape[0], products, chunk_size),
@@ -102,12 +106,20 @@ class RelationPairs(torch.autograd.Function):
         return grad * grad_output, None, None, None, None, None, None
 
 
+def _of_both(prepare: Callable[[Tensor], Tensor], student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """What is prepared of the student's and of the teacher's keys; once where they are the same tensor, a bank's."""
+    prepared = prepare(student)
+    return prepared, prepared if teacher is student else prepare(teacher)
+
+
 def _shifts(
     centres: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], inverse_temperature: float
 ) -> tuple[Shift, Shift]:
     """Of student and teacher; call it outside ``products.scope()``."""
-    student, teacher = (Shift.to_keys(*both, inverse_temperature) for both in zip(centres, keys, strict=True))
-    return student, teacher
+    student = Shift.to_keys(centres[0], keys[0], inverse_temperature)
+    if centres[1] is centres[0] and keys[1] is keys[0]:
+        return student, student
+    return student, Shift.to_keys(centres[1], keys[1], inverse_temperature)
 
 
 def _sum_of_pairs(

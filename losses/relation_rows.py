@@ -16,8 +16,8 @@ from losses.relation_triton import triton_rows
 # exactly 0, and where all keys are masked student and teacher have the same uniform row: KL and gradient 0.
 MASKED = -1e30
 
-# Bytes of one chunk x keys buffer. Products want many rows, but 4 to 16 MiB take equally long. A GPU needs chunks that
-# fill it.
+# Bytes of one chunk x keys buffer. Products want many rows: 4 MiB take 5 % longer than 6, and 16 as long, for more
+# memory. A GPU needs chunks that fill it.
 _BUFFER_BYTES = {"cpu": 6 << 20, "cuda": 128 << 20}
 _MIN_CHUNK = 32
 

@@ -9,8 +9,8 @@ is not free of a: it takes the anchors as they are.
 Any a is right. Of an image's pixels or channels it is their own mean, of a bank's keys the mean of those that exist,
 for anchors too: they are features of the same kind, and a mean of anchors would depend on which of them this process
 has. Pairs in both orders share one matrix of logits, in which keys are anchors as well; a shift of the anchors is right
-for both orders as it is. A shift of the keys, to which the softmax over keys is blind, would gain nothing: what they
-share does not reach p_s - p_t, the only thing that is multiplied with them. Symbols: D embedding, K keys.
+for both orders as it is. A shift of the keys, to which the softmax over keys is blind, would gain nothing: p_s - p_t,
+which they are multiplied with, sums to 0 and is blind to what they share. Symbols: D embedding, K keys.
 """
 
 from dataclasses import dataclass

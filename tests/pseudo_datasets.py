@@ -121,3 +121,8 @@ def assert_same_samples(first, second):
     for index in range(len(first)):
         for a, b in zip(first[index], second[index], strict=True):
             assert (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
+
+
+def files_of(out):
+    """When each file of a prepared copy's samples was written."""
+    return {path: path.stat().st_mtime_ns for path in out.glob("*/part-*")}

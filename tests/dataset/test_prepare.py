@@ -1,4 +1,4 @@
-"""The prepared copy: equal to its source in every sample, resumed after any interruption, and wary of damage."""
+"""The prepared copy: equal to its source in every sample, and resumed after any interruption."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ from dataset.files import read_image
 from dataset.loaders import build_eval_loader, build_train_loader
 from dataset.prepare import main, prepare
 from dataset.prepared import SampleTable, part_path, read_manifest
-from tests.pseudo_datasets import SPLITS, assert_same_samples, sample_paths, write_mask, write_source
+from tests.pseudo_datasets import SPLITS, assert_same_samples, files_of, sample_paths, write_mask, write_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 REPOSITORY = Path(__file__).parents[2]
@@ -29,10 +29,6 @@ def assert_same_batches(first, second):
     assert len(first) == len(second) > 0
     for a, b in zip(first, second, strict=True):
         assert all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def files_of(out):
-    return {path: path.stat().st_mtime_ns for path in out.glob("*/part-*")}
 
 
 @pytest.mark.parametrize("name", list(SPLITS))

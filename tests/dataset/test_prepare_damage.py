@@ -13,13 +13,9 @@ from dataset import build_dataset
 from dataset.loaders import build_train_loader
 from dataset.prepare import main, prepare
 from dataset.prepared import MANIFEST, part_path
-from tests.pseudo_datasets import assert_same_samples, write_mask, write_source
+from tests.pseudo_datasets import assert_same_samples, files_of, write_mask, write_source
 
 SMALL_PART = 20_000  # three or so samples a file
-
-
-def files_of(out):
-    return {path: path.stat().st_mtime_ns for path in out.glob("*/part-*")}
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing"])
