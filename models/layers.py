@@ -1,7 +1,7 @@
-"""Small pieces that backbones and heads share, and how fresh weights are drawn."""
+"""Small pieces that backbones and heads share, and how a backbone's fresh weights are drawn."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -270,23 +270,17 @@ def _windows(x: Tensor, length: int, sizes: Sequence[int]) -> tuple[Tensor, Tens
     return matrix.to(x.dtype), (power.double() / count).squeeze(1).to(x.dtype)
 
 
-def initialize_weights(module: nn.Module, classifier_names: Iterable[str] = ()) -> None:
-    """Draw fresh weights in place.
+def initialize_backbone(backbone: nn.Module) -> None:
+    """Draw fresh weights of a backbone in place, for training without an ImageNet file.
 
     Convolutions: He et al. 2015 (arXiv:1502.01852), variance 2 / fan-out, where the fan-out of a grouped convolution
     counts its group alone. Linear layers: normal, cut at two standard deviations of 0.02, without bias. Batch norm: the
-    identity. Classifiers: normal with standard deviation 0.01, so that the first scores are nearly equal. Other layers
-    keep torch's initialisation.
-
-    Args:
-        module: network.
-        classifier_names: convolutions, by name, whose output channels are the classes.
+    identity. Other layers keep torch's initialisation.
     """
-    classifiers = set(classifier_names)
-    for name, child in module.named_modules():
+    for child in backbone.modules():
         if isinstance(child, nn.Conv2d):
             fan_out = child.out_channels // child.groups * math.prod(child.kernel_size)
-            nn.init.normal_(child.weight, std=0.01 if name in classifiers else math.sqrt(2.0 / fan_out))
+            nn.init.normal_(child.weight, std=math.sqrt(2.0 / fan_out))
         elif isinstance(child, nn.Linear):
             nn.init.trunc_normal_(child.weight, std=0.02, a=-0.04, b=0.04)
         elif isinstance(child, nn.BatchNorm2d):

@@ -1,5 +1,7 @@
 """All-MLP head of SegFormer (Xie et al. 2021, arXiv:2105.15203, section 3.2)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +38,16 @@ class SegFormerHead(nn.Module):
             self.add_module(f"linear_c{stage}", LinearEmbedding(channels[stage - 1], width))
         self.linear_fuse = nn.Sequential(nn.Conv2d(4 * width, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.linear_pred = nn.Conv2d(width, num_classes, 1)
+        self._draw_weights(num_classes)
+
+    def _draw_weights(self, num_classes: int) -> None:
+        """As published: linear layers N(0, 0.02), classifier N(0, sqrt(2 / K)), no biases; the fusion is torch's."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        nn.init.normal_(self.linear_pred.weight, std=math.sqrt(2.0 / num_classes))
+        nn.init.zeros_(self.linear_pred.bias)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Return (logits (N, K, h, w), features (N, width, h, w)) at the size of the first stage."""
