@@ -67,6 +67,10 @@ def all_cases(companions: bool = True) -> list[Case]:
         cases.append(Case(f"cirkdv2, {term} alone", {"cirkdv2": _options("cirkdv2", **alone)}))
     together = {"cirkdv2": _options("cirkdv2", minibatch_partners=None), "dkd": {}, "ifvd": {}, "dist": {}, "mgd": {}}
     cases.append(Case("cirkdv2 with all partners", {"cirkdv2": together["cirkdv2"]}))
+    for partners in ("local:1", "local:2", "local:3"):  # groups inside a process, and across two
+        options = _options("cirkdv2", minibatch_partners=partners)
+        cases.append(Case(f"cirkdv2, {partners}", {"cirkdv2": options}))
+    cases.append(Case("cirkdv2, local:3, 2 micro-batches", {"cirkdv2": options}, accumulate=2))
     cases.append(Case("cirkdv2, frozen batch norms", {"cirkdv2": _options("cirkdv2")}, freeze_bn=True))
     for labels in LABELS[1:]:
         cases.append(Case(f"together, {labels}", together, labels))

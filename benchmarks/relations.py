@@ -39,7 +39,8 @@ from torch import Tensor
 from benchmarks.measured import PeakMemory, finish, machine, target
 from benchmarks.relation_inputs import CLASSES, Inputs
 from losses.context import GraphContext
-from losses.functional import pool4x4, sample_partners
+from losses.functional import pool4x4
+from losses.partners import choose_partners
 from losses.relation_products import RELATION_DTYPES
 from losses.relations import minibatch_relation
 from utils.types import Step
@@ -78,7 +79,7 @@ def plain_relation(student: Tensor, teacher: Tensor, student_keys: Tensor, teach
 
 def plain_minibatch(student: Tensor, teacher: Tensor, partners: int | None) -> Tensor:
     """Mean over pairs; rows (B, L, D)."""
-    chosen = sample_partners(student.shape[0], partners, 0)
+    chosen = choose_partners(student.shape[0], partners, 0)
     student, teacher = F.normalize(student, dim=2), F.normalize(teacher, dim=2)
     values = [
         plain_relation(student[i], teacher[i], student[j], teacher[j]) for i, keys in enumerate(chosen) for j in keys

@@ -6,6 +6,7 @@ from engine.args import Parser, require
 from engine.loss_settings import check_setting, flag_of, partners
 from losses.cirkdv2 import CIRKDV2Config
 from losses.memory_bank import BANK_DTYPES
+from losses.partners import check_groups
 from losses.relation_products import RELATION_DTYPES
 
 
@@ -41,8 +42,9 @@ def add_cirkdv2_args(parser: Parser) -> None:
         "--minibatch-partners",
         type=partners,
         default=default.minibatch_partners,
-        metavar="P|all",
-        help="images that each image of the batch is related to, drawn anew each step",
+        metavar="P|all|local:N",
+        help="images that each image of the batch is related to: P drawn anew each step, all, or the N of its group of "
+        "neighbours, which is what the published code does with N images a GPU",
     )
     group.add_argument(
         "--context",
@@ -78,4 +80,5 @@ def cirkdv2_config(args: argparse.Namespace) -> CIRKDV2Config:
     for name, value in settings.items():
         check_setting(name, value)
     require(args.distill_warmup_iters >= 0, "distill_warmup_iters", args.distill_warmup_iters, "at least 0")
+    check_groups(args.minibatch_partners, args.batch_size, args.accumulation_steps)
     return CIRKDV2Config(**settings)

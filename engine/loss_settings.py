@@ -1,8 +1,10 @@
 """What the command lines of all distillation methods share: flags named after settings, and their checks."""
 
+import argparse
 from typing import Any
 
 from engine.args import require
+from losses.partners import Partners, parse_partners
 
 
 def flag_of(name: str) -> str:
@@ -11,9 +13,12 @@ def flag_of(name: str) -> str:
     return "--" + words.replace("_", "-")
 
 
-def partners(text: str) -> int | None:
-    """A number of images, or None for "all"."""
-    return None if text == "all" else int(text)
+def partners(text: str) -> Partners:
+    """`parse_partners` for a flag, whose message argparse shows."""
+    try:
+        return parse_partners(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def check_setting(name: str, value: Any) -> None:
@@ -23,8 +28,8 @@ def check_setting(name: str, value: Any) -> None:
         require(0 <= value < float("inf"), flag, value, "a number of at least 0")
     elif name.endswith("_temperature"):
         require(0 < value < float("inf"), flag, value, "a number above 0")
-    elif name.endswith(("_memory_size", "_contrast_size")) or name == "minibatch_partners":
-        require(value is None or value >= 1, flag, value, "a whole number of at least 1")
+    elif name.endswith(("_memory_size", "_contrast_size")):
+        require(value >= 1, flag, value, "a whole number of at least 1")
     elif name.endswith("_mask_ratio"):
         require(0 <= value < 1, flag, value, "a number from 0 up to, but not, 1")
     elif isinstance(value, float):

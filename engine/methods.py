@@ -10,6 +10,7 @@ from engine.args import Parser, require
 from engine.loss_settings import check_setting, flag_of, partners
 from engine.released import checkpoint_stem
 from losses import METHODS
+from losses.partners import check_groups
 
 # Methods of `train_kd.py`; CIRKDV2, whose flags carry other published weights, has an entry point of its own.
 RIVALS = {name: method for name, method in METHODS.items() if name != "cirkdv2"}
@@ -55,7 +56,7 @@ def resolve_methods(args: argparse.Namespace) -> tuple[argparse.Namespace, dict[
     Explicit flags win over what `--method` sets; without `--method` only they count.
 
     Args:
-        args: with the flags of `add_method_args` and `student_model`.
+        args: with the flags of `add_method_args`, `student_model`, `batch_size` and `accumulation_steps`.
 
     Returns:
         The arguments with all settings resolved, and method -> its config for each method that has weight.
@@ -82,6 +83,8 @@ def resolve_methods(args: argparse.Namespace) -> tuple[argparse.Namespace, dict[
             weights = [values["adv_weight"]]  # a discriminator that teaches nothing is not trained
         if any(weight > 0 for weight in weights):
             configs[name] = method.Config(**values)
+    if "cirkd" in configs:
+        check_groups(configs["cirkd"].minibatch_partners, args.batch_size, args.accumulation_steps)
     require(args.distill_warmup_iters >= 0, "distill_warmup_iters", args.distill_warmup_iters, "at least 0")
     if not configs:
         raise ValueError(
@@ -130,7 +133,7 @@ def is_weight(field: Field) -> bool:
 
 def _kind(hint: Any) -> tuple[Callable[[str], Any], tuple[str, ...] | None]:
     """How a flag's text becomes a value, and the words it may be."""
-    if isinstance(hint, types.UnionType):  # `int | None`: a number, or None for "all"
+    if isinstance(hint, types.UnionType):
         return partners, None
     if hint in (float, int, str):
         return hint, None

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from losses.cirkdv2 import CIRKDV2, CIRKDV2Config
+from losses.partners import Partners
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class CIRKDConfig:
         pixel_memory_size, region_memory_size: rows per class of the banks.
         pixel_contrast_size, region_contrast_size: keys drawn per step.
         contrast_temperature: of the similarities. contrast_kd_temperature: divides those of the memory terms again.
-        minibatch_partners: images each image is compared with, None = all of the batch.
+        minibatch_partners: images each image is compared with; see :mod:`losses.partners`.
         bank_dtype: of the banks' rows.
         relation_dtype: of the factors of the relations' matrix products.
         seed: of every random selection; equal in all processes.
@@ -30,7 +31,7 @@ class CIRKDConfig:
     region_contrast_size: int = 1024
     contrast_temperature: float = 0.1
     contrast_kd_temperature: float = 1.0
-    minibatch_partners: int | None = 2
+    minibatch_partners: Partners = 2
     bank_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     relation_dtype: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0

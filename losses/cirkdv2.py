@@ -12,6 +12,7 @@ from losses.base import Distiller, check_config, warmup_factor
 from losses.context import GraphContext
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.memory_bank import BANK_DTYPES
+from losses.partners import Partners, check_partners
 from losses.relation_products import RELATION_DTYPES
 from losses.relations import ChannelMemory, PixelMemory, Purpose, minibatch_relation, random_keys
 from utils.types import SegOutput, Step
@@ -30,7 +31,7 @@ class CIRKDV2Config:
         pixel_contrast_size, region_contrast_size, channel_contrast_size: keys drawn per step.
         contrast_temperature: of the similarities. contrast_kd_temperature: divides those of the memory terms again.
         kd_temperature: of the logits.
-        minibatch_partners: images each image is compared with, None = all of the batch.
+        minibatch_partners: images each image is compared with; see :mod:`losses.partners`.
         context: the graph context module on or off, None = on unless the student's features have 256x256 positions or
             more; where it is on and they have, keys and values are averaged over 4x4.
         bank_dtype: bfloat16, float16 or float32.
@@ -57,7 +58,7 @@ class CIRKDV2Config:
     contrast_temperature: float = 0.1
     contrast_kd_temperature: float = 1.0
     kd_temperature: float = 1.0
-    minibatch_partners: int | None = 2
+    minibatch_partners: Partners = 2
     context: bool | None = None
     bank_dtype: str = "bfloat16"
     relation_dtype: str = "float32"
@@ -70,8 +71,7 @@ class CIRKDV2Config:
             value = getattr(self, field.name)
             if field.name.endswith(("_memory_size", "_contrast_size")) and value < 1:
                 raise ValueError(f"{field.name} must be at least 1, got {value}: to drop a term set its weight to 0")
-        if self.minibatch_partners is not None and self.minibatch_partners < 1:
-            raise ValueError(f"minibatch_partners must be at least 1 or None for all, got {self.minibatch_partners}")
+        check_partners(self.minibatch_partners)
         if self.bank_dtype not in BANK_DTYPES:
             raise ValueError(f"bank_dtype must be one of {', '.join(BANK_DTYPES)}, got {self.bank_dtype!r}")
         if self.relation_dtype not in RELATION_DTYPES:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from losses.relation_function import RelationPairs, RelationSum
 from losses.relation_products import compute_dtype
-from utils.seed import hash_bits
 
 
 def relation_kl(
@@ -236,22 +235,3 @@ def resize_labels(target: Tensor, size: tuple[int, int]) -> Tensor:
     rows = torch.arange(size[0], device=target.device) * height // size[0]
     columns = torch.arange(size[1], device=target.device) * width // size[1]
     return target[:, rows[:, None], columns]
-
-
-def sample_partners(batch: int, partners: int | None, *keys: int) -> list[list[int]]:
-    """For every image of a batch the images that it is compared with.
-
-    ``partners`` images are drawn uniformly from all, the image itself included, without repetition: the mean over the
-    pairs drawn is an unbiased estimate of the mean over all pairs. Computed on the host from the keys alone, so every
-    process gets the same lists.
-
-    Args:
-        batch: number of images of the global batch.
-        partners: images drawn for each, None or >= ``batch`` for all.
-        keys: what the draw depends on, e.g. seed, iteration, micro-batch.
-    """
-    if partners is None or partners >= batch:
-        return [list(range(batch)) for _ in range(batch)]
-    images = torch.arange(batch)
-    order = hash_bits(*keys, images[:, None], images).argsort(dim=1, stable=True)
-    return order[:, :partners].tolist()

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from losses.base import IGNORE_INDEX
-from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, sample_partners, unit
+from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, unit
 from losses.memory_bank import ClasswiseBank, FlatBank, class_means, row_slots, select_class_pixels, select_classes
+from losses.partners import Partners, choose_partners
 from losses.task import mean_scale
 from utils.distributed import all_gather_cat, all_gather_with_grad, all_reduce_sum, get_rank, get_world_size
 from utils.seed import hash_bits
@@ -46,7 +47,7 @@ def minibatch_relation(
     student: Tensor,
     teacher: Tensor,
     row_dim: int,
-    partners: int | None,
+    partners: Partners,
     temperature: float,
     keys: tuple[int, ...],
     operand_dtype: torch.dtype | None = None,
@@ -54,14 +55,14 @@ def minibatch_relation(
     """Relations of every image of this process to images of the global batch, mean over rows and pairs.
 
     Unit rows, their half-precision copies and gradients exist of the images that the pairs name: with P partners at
-    most N (1 + P), however many there are.
+    most N (1 + P), however many there are. Processes exchange maps where any pair of the batch crosses them.
 
     Args:
         student: (N, C, h, w), with gradient.
         teacher: (N, C', h, w).
         row_dim: 2 = rows are pixels, L2-normalised over channels; 1 = rows are channels (C = C'), L2-normalised over
             positions.
-        partners: images drawn for each image, None = all.
+        partners: which images each image is related to; see :mod:`losses.partners`.
         temperature: of the similarities.
         keys: of the draw of partners; the same for pixels and channels.
         operand_dtype: of the matrix products, as in :func:`losses.functional.relation_kl`.
@@ -71,12 +72,15 @@ def minibatch_relation(
     """
     batch = student.shape[0]
     first = get_rank() * batch
-    chosen = sample_partners(get_world_size() * batch, partners, *keys)
+    chosen = choose_partners(get_world_size() * batch, partners, *keys)
     pairs = [(i, j) for i in range(first, first + batch) for j in chosen[i]]
+    student, teacher = student.flatten(2), teacher.flatten(2)
+    # Of all processes' pairs, not of this one's: a collective has to be entered by all of them or by none.
+    if any(i // batch != j // batch for i, partners_of_i in enumerate(chosen) for j in partners_of_i):
+        student, teacher, first = all_gather_with_grad(student), all_gather_cat(teacher), 0
     named = sorted({image for pair in pairs for image in pair})
     place = {image: index for index, image in enumerate(named)}
-    student = _unit_rows(_take(all_gather_with_grad(student.flatten(2)), named), row_dim)
-    teacher = _unit_rows(_take(all_gather_cat(teacher.flatten(2)), named), row_dim)
+    student, teacher = (_unit_rows(_take(maps, [i - first for i in named]), row_dim) for maps in (student, teacher))
     pairs = [(place[i], place[j]) for i, j in pairs]
     return relation_kl_pairs(student, teacher, pairs, temperature, operand_dtype=operand_dtype)
 

@@ -28,7 +28,9 @@ TERMS = {
 
 
 def resolve(method: str | None, student: str = "psp_mobile", **flags) -> tuple[argparse.Namespace, dict]:
-    args = argparse.Namespace(method=method, student_model=student, seed=5, distill_warmup_iters=0)
+    args = argparse.Namespace(
+        method=method, student_model=student, seed=5, distill_warmup_iters=0, batch_size=8, accumulation_steps=1
+    )
     return resolve_methods(argparse.Namespace(**vars(args) | flags))
 
 

@@ -5,7 +5,7 @@ import torch
 
 from losses import METHODS, build_distiller
 from losses.cirkdv2 import CIRKDV2Config
-from losses.functional import sample_partners
+from losses.partners import choose_partners
 from losses.relations import Purpose, random_keys
 from tests.losses import plain
 from utils.types import SegOutput, Step
@@ -90,15 +90,16 @@ def test_kd():
     torch.testing.assert_close(losses["loss_kd"], 2 * 9 * rows.mean(), rtol=1e-10, atol=0)
 
 
-@pytest.mark.parametrize("partners", [None, 2])
+@pytest.mark.parametrize("partners", [None, 2, "local:1"])
 @pytest.mark.parametrize(("size_s", "size_t"), SIZES)
 def test_minibatch_pixel(size_s, size_t, partners):
     options = only("minibatch_pixel", minibatch_partners=partners, contrast_temperature=0.2, seed=5)
     distiller, student, teacher, target = make(options, 3, size_s, size_t)
     step = Step(iteration=7)
-    chosen = sample_partners(3, partners, *random_keys(5, step, Purpose.PARTNERS))
+    chosen = choose_partners(3, partners, *random_keys(5, step, Purpose.PARTNERS))
     pairs = [(i, j) for i in range(3) for j in chosen[i]]
-    assert len(pairs) == (9 if partners is None else 6)
+    assert len(pairs) == {None: 9, 2: 6, "local:1": 3}[partners]
+    assert partners != "local:1" or pairs == [(0, 0), (1, 1), (2, 2)]
     rows_s, rows_t = plain.pixels(refined(distiller, student, teacher)), plain.pixels(teacher.features)
     loss = distiller(student, teacher, target, step)["loss_minibatch_pixel"]
     check(distiller, loss, plain.minibatch(rows_s, rows_t, pairs, 0.2), student)
@@ -138,13 +139,13 @@ def test_memory_pixel_and_region(size_s, size_t):
     assert distiller.pixel_memory.pixel_bank.queue_count.sum() == len(torch.cat(pixel_keys))
 
 
-@pytest.mark.parametrize("partners", [None, 2])
+@pytest.mark.parametrize("partners", [None, 2, "local:1"])
 @pytest.mark.parametrize(("size_s", "size_t"), SIZES)
 def test_minibatch_channel(size_s, size_t, partners):
     distiller, student, teacher, target = make(
         only("minibatch_channel", minibatch_partners=partners), 3, size_s, size_t
     )
-    chosen = sample_partners(3, partners, *random_keys(0, Step(), Purpose.PARTNERS))
+    chosen = choose_partners(3, partners, *random_keys(0, Step(), Purpose.PARTNERS))
     pairs = [(i, j) for i in range(3) for j in chosen[i]]
     maps = plain.projector(distiller.channel_projector, plain.pool(refined(distiller, student, teacher)))
     expected = plain.minibatch(plain.channels(maps), plain.channels(plain.pool(teacher.features)), pairs, 0.1)

@@ -234,18 +234,3 @@ def test_labels_are_resized_to_the_nearest(size):
     even = torch.randint(0, 256, (2, 64, 128))  # where the ratio is exact the library agrees
     small = F.interpolate(even[:, None].float(), size=(8, 16), mode="nearest")[:, 0].long()
     assert torch.equal(LF.resize_labels(even, (8, 16)), small)
-
-
-def test_partners_are_drawn_without_repetition_and_evenly():
-    counts = torch.zeros(6, 6)
-    for iteration in range(2000):
-        for i, chosen in enumerate(LF.sample_partners(6, 2, 1, iteration)):
-            assert len(set(chosen)) == 2
-            counts[i, chosen] += 1
-    assert (counts / 2000 - 2 / 6).abs().max() < 0.05  # the image itself as often as any other
-    assert LF.sample_partners(6, 2, 1, 5) == LF.sample_partners(6, 2, 1, 5) != LF.sample_partners(6, 2, 1, 6)
-
-
-@pytest.mark.parametrize("partners", [None, 3, 9])
-def test_as_many_partners_as_images_are_all(partners):
-    assert LF.sample_partners(3, partners, 0) == [[0, 1, 2]] * 3

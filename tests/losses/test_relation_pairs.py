@@ -5,6 +5,7 @@ import torch
 
 from losses import functional as LF
 from losses import relation_function, relation_symmetric, relations
+from losses.partners import choose_partners
 from losses.relation_products import Products
 from tests.losses import plain
 from tests.losses.relation_cases import ALL, AMX, PAIRS, active, as_on_cuda, close, clustered, half_tolerance, images
@@ -127,7 +128,7 @@ def test_a_process_works_on_the_images_that_its_pairs_name(row_dim, rank, monkey
     student, teacher = torch.randn(2, world * local, 6, 4, 5, generator=generator).double()
     student.requires_grad_()
     keys = (0, 3, 0, 1)
-    chosen = LF.sample_partners(world * local, 2, *keys)
+    chosen = choose_partners(world * local, 2, *keys)
     first = rank * local
     pairs = [(i, j) for i in range(first, first + local) for j in chosen[i]]
     named = {image for pair in pairs for image in pair}

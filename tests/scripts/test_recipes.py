@@ -61,7 +61,11 @@ def flags(words: list[str]) -> dict[str, list[str]]:
 
 
 def expect(given: dict[str, list[str]], expected: dict[str, object]) -> None:
+    """Each flag has its value; None: it is not there."""
     for flag, value in expected.items():
+        if value is None:
+            assert flag not in given
+            continue
         values = value if isinstance(value, list) else [value]
         assert flag in given, f"{flag} is not written out"
         if isinstance(values[0], str):
@@ -95,6 +99,15 @@ def dry_run(tmp_path_factory):
     return call
 
 
+def test_published_pairs():
+    """METHOD: (i, i) alone on Cityscapes and with SegFormer, 2 x 2 on ADE20K and COCO-Stuff, 4 x 4 on VOC."""
+    images = {(row["dataset"], row["batch_size"] // row["gpus_cirkdv2"]) for row in RECIPES["students"]}
+    assert images == {("citys", 1), ("ade20k", 2), ("coco_stuff_164k", 2), ("voc", 4)}
+    for script, group in (("cityscapes/segformer_b0", 1), ("ade20k/upernet_resnet18", 2)):
+        text = (SCRIPTS / f"train_cirkdv2/{script}.sh").read_text()
+        assert f"--minibatch-partners local:{group} " in text and f"that is local:{group}." in text
+
+
 def test_every_published_row_has_its_scripts():
     expected = {
         f"{kind}/{row['script']}" for row in rows() for kind in ("train_baseline", "train_cirkdv2", "evaluation")
@@ -117,11 +130,16 @@ def test_recipe_writes_out_every_published_setting(dry_run, kind, row):
     if kind == "train_baseline":
         expected |= {"--model": row["student_model"], "--backbone": row["student_backbone"]}
         assert "--pretrained-base" in given
+        # COCO-Stuff's baselines were published with the last checkpoint: one validation, at the end
+        expected["--val-per-iters"] = 80000 if row["dataset"] == "coco_stuff_164k" else None
     else:
         names = ("teacher_model", "teacher_backbone", "student_model", "student_backbone")
         names += tuple(n for n in row if n.startswith("lambda_") or n.endswith(("_memory_size", "_contrast_size")))
         assert len(names) == 4 + 8 + 6
         expected |= {f"--{name.replace('_', '-')}": row[name] for name in names}
+        # the published code compares the images of one GPU; nothing was published for CamVid
+        images = row["batch_size"] // row["gpus_cirkdv2"]
+        expected["--minibatch-partners"] = None if row["dataset"] == "camvid" else f"local:{images}"
         teacher = next(t for t in [*RECIPES["teachers"], {}] if t.get("dataset") == row["dataset"] or not t)
         files = {t["released_checkpoint"] for t in RECIPES["teachers"]}
         name = Path(given["--teacher-pretrained"][0]).name
@@ -145,7 +163,17 @@ def test_rival_writes_out_its_published_weights(dry_run, monkeypatch, method):
     given = flags(words[2:])
     expected = {"--batch-size": 16, "--crop-size": [512, 1024], "--max-iterations": 40000, "--lr": 0.02}
     expect(given, expected | {"--optimizer-type": "sgd", "--momentum": 0.9, "--weight-decay": 1e-4, "--method": method})
-    parsed, published = [], argparse.Namespace(method=method, student_model="deeplabv3", seed=0, distill_warmup_iters=0)
+    parsed, published = (
+        [],
+        argparse.Namespace(
+            method=method,
+            student_model="deeplabv3",
+            seed=0,
+            distill_warmup_iters=0,
+            batch_size=16,
+            accumulation_steps=1,
+        ),
+    )
     for explicit in (True, False):
         kept = [word for word in words[2:] if explicit or word.split("=")[0] != "--method"]
         if not explicit:  # the weights alone, without the method's name, give the same losses

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # DeepLabV3-MobileNetV3-Small on COCO-Stuff-164K, trained alone.
 # Published: 26.04 mIoU on the validation images, trained on 4 GPUs.
+# Published was the last checkpoint and not the best one: it is validated once, at the end.
 source "$(dirname "${BASH_SOURCE[0]}")/../../common.sh"
 
 launch train_baseline.py \
@@ -16,5 +17,6 @@ launch train_baseline.py \
     --lr 0.02 \
     --momentum 0.9 \
     --weight-decay 0.0001 \
+    --val-per-iters 80000 \
     --save-dir "$SAVE_ROOT" \
     "$@"

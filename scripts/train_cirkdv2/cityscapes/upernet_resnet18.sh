@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # UPerNet-ResNet18 on Cityscapes, distilled from DeepLabV3-ResNet101 with CIRKDV2.
 # Published: 72.11 mIoU on the test images, trained on 8 GPUs.
+# The published run related the images of one GPU to each other, 1 image a GPU: that is local:1.
 source "$(dirname "${BASH_SOURCE[0]}")/../../common.sh"
 
 launch train_cirkdv2.py \
@@ -27,6 +28,7 @@ launch train_cirkdv2.py \
     --lambda-minibatch-channel 1 \
     --lambda-memory-channel 0.1 \
     --lambda-channel-kd 100 \
+    --minibatch-partners local:1 \
     --pixel-memory-size 20000 \
     --region-memory-size 2000 \
     --channel-memory-size 10000 \

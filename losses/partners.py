@@ -1,0 +1,90 @@
+"""Which images of a batch each image is related to by the mini-batch terms.
+
+`Partners` is what a configuration holds: P = so many images drawn anew each step, None = all of the batch, "local:N" =
+the N images of its group, of which the global batch is cut into neighbouring ones. The published code compares the
+images of one GPU, so "local:N" with N images a GPU repeats it on any number of processes.
+"""
+
+import torch
+
+from utils.seed import hash_bits
+
+Partners = int | str | None
+_LOCAL = "local:"
+
+
+def parse_partners(text: str) -> Partners:
+    """Read "P", "all" or "local:N".
+
+    Raises:
+        ValueError: anything else.
+    """
+    partners = None if text == "all" else int(text) if text.isdecimal() else text
+    check_partners(partners)
+    return partners
+
+
+def check_partners(partners: Partners) -> None:
+    """Raises ValueError for what is none of the forms, or a number below 1."""
+    number = partners
+    if isinstance(partners, str):
+        number = int(digits) if partners.startswith(_LOCAL) and (digits := partners[len(_LOCAL) :]).isdecimal() else 0
+    if number is not None and number < 1:
+        raise ValueError(
+            f"minibatch_partners is {partners!r}; expected a number of images of at least 1, all (None in a config) "
+            "for the whole batch, or local:N for groups of N neighbours, N at least 1"
+        )
+
+
+def check_groups(partners: Partners, batch_size: int, accumulation_steps: int) -> None:
+    """Refuse groups that the batch does not divide into.
+
+    Args:
+        partners: of the run.
+        batch_size: images of a step over all processes.
+        accumulation_steps: parts that they are computed in; a group lies in one part.
+
+    Raises:
+        ValueError: names the sizes that fit.
+    """
+    group = group_size(partners)
+    if group is None or batch_size % (accumulation_steps * group) == 0:
+        return
+    part = batch_size // accumulation_steps
+    fitting = [str(size) for size in range(1, part + 1) if part % size == 0]
+    raise ValueError(
+        f"--minibatch-partners {partners}: groups of {group} images do not divide a batch of {batch_size}"
+        + (f" in {accumulation_steps} parts of {part}" if accumulation_steps > 1 else "")
+        + f"; expected local:N with N one of {', '.join(fitting)}"
+    )
+
+
+def group_size(partners: Partners) -> int | None:
+    """N of "local:N", None for the other forms."""
+    return int(partners[len(_LOCAL) :]) if isinstance(partners, str) else None
+
+
+def choose_partners(batch: int, partners: Partners, *keys: int) -> list[list[int]]:
+    """For every image of a batch the images that it is compared with.
+
+    P images are drawn uniformly from all, the image itself included, without repetition: the mean over the pairs drawn
+    is an unbiased estimate of the mean over all pairs. Computed on the host from the keys alone, so every process gets
+    the same lists.
+
+    Args:
+        batch: number of images of the global batch.
+        partners: as above; P of `batch` or more is all.
+        keys: what the draw depends on, e.g. seed, iteration, micro-batch.
+
+    Raises:
+        ValueError: groups that the batch does not divide into.
+    """
+    check_groups(partners, batch, 1)
+    group = group_size(partners)
+    if group is not None:
+        return [list(range(image - image % group, image - image % group + group)) for image in range(batch)]
+    if partners is None or partners >= batch:
+        return [list(range(batch)) for _ in range(batch)]
+    images = torch.arange(batch)
+    order = hash_bits(*keys, images[:, None], images).argsort(dim=1, stable=True)
+    return order[:, :partners].tolist()

@@ -1,0 +1,103 @@
+"""Which images are related to which: drawn, all, and the groups of the published code."""
+
+import pytest
+import torch
+
+from engine.loss_settings import partners as partners_flag
+from losses.cirkd import CIRKDConfig
+from losses.cirkdv2 import CIRKDV2Config
+from losses.partners import check_groups, choose_partners, parse_partners
+from losses.relations import minibatch_relation
+from tests.losses import plain
+
+KEYS = (0, 3, 0, 1)
+
+
+def test_partners_are_drawn_without_repetition_and_evenly():
+    counts = torch.zeros(6, 6)
+    for iteration in range(2000):
+        for i, chosen in enumerate(choose_partners(6, 2, 1, iteration)):
+            assert len(set(chosen)) == 2
+            counts[i, chosen] += 1
+    assert (counts / 2000 - 2 / 6).abs().max() < 0.05  # the image itself as often as any other
+    assert choose_partners(6, 2, 1, 5) == choose_partners(6, 2, 1, 5) != choose_partners(6, 2, 1, 6)
+
+
+@pytest.mark.parametrize("partners", [None, 3, 9, "local:3"])
+def test_as_many_partners_as_images_are_all(partners):
+    assert choose_partners(3, partners, 0) == [[0, 1, 2]] * 3
+
+
+def test_groups_are_of_neighbours():
+    assert choose_partners(4, "local:1", 0) == [[0], [1], [2], [3]]
+    assert choose_partners(6, "local:2", 0) == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]]
+
+
+@pytest.mark.parametrize("row_dim", [1, 2])
+@pytest.mark.parametrize("partners", ["local:1", "local:4"])
+def test_groups_equal_separate_batches(row_dim, partners):
+    """Value and gradient of groups of 4 in a batch of 8 are the mean of two batches of 4; local:1 is every (i, i)."""
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 8, 6, 4, 5, generator=generator).double()
+    student.requires_grad_()
+    loss = minibatch_relation(student, teacher, row_dim, partners, 0.1, KEYS)
+    rows = plain.pixels if row_dim == 2 else plain.channels
+    if partners == "local:4":
+        halves = [minibatch_relation(student[h], teacher[h], row_dim, None, 0.1, KEYS) for h in (slice(4), slice(4, 8))]
+        separate = sum(halves) / 2
+        pairs = [(i, j) for first in (0, 4) for i in range(first, first + 4) for j in range(first, first + 4)]
+    else:
+        images = range(8)
+        separate = sum(minibatch_relation(student[[i]], teacher[[i]], row_dim, None, 0.1, KEYS) for i in images) / 8
+        pairs = [(i, i) for i in images]
+    for expected in (separate, plain.minibatch(rows(student), rows(teacher), pairs, 0.1)):
+        torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
+        got, want = (torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, expected))
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-14)
+
+
+@pytest.mark.parametrize(("partners", "exchanged"), [("local:1", 0), ("local:2", 0), ("local:4", 2), (1, 2)])
+def test_maps_are_exchanged_where_a_pair_crosses_processes(monkeypatch, partners, exchanged):
+    calls = []
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, 4, 6, 4, 5, generator=generator).double()
+    everyone = {"grad": student.flatten(2), "cat": teacher.flatten(2)}
+    monkeypatch.setattr("losses.relations.get_world_size", lambda: 2)
+    monkeypatch.setattr("losses.relations.get_rank", lambda: 1)
+    monkeypatch.setattr("losses.relations.all_gather_with_grad", lambda maps: calls.append(maps) or everyone["grad"])
+    monkeypatch.setattr("losses.relations.all_gather_cat", lambda maps: calls.append(maps) or everyone["cat"])
+    loss = minibatch_relation(student[2:], teacher[2:], 2, partners, 0.1, KEYS)
+    pairs = [(i, j) for i in (2, 3) for j in choose_partners(4, partners, *KEYS)[i]]
+    expected = plain.minibatch(plain.pixels(student), plain.pixels(teacher), pairs, 0.1)
+    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
+    assert len(calls) == exchanged
+
+
+def test_texts_of_the_flag():
+    assert [parse_partners(text) for text in ("3", "all", "local:4")] == [3, None, "local:4"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "none", "local:", "local:0", "local:x", "local:-2", "local"])
+def test_other_texts_are_refused(text):
+    with pytest.raises(ValueError, match="expected a number of images of at least 1, all .*, or local:N"):
+        parse_partners(text)
+    with pytest.raises(Exception, match="local:N"):  # argparse's own, which it prints as it stands
+        partners_flag(text)
+
+
+@pytest.mark.parametrize("config", [CIRKDV2Config, CIRKDConfig])
+def test_configurations_refuse_what_is_no_form(config):
+    assert config(minibatch_partners="local:2").minibatch_partners == "local:2"
+    with pytest.raises(ValueError, match="local:N"):
+        config(minibatch_partners="local:zero")
+
+
+def test_groups_have_to_divide_the_batch_and_its_parts():
+    check_groups("local:4", 8, 2)
+    check_groups(3, 8, 1)
+    with pytest.raises(ValueError, match=r"local:3: groups of 3 images do not divide a batch of 8; .* 1, 2, 4, 8$"):
+        check_groups("local:3", 8, 1)
+    with pytest.raises(ValueError, match=r"a batch of 8 in 4 parts of 2; expected local:N with N one of 1, 2$"):
+        check_groups("local:4", 8, 4)
+    with pytest.raises(ValueError, match="do not divide a batch of 5"):
+        choose_partners(5, "local:2", 0)
