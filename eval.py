@@ -16,7 +16,7 @@ import torch
 from dataset import build_dataset
 from dataset.loaders import build_eval_loader
 from engine.agreement import join_processes
-from engine.amp import grad_scaler
+from engine.amp import settle_inference_amp
 from engine.args import Parser, add_data_args, add_device_args
 from engine.cli import run_cli
 from engine.evaluate import evaluate
@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     device = join_processes(args)
-    grad_scaler(device, args.amp)  # refuses what the device cannot do
+    amp = settle_inference_amp(args.amp, device)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
     say = print if is_main_process() else lambda _: None
@@ -82,7 +82,7 @@ def main() -> None:
             dataset.num_classes,
             device,
             predictor=args.protocol.predictor(),
-            amp=args.amp,
+            amp=amp,
             on_prediction=hooks,
             boundary_ratio=args.boundary_ratio if args.boundary_iou else None,
             progress=is_main_process(),

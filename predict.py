@@ -13,7 +13,7 @@ import torch
 
 from dataset import DATASETS
 from engine.agreement import join_processes
-from engine.amp import grad_scaler
+from engine.amp import settle_inference_amp
 from engine.args import Parser, add_device_args, default_workers, optional, optional_path, require, required_path
 from engine.cli import run_cli
 from engine.evaluate import evaluate
@@ -60,7 +60,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     device = join_processes(args)
-    grad_scaler(device, args.amp)  # refuses what the device cannot do
+    amp = settle_inference_amp(args.amp, device)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
     say = print if is_main_process() else lambda _: None
@@ -95,7 +95,7 @@ def main() -> None:
         len(classes),
         device,
         predictor=protocol.predictor(),
-        amp=args.amp,
+        amp=amp,
         on_prediction=writer,
         progress=is_main_process(),
     )

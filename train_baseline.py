@@ -11,7 +11,7 @@ from engine.args import Parser, add_model_args, add_training_args, finish_traini
 from engine.cli import run_cli
 from engine.data import build_data
 from engine.estimate import print_estimate
-from engine.fit import build_training_network, check_setup, fit
+from engine.fit import build_training_network, check_setup, fit, settle_amp
 from engine.released import checkpoint_stem
 from engine.run import open_run
 from engine.task import SegmentationTask
@@ -45,6 +45,7 @@ def main() -> None:
         log=notes.append,
     )
     check_setup(network, args, device)
+    args = settle_amp(args, network, run, device, notes.append)
 
     task = SegmentationTask(network, args.freeze_bn)
     if args.estimate:

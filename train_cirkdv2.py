@@ -6,7 +6,6 @@
 """
 
 import argparse
-from functools import partial
 
 from engine.args import Parser, add_distillation_args, add_training_args, finish_training_args
 from engine.cirkdv2_args import add_cirkdv2_args, cirkdv2_config
@@ -25,8 +24,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    config = cirkdv2_config(args)
-    distil(args, partial(build_distiller, "cirkdv2", config=config))
+    cirkdv2_config(args)  # what is wrong is said before anything is loaded
+    distil(args, lambda args, *shapes: build_distiller("cirkdv2", *shapes, config=cirkdv2_config(args)))
 
 
 if __name__ == "__main__":

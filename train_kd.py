@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args, configs = resolve_methods(parse_args())
     build = partial(build_combined, configs, distill_warmup_iters=args.distill_warmup_iters)
-    distil(args, build, run_name(args))
+    distil(args, lambda args, *shapes: build(*shapes), run_name(args))
 
 
 if __name__ == "__main__":

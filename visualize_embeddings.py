@@ -12,7 +12,7 @@ from pathlib import Path
 from dataset import build_dataset
 from dataset.loaders import build_eval_loader
 from engine.agreement import join_processes
-from engine.amp import grad_scaler
+from engine.amp import settle_inference_amp
 from engine.args import Parser, add_data_args, add_device_args, default_workers, optional, require, required_path
 from engine.cli import run_cli
 from engine.embeddings import (
@@ -65,7 +65,7 @@ def main() -> None:
     device = join_processes(args)
     if get_world_size() > 1:
         raise ValueError("embeddings are drawn by one process: start this without torchrun")
-    grad_scaler(device, args.amp)  # refuses what the device cannot do
+    amp = settle_inference_amp(args.amp, device)
     set_deterministic(args.deterministic)
     seed_everything(args.seed)
     found = infer_networks(args)
@@ -93,7 +93,7 @@ def main() -> None:
             device,
             per_class=args.pixels_per_class,
             seed=args.seed,
-            amp=args.amp,
+            amp=amp,
             progress=True,
         )
         print(f"{title}: {len(sample.labels)} pixels, embeddings of {sample.vectors.shape[1]} numbers")

@@ -13,7 +13,7 @@ from engine.compiling import uncompiled
 from engine.data import Data, build_data
 from engine.estimate import print_estimate
 from engine.evaluate import TEACHER_CHECK_IMAGES, check_teacher
-from engine.fit import build_training_network, check_setup, fit
+from engine.fit import build_training_network, check_setup, fit, settle_amp
 from engine.released import checkpoint_stem, infer_teacher_args
 from engine.run import open_run
 from engine.task import DistillationTask
@@ -28,12 +28,15 @@ from utils.seed import seed_everything, set_deterministic
 Shape = tuple[int, int, int]
 
 
-def distil(args: argparse.Namespace, build: Callable[[Shape, Shape, int], Distiller], run_name: str = "") -> None:
+def distil(
+    args: argparse.Namespace, build: Callable[[argparse.Namespace, Shape, Shape, int], Distiller], run_name: str = ""
+) -> None:
     """A whole distillation run: data, teacher and student, losses, the teacher's check, training.
 
     Args:
         args: of an entry point that distils.
-        build: (student's features, teacher's features, number of classes) -> the losses; features as (C, h, w).
+        build: (arguments as far as they are settled then, student's features, teacher's features, number of classes)
+            -> the losses; features as (C, h, w).
         run_name: name of the run's folder where `--save-dir-name` gives none; the checkpoint's name by default.
 
     Raises:
@@ -63,6 +66,7 @@ def distil(args: argparse.Namespace, build: Callable[[Shape, Shape, int], Distil
         log=notes.append,
     )
     check_setup(student, args, device)
+    args = settle_amp(args, student, run, device, notes.append)
 
     # losses; the banks are built before processes are seeded differently
     shapes = [feature_shapes(network, *args.crop_size)["features"] for network in (student, teacher)]
@@ -75,7 +79,7 @@ def distil(args: argparse.Namespace, build: Callable[[Shape, Shape, int], Distil
         compiled=args.compile,
         log=notes.append,
     )
-    task = DistillationTask(student, teacher, build(*shapes, num_classes), args.freeze_bn)
+    task = DistillationTask(student, teacher, build(args, *shapes, num_classes), args.freeze_bn)
 
     if args.estimate:
         print_estimate(task, data, args, run, device)

@@ -14,8 +14,8 @@ from dataset.bad_samples import BadSamples
 from dataset.base import SegmentationDataset
 from dataset.loaders import build_eval_loader
 from dataset.samplers import StreamBatchSampler
-from engine.agreement import fingerprint, require_agreement
-from engine.amp import grad_scaler
+from engine.agreement import fingerprint, on_main_process, require_agreement
+from engine.amp import gpu_amp, grad_scaler, measure_amp, slow_bf16_warning
 from engine.compiling import check_compiler, uncompiled
 from engine.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.evaluate import evaluate
@@ -103,6 +103,37 @@ def check_setup(network: SegmentationNetwork, args: argparse.Namespace, device: 
         batch_size=args.batch_size,
         freeze_bn=args.freeze_bn,
     )
+
+
+def settle_amp(
+    args: argparse.Namespace, network: SegmentationNetwork, run: Run, device: torch.device, log: Callable[[str], None]
+) -> argparse.Namespace:
+    """The arguments with `--amp auto` replaced by what it chooses, or has chosen where the run is continued.
+
+    Args:
+        args: of the run.
+        network: the student, or what else trains.
+        run: whose state, if any, holds the choice.
+        device: where it trains.
+        log: gets the choice, and a warning of a slow one.
+    """
+    amp = args.amp
+    if amp == "auto" and run.state is not None:
+        amp = run.state["arguments"]["amp"]
+        log(f"--amp auto: {amp}, as the run was started with")
+    elif amp == "auto" and device.type != "cpu":
+        amp = gpu_amp()
+        log(f"--amp auto: {amp}, since this GPU has {'' if amp == 'bf16' else 'no '}bfloat16 arithmetic")
+    elif amp == "auto":
+        images = args.batch_size // (args.accumulation_steps * get_world_size())
+        shape = (max(images, 2), 3, *args.crop_size)  # one image alone has no statistics of its global pool
+        seconds = on_main_process(lambda: measure_amp(network, device, shape, args.channels_last))
+        amp = min(seconds, key=seconds.get)
+        taken = ", ".join(f"{value:.3g} s in {name.replace('off', 'float32')}" for name, value in seconds.items())
+        log(f"--amp auto: {amp}; forward and backward pass of {shape[0]} images take {taken}")
+    if warning := slow_bf16_warning(device, amp):
+        log(f"WARNING: {warning}")
+    return argparse.Namespace(**vars(args) | {"amp": amp})
 
 
 def fit(

@@ -189,7 +189,9 @@ def argument_differences(saved: dict[str, Any], given: dict[str, Any]) -> list[s
     return [
         f"--{name.replace('_', '-')} was {saved.get(name)} and is now {given.get(name)}"
         for name in sorted(saved.keys() | given.keys())
-        if name not in FREE_ON_RESUME and comparable(saved.get(name)) != comparable(given.get(name))
+        if name not in FREE_ON_RESUME
+        and comparable(saved.get(name)) != comparable(given.get(name))
+        and (name, given.get(name)) != ("amp", "auto")  # which keeps what the run chose
     ]
 
 

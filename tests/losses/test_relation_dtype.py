@@ -73,6 +73,7 @@ def test_an_unknown_one_is_refused(config):
 def test_the_flag_is_the_setting(capsys):
     parser = Parser("test")
     parser.add_argument("--amp", default="off")
+    parser.set_defaults(batch_size=8, accumulation_steps=1)
     add_cirkdv2_args(parser)
     for words, expected in (
         ("", "float32"),
