@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.compare.records import FINISHED
-from engine.compare.spec import Spec
+from engine.compare.spec import BASELINE, Method, Spec
 from engine.compare.statistics import (
     Figures,
     difference_by_position,
@@ -35,18 +35,21 @@ def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | 
             run[key] = _read_at_equal(spec, run, [r for r in finished if r["seed"] == run["seed"]], unit)
     by_method = {m.name: {run["seed"]: run for run in finished if run["method"] == m.name} for m in spec.methods}
     baseline = by_method[spec.baseline.name] if spec.baseline else None
+    control = next((method for method in spec.methods if method.method == "kd"), None)
     classes = finished[0]["final"]["classes"] if finished else []
     return {
         "split": spec.split,
         "checkpoint": spec.checkpoint,
         "budget": {"iterations": spec.iterations, "seconds": spec.seconds},
         "baseline": spec.baseline.name if spec.baseline else None,
+        "control": control.name if control else None,
         "rules": rules(spec),
         "classes": classes,
         "images": finished[0]["final"]["images"] if finished else None,
         "methods": [
             _method_figures(by_method[method.name], None if method == spec.baseline else baseline)
             | {"name": method.name, "method": method.method, "flags": method.flags}
+            | {"against_control": _against_control(by_method, method, control)}
             | {"unfinished": [r for r in runs if r["method"] == method.name and r["status"] != FINISHED]}
             for method in spec.methods
         ],
@@ -109,6 +112,13 @@ def _method_figures(runs: dict[int, dict[str, Any]], baseline: dict[int, dict[st
     return figures
 
 
+def _against_control(by_method: dict[str, dict[int, Any]], method: Method, control: Method | None) -> Figures | None:
+    """The difference to pixel KD alone, which most methods contain: what they add to it."""
+    if control is None or method.method in (BASELINE, control.method):
+        return None
+    return paired_difference(_pick(by_method[method.name], "final"), _pick(by_method[control.name], "final"))
+
+
 def _pick(runs: dict[int, dict[str, Any]], key: str) -> dict[int, float]:
     return {seed: run[key]["miou"] for seed, run in runs.items() if run[key] is not None}
 
@@ -132,7 +142,7 @@ def write_csv(summary: dict[str, Any], path: Path) -> None:
 
 
 def format_table(summary: dict[str, Any]) -> str:
-    """The table for the screen, and a line on what each method gained, or did not, over the baseline."""
+    """The table for the screen, and what each method gained, or did not, over the baseline and over pixel KD."""
     rows = [(figures["name"], figures) for figures in summary["methods"] if figures["seeds"]]
     teacher = summary["teacher"]
     if teacher is not None and teacher["status"] == FINISHED:
@@ -150,17 +160,27 @@ def format_table(summary: dict[str, Any]) -> str:
         )
     lines.append("")
     for figures in summary["methods"]:
-        difference = figures["final"]["difference"]
-        if difference is not None and difference["n"]:
-            verdict = "" if difference["mean"] > 0 else ": no gain"
-            what = "one seed" if difference["n"] == 1 else f"{difference['n']} seeds"
-            lines.append(
-                f"{figures['name']} against {summary['baseline']}: {points(difference)} mIoU points ({what}){verdict}"
-            )
+        for other, difference in (
+            (summary["baseline"], figures["final"]["difference"]),
+            (summary["control"], figures["against_control"]),
+        ):
+            if difference is not None and difference["n"]:
+                lines.append(f"{figures['name']} against {other}: {_gain(difference)}")
     for run in summary["runs"]:
         if run["status"] != FINISHED:
             lines.append(f"{run['method']}, seed {run['seed']}: {run['status']}: {run['reason']}")
     return "\n".join(lines)
+
+
+def _gain(difference: Figures) -> str:
+    """A difference in words, which say so where it is none, or no more than its standard deviation over seeds."""
+    what = "one seed" if difference["n"] == 1 else f"{difference['n']} seeds"
+    verdict = ""
+    if difference["mean"] <= 0:
+        verdict = ": no gain"
+    elif difference["std"] is not None and difference["mean"] <= difference["std"]:
+        verdict = ": no more than the spread"
+    return f"{points(difference)} mIoU points ({what}){verdict}"
 
 
 def percent(figures: Figures) -> str:

@@ -12,7 +12,7 @@ from engine.compare.jobs import make_jobs
 from engine.compare.records import read_run
 from engine.compare.report import write_report
 from engine.compare.spec import make_spec
-from engine.compare.summary import format_table, percent, points
+from engine.compare.summary import format_table, percent, points, summarise
 from tests.engine.compare.browser import open_browser
 from tests.engine.compare.conftest import fail, leave_run
 
@@ -86,6 +86,26 @@ def test_printed_table_keeps_to_what_was_measured(summary):
     worse = json.loads(json.dumps(summary))
     figures(worse, "cirkdv2")["final"]["difference"] |= {"mean": -0.01, "n": 1, "std": None}
     assert "-1.00 mIoU points (one seed): no gain" in format_table(worse)
+    assert "None" not in text and figures(summary, "cirkdv2")["against_control"] is None  # no pixel KD to compare with
+
+
+@pytest.mark.parametrize(("gain", "verdict"), [(0.03, ""), (0.01, ": no more than the spread"), (-0.01, ": no gain")])
+def test_what_a_method_adds_to_pixel_kd(values, gain, verdict):
+    """Paired by seed; the seeds' differences are the gain and 0.01 more or less."""
+    spec = make_spec(values | {"methods": ["baseline", "plain KD=kd", "cirkdv2"], "seeds": [0, 1]})
+    miou = {"baseline": (0.2, 0.2), "plain KD": (0.30, 0.35), "cirkdv2": (0.30 + gain + 0.01, 0.35 + gain - 0.01)}
+    runs = []
+    for name, per_seed in miou.items():
+        final = {"pixel_accuracy": 0.9, "parameters": 1, "class_iou": [], "classes": [], "images": 1}
+        for seed, value in enumerate(per_seed):
+            run = dict.fromkeys(("iterations", "train_seconds", "seconds_per_iteration", "peak_memory_mib"))
+            runs.append(run | {"method": name, "seed": seed, "status": "finished", "final": final | {"miou": value}})
+            runs[-1] |= {"validation": [], "reason": None}
+    summary = summarise(spec, runs, None)
+    assert [figures(summary, name)["against_control"] for name in ("baseline", "plain KD")] == [None, None]
+    assert figures(summary, "cirkdv2")["against_control"]["mean"] == pytest.approx(gain)
+    sign = f"{100 * gain:+.2f} ± 1.41"
+    assert f"cirkdv2 against plain KD: {sign} mIoU points (2 seeds){verdict}\n" in format_table(summary) + "\n"
 
 
 @pytest.mark.parametrize(
