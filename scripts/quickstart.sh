@@ -66,7 +66,7 @@ python -m dataset.synthetic --root "$output/data" --num-train 400 --num-val 100 
 
 step "Teacher: ${teacher[*]}"
 python train_baseline.py --model "${teacher[0]}" --backbone "${teacher[1]}" --dataset synthetic --data "$output/data" \
-    "${common[@]}" --batch-size 8 --lr 0.002 --max-iterations 400 --seed "$seed" --save-dir "$runs" --save-dir-name teacher \
+    "${common[@]}" --batch-size 8 --lr 0.002 --max-iterations 350 --seed "$seed" --save-dir "$runs" --save-dir-name teacher \
     ${resume[@]+"${resume[@]}"} ${fresh[@]+"${fresh[@]}"}
 
 step "Student ${student[*]}: alone, with pixel KD (${pixel_kd[*]}), with CIRKDV2 (${cirkdv2[*]})"
@@ -76,7 +76,7 @@ python compare.py --dataset synthetic --data "$output/data" --output "$runs/comp
     --student-model "${student[0]}" --student-backbone "${student[1]}" \
     --methods "student alone=baseline" "student + pixel KD=kd" "student + CIRKDV2=cirkdv2" \
     --method-flags "student + pixel KD" "${pixel_kd[*]}" --method-flags "student + CIRKDV2" "${cirkdv2[*]}" \
-    --seeds "${seeds[@]}" --iterations 800 --split test --checkpoint best --pictures 8 ${fresh[@]+"${fresh[@]}"} \
+    --seeds "${seeds[@]}" --iterations 600 --split test --checkpoint best --pictures 8 ${fresh[@]+"${fresh[@]}"} \
     -- "${common[@]}" --batch-size 4 --lr 0.005
 say "curves:     $VENV/bin/tensorboard --logdir $runs"
 say "total time: $((SECONDS - started)) s"
