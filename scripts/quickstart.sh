@@ -26,12 +26,13 @@ teacher=(psp resnet18)
 student=(psp_mobile mobilenetv3_small)
 common=(
     --crop-size 64 96
+    --batch-size 4
     --optimizer-type adamw
     --workers 1
     --channels-last
     --log-iter 20
-    --val-per-iters 200
-    --save-per-iters 200
+    --val-per-iters 250
+    --save-per-iters 250
 )
 [ ${#fresh[@]} -gt 0 ] || resume=(--resume auto)
 
@@ -61,12 +62,12 @@ started=$SECONDS
 step() { printf '\n[%s s] %s\n' "$((SECONDS - started))" "$*"; }
 
 step "Data: drawn street scenes in $output/data"
-python -m dataset.synthetic --root "$output/data" --num-train 400 --num-val 100 --num-test 200 --size 64 96 \
+python -m dataset.synthetic --root "$output/data" --num-train 400 --num-val 60 --num-test 200 --size 64 96 \
     --difficulty easy --closeness 1 ${fresh[@]+"${fresh[@]}"}
 
 step "Teacher: ${teacher[*]}"
 python train_baseline.py --model "${teacher[0]}" --backbone "${teacher[1]}" --dataset synthetic --data "$output/data" \
-    "${common[@]}" --batch-size 8 --lr 0.002 --max-iterations 350 --seed "$seed" --save-dir "$runs" --save-dir-name teacher \
+    "${common[@]}" --lr 0.002 --max-iterations 400 --seed "$seed" --save-dir "$runs" --save-dir-name teacher \
     ${resume[@]+"${resume[@]}"} ${fresh[@]+"${fresh[@]}"}
 
 step "Student ${student[*]}: alone, with pixel KD (${pixel_kd[*]}), with CIRKDV2 (${cirkdv2[*]})"
@@ -76,7 +77,7 @@ python compare.py --dataset synthetic --data "$output/data" --output "$runs/comp
     --student-model "${student[0]}" --student-backbone "${student[1]}" \
     --methods "student alone=baseline" "student + pixel KD=kd" "student + CIRKDV2=cirkdv2" \
     --method-flags "student + pixel KD" "${pixel_kd[*]}" --method-flags "student + CIRKDV2" "${cirkdv2[*]}" \
-    --seeds "${seeds[@]}" --iterations 600 --split test --checkpoint best --pictures 8 ${fresh[@]+"${fresh[@]}"} \
-    -- "${common[@]}" --batch-size 4 --lr 0.005
+    --seeds "${seeds[@]}" --iterations 500 --split test --checkpoint best --pictures 8 ${fresh[@]+"${fresh[@]}"} \
+    -- "${common[@]}" --lr 0.005
 say "curves:     $VENV/bin/tensorboard --logdir $runs"
 say "total time: $((SECONDS - started)) s"
