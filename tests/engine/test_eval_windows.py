@@ -16,8 +16,8 @@ from engine.args import Parser
 from engine.evaluate import KernelTuning
 from engine.evaluation_args import add_protocol_args, finish_protocol_args
 from engine.protocol import Protocol, default_protocol
-from models import build_model
 from tests.engine.conftest import STUDENT
+from tests.networks import build_varied
 from tests.processes import run_processes
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.metrics import ConfusionMatrix
@@ -77,7 +77,7 @@ def test_kernels_are_tuned_only_while_all_images_have_one_size(monkeypatch):
 
 def save_network(path: Path, names: tuple[str, str], classes: int) -> torch.nn.Module:
     torch.manual_seed(3)
-    network = build_model(*names, classes).eval()
+    network = build_varied(*names, classes).eval()
     torch.save(network.state_dict(), path)
     return network
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from engine.inference import multi_scale, sliding_window, whole_image
-from models import build_model
+from tests.networks import build_varied
 from utils.types import SegOutput
 
 
@@ -26,7 +26,7 @@ class Pointwise(nn.Module):
 
 def test_tiles_are_joined_before_the_one_resize():
     """The published protocol: each half through the network, low-resolution logits joined, then resized."""
-    network = build_model("psp_mobile", "mobilenetv3_small", 5).eval()
+    network = build_varied("psp_mobile", "mobilenetv3_small", 5).eval()
     images = torch.randn(2, 3, 32, 64)
     with torch.no_grad():
         halves = [network(images[..., :32]).logits, network(images[..., 32:]).logits]

@@ -13,6 +13,7 @@ from engine.released import count_classes
 from models import build_model
 from tests.engine.conftest import STUDENT
 from tests.engine.test_processes import launch
+from tests.networks import build_varied
 from tests.pseudo_datasets import textured_image, write_image, write_pseudo_dataset
 from utils.visualize import generated_palette
 
@@ -126,7 +127,7 @@ def palette_of(run_main, tmp_path: Path, *words) -> list[tuple[int, ...]]:
 
 
 def save_network(path: Path, classes: int) -> Path:
-    torch.save(build_model(*STUDENT, classes).state_dict(), path)
+    torch.save(build_varied(*STUDENT, classes).state_dict(), path)
     return path
 
 
