@@ -8,6 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from models.checkpointing import checkpoint_blocks
+from utils.distributed import is_main_process
+
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AMP_OF = {"float32": "off", "bfloat16": "bf16"}
 TEACHER_DTYPES = tuple(_AMP_OF)
@@ -50,7 +53,7 @@ def slow_bf16_warning(device: torch.device, amp: str, cpuinfo: Path = CPUINFO) -
         return None
     return (
         "--amp bf16: this CPU has no bfloat16 instructions (avx512_bf16, amx_bf16), where it took 2 to 3.7 times as "
-        "long as float32 for mobile and SegFormer students; --amp auto measures both and takes the faster one"
+        "long as float32 for mobile and SegFormer students: leave --amp out; in training --amp auto measures both"
     )
 
 
@@ -68,13 +71,17 @@ def settle_inference_amp(amp: str, device: torch.device) -> str:
     grad_scaler(device, amp)
     if amp == "auto":
         amp = gpu_amp() if device.type == "cuda" else "off"
-    if warning := slow_bf16_warning(device, amp):
+    if is_main_process() and (warning := slow_bf16_warning(device, amp)):
         print(f"WARNING {warning}", file=sys.stderr)
     return amp
 
 
 def measure_amp(
-    network: nn.Module, device: torch.device, shape: tuple[int, int, int, int], channels_last: bool
+    network: nn.Module,
+    device: torch.device,
+    shape: tuple[int, int, int, int],
+    channels_last: bool,
+    grad_checkpointing: bool = False,
 ) -> dict[str, float]:
     """Seconds of a forward and backward pass in "off" and "bf16", the better of two each, in turns.
 
@@ -84,12 +91,14 @@ def measure_amp(
         network: a student, on any device.
         device: where it will train.
         shape: of the images, (N, 3, H, W).
-        channels_last: memory format of the training.
+        channels_last, grad_checkpointing: as in the training.
     """
     seconds = dict.fromkeys(("off", "bf16"), float("inf"))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = copy.deepcopy(network).to(device).train()
         images = torch.randn(shape, device=device)
+        if grad_checkpointing:
+            checkpoint_blocks(network.backbone)
         if channels_last:
             network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
         for _ in range(2):

@@ -122,16 +122,19 @@ def settle_amp(
         amp = run.state["arguments"]["amp"]
         log(f"--amp auto: {amp}, as the run was started with")
     elif amp == "auto" and device.type != "cpu":
-        amp = gpu_amp()
+        amp = on_main_process(gpu_amp)  # GPUs of two kinds have to train in one precision
         log(f"--amp auto: {amp}, since this GPU has {'' if amp == 'bf16' else 'no '}bfloat16 arithmetic")
     elif amp == "auto":
         images = args.batch_size // (args.accumulation_steps * get_world_size())
         shape = (max(images, 2), 3, *args.crop_size)  # one image alone has no statistics of its global pool
-        seconds = on_main_process(lambda: measure_amp(network, device, shape, args.channels_last))
+        seconds = on_main_process(
+            lambda: measure_amp(network, device, shape, args.channels_last, args.grad_checkpointing)
+        )
         amp = min(seconds, key=seconds.get)
         taken = ", ".join(f"{value:.3g} s in {name.replace('off', 'float32')}" for name, value in seconds.items())
         log(f"--amp auto: {amp}; forward and backward pass of {shape[0]} images take {taken}")
-    if warning := slow_bf16_warning(device, amp):
+    grad_scaler(device, amp)  # refuses what a run took elsewhere and this device cannot do
+    if warning := slow_bf16_warning(device, args.amp):  # not of what was measured
         log(f"WARNING: {warning}")
     return argparse.Namespace(**vars(args) | {"amp": amp})
 

@@ -48,7 +48,9 @@ def check_groups(partners: Partners, batch_size: int, accumulation_steps: int) -
         ValueError: names the sizes that fit.
     """
     group = group_size(partners)
-    if group is None or batch_size % (accumulation_steps * group) == 0:
+    if group is None or batch_size % accumulation_steps:  # parts that are no whole numbers are refused elsewhere
+        return
+    if batch_size % (accumulation_steps * group) == 0:
         return
     part = batch_size // accumulation_steps
     fitting = [str(size) for size in range(1, part + 1) if part % size == 0]

@@ -183,6 +183,13 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
         words["checkpoint"] == "last" or "skip-val" not in train_flags,
         "checkpoint best with --skip-val: the best checkpoint is chosen by validations; expected checkpoint last",
     )
+    measuring = [name for name, flags in (("behind --", train_flags), *((m.name, m.flags) for m in methods))
+                 if flags.get("amp") == ["auto"]]  # fmt: skip
+    _require(
+        not measuring,
+        f"--amp auto ({', '.join(measuring)}): each run would measure for itself, so that runs of one comparison could "
+        "differ in precision; expected --amp off, bf16 or fp16",
+    )
     return Spec(
         dataset=str(values["dataset"]),
         data=_absolute(values["data"]),

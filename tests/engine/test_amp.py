@@ -83,6 +83,21 @@ def test_distillation_follows_the_choice(run_main, distillation, tmp_path, measu
     assert load_file(tmp_path / "run" / "last_state.pth")["arguments"]["amp"] == "bf16"
 
 
+def test_what_was_chosen_on_a_gpu_is_refused_at_once_on_a_cpu():
+    run = argparse.Namespace(state={"arguments": {"amp": "fp16"}})
+    with pytest.raises(ValueError, match="--amp fp16: expected a GPU"):
+        engine.fit.settle_amp(argparse.Namespace(amp="auto"), None, run, CPU, print)
+
+
+def test_a_measured_choice_is_not_warned_of(measured, monkeypatch, tmp_path):
+    measured(2.0, 0.5)
+    monkeypatch.setattr(amp_module.slow_bf16_warning, "__defaults__", (cpuinfo(tmp_path, "avx2"),))
+    said, flags = [], {"batch_size": 2, "accumulation_steps": 1, "crop_size": (8, 8)}
+    args = argparse.Namespace(amp="auto", channels_last=False, grad_checkpointing=False, **flags)
+    assert engine.fit.settle_amp(args, None, argparse.Namespace(state=None), CPU, said.append).amp == "bf16"
+    assert len(said) == 1 and "WARNING" not in said[0]
+
+
 def test_on_a_gpu_nothing_is_measured(monkeypatch, measured):
     calls, said = measured(1.0, 2.0), []
     for supported, expected in ((True, "bf16"), (False, "off")):

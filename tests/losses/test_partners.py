@@ -95,6 +95,7 @@ def test_configurations_refuse_what_is_no_form(config):
 def test_groups_have_to_divide_the_batch_and_its_parts():
     check_groups("local:4", 8, 2)
     check_groups(3, 8, 1)
+    check_groups("local:2", 10, 4)  # the sampler's refusal says what is wrong here
     with pytest.raises(ValueError, match=r"local:3: groups of 3 images do not divide a batch of 8; .* 1, 2, 4, 8$"):
         check_groups("local:3", 8, 1)
     with pytest.raises(ValueError, match=r"a batch of 8 in 4 parts of 2; expected local:N with N one of 1, 2$"):

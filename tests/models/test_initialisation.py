@@ -29,9 +29,11 @@ def assert_torchs_own(name: str, module: nn.Conv2d) -> None:
 @pytest.mark.parametrize("aux", [False, True])
 @pytest.mark.parametrize("model, backbone", PAIRS + TIMM_PAIRS)
 def test_every_convolution_of_a_head_is_as_torch_draws_it(monkeypatch, model, backbone, aux):
-    monkeypatch.setattr("models.base.initialize_backbone", lambda backbone: None)  # takes long, and is not looked at
+    drawn = []  # and not really: it takes long
+    monkeypatch.setattr("models.base.initialize_backbone", drawn.append)
     torch.manual_seed(0)
     network = build_model(model, backbone, NUM_CLASSES, aux=aux)
+    assert drawn == ([] if backbone.startswith("timm:") else [network.backbone])
     heads = {"head": network.head} | ({"auxlayer": network.auxlayer} if aux else {})
     convolutions = {
         f"{child}.{name}": module

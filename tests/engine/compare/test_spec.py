@@ -62,6 +62,8 @@ def test_flags_alone_are_enough(tmp_path, data_root):
         ({"train_flags": "--seed 4"}, "--seed is set by the comparison: use its key seeds"),
         ({"train_flags": "4 --lr 2"}, "'4' stands before any flag"),
         ({"checkpoint": "best", "train_flags": "--skip-val"}, "checkpoint best with --skip-val"),
+        ({"train_flags": "--amp auto"}, "--amp auto (behind --): each run would measure for itself"),
+        ({"method_flags": {"cirkdv2": "--amp auto"}}, "--amp auto (cirkdv2): each run"),
     ],
 )
 def test_refusals(values, change, message):
