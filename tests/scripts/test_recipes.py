@@ -163,17 +163,8 @@ def test_rival_writes_out_its_published_weights(dry_run, monkeypatch, method):
     given = flags(words[2:])
     expected = {"--batch-size": 16, "--crop-size": [512, 1024], "--max-iterations": 40000, "--lr": 0.02}
     expect(given, expected | {"--optimizer-type": "sgd", "--momentum": 0.9, "--weight-decay": 1e-4, "--method": method})
-    parsed, published = (
-        [],
-        argparse.Namespace(
-            method=method,
-            student_model="deeplabv3",
-            seed=0,
-            distill_warmup_iters=0,
-            batch_size=16,
-            accumulation_steps=1,
-        ),
-    )
+    settings = {"seed": 0, "distill_warmup_iters": 0, "batch_size": 16, "accumulation_steps": 1}
+    parsed, published = [], argparse.Namespace(method=method, student_model="deeplabv3", **settings)
     for explicit in (True, False):
         kept = [word for word in words[2:] if explicit or word.split("=")[0] != "--method"]
         if not explicit:  # the weights alone, without the method's name, give the same losses
