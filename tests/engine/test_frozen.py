@@ -1,0 +1,67 @@
+"""What earlier versions wrote and computed is read and computed alike."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+
+from tests import frozen
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return frozen.make_data(tmp_path_factory.mktemp("frozen"))
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    return frozen.make_teacher(tmp_path_factory.mktemp("frozen_teacher"))
+
+
+def _rows(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", frozen.CURVES)
+def test_loss_curves(name, data, teacher, tmp_path):
+    """Every term of 30 iterations, in float64, to 1e-6."""
+    found = frozen.loss_curve(name, data, teacher, tmp_path)
+    expected = _rows(frozen.DATA / "curves" / f"{name}.jsonl")
+    assert len(found) == len(expected) == frozen.CURVE_ITERATIONS
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", frozen.STATES)
+def test_older_states_resume(name, data, teacher, tmp_path):
+    """A run goes on from the state and meets the losses that the older version met."""
+    (tmp_path / name).mkdir()
+    shutil.copy(frozen.DATA / "states" / f"{name}.pth", tmp_path / name / "last_state.pth")
+    words = [*frozen.training_words(name, data, teacher, tmp_path), *frozen.state_words(name), "--resume", "auto"]
+    frozen.run_program(frozen.STATES[name], words)
+    found = [row for row in _rows(tmp_path / name / "metrics.jsonl") if "loss" in row]
+    expected = [row for row in _rows(frozen.DATA / "states" / f"{name}.jsonl") if "loss" in row]
+    expected = [row for row in expected if row["iteration"] > frozen.STATE_ITERATION]
+    assert [row["iteration"] for row in found] == [row["iteration"] for row in expected] == [5, 6]
+    for row, wanted in zip(found, expected, strict=True):
+        terms = [key for key in wanted if key.startswith("loss")]
+        # float32: processors round differently
+        assert [row[key] for key in terms] == pytest.approx([wanted[key] for key in terms], rel=1e-3)
+
+
+def test_states_are_of_the_stated_iteration():
+    for name in frozen.STATES:
+        state = torch.load(frozen.DATA / "states" / f"{name}.pth", weights_only=True)
+        assert state["iteration"] == frozen.STATE_ITERATION
+
+
+@pytest.mark.parametrize("program", frozen.PROGRAMS)
+def test_no_flag_is_lost(program):
+    def flags(text: str) -> set[str]:
+        return set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text))
+
+    before = flags((frozen.DATA / "help" / f"{program}.txt").read_text(encoding="utf-8"))
+    assert len(before) > 5
+    assert before <= flags(frozen.help_text(program))
