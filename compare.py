@@ -23,20 +23,19 @@ import shlex
 import sys
 from pathlib import Path
 
-from engine.args import Parser
-from engine.cli import EXIT_INTERRUPTED, run_cli
-from engine.compare.jobs import check_before_running, make_jobs, training_command
-from engine.compare.pictures import PICTURES
-from engine.compare.records import FINISHED
-from engine.compare.report import write_report
-from engine.compare.runner import refuse_other_settings, remove_runs, run_jobs
-from engine.compare.spec import Spec, add_spec_args, read_spec
-from engine.compare.summary import format_table
+from comparison.jobs import check_before_running, make_jobs, training_command
+from comparison.pictures import PICTURES
+from comparison.records import FINISHED
+from comparison.report import write_report
+from comparison.runner import refuse_other_settings, remove_runs, run_jobs
+from comparison.spec import Spec, add_spec_args, read_spec
+from comparison.summary import format_table
+from utils.cli import EXIT_INTERRUPTED, Parser, run_cli
 from utils.lock import hold_folder
 
 
 def parse_args() -> tuple[argparse.Namespace, Spec]:
-    parser = Parser("Compare methods: train each with every seed, evaluate, and write a report.", {})
+    parser = Parser("Compare methods: train each with every seed, evaluate, and write a report.")
     add_spec_args(parser)
     parser.add_argument("--overwrite", action="store_true", help="delete the runs of this comparison and start anew")
     parser.add_argument("--report-only", action="store_true", help="train nothing, report on what is finished")
@@ -47,7 +46,7 @@ def parse_args() -> tuple[argparse.Namespace, Spec]:
         if words[index - 1] == "--eval-flags" or (index > 1 and words[index - 2] == "--method-flags"):
             words[index] = f" {words[index]}"
     args = parser.parse_args(words[:own])
-    return args, read_spec(args, words[own + 1 :])
+    return args, read_spec(vars(args), words[own + 1 :])
 
 
 def main() -> None:

@@ -8,92 +8,104 @@
     torchrun --nproc-per-node=4 eval.py ...
 """
 
-import argparse
 from contextlib import ExitStack
+from dataclasses import replace
 
 import torch
 
 from dataset import build_dataset
 from dataset.loaders import build_eval_loader
-from engine.agreement import join_processes
 from engine.amp import settle_inference_amp
-from engine.args import Parser, add_data_args, add_device_args
-from engine.cli import run_cli
+from engine.config.evaluation import EvalConfig
+from engine.config.identify import identify_network
+from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS
 from engine.evaluate import evaluate
-from engine.evaluation_args import add_evaluation_args, finish_evaluation_args
 from engine.predictions import PredictionWriter
-from engine.released import infer_evaluation_args
-from engine.replaced_flags import REPLACED_IN_EVALUATION
+from engine.protocol import default_protocol
 from engine.report import describe_network, prepare_report, write_report
-from engine.submission import Submission
-from models import build_model
+from engine.setup.start import start
+from engine.submission import Submission, check_submission_request
+from models import build_model, resolve_names
 from models.weights import load_weights
+from utils.cli import parse_config, run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
-from utils.seed import seed_everything, set_deterministic
 
 
-def parse_args() -> argparse.Namespace:
-    parser = Parser("Evaluate a segmentation network.", REPLACED_IN_EVALUATION)
-    add_evaluation_args(parser)
-    add_data_args(parser, train=False)
-    add_device_args(parser)
-    return parser.parse_args()
+def parse(words: list[str] | None = None) -> EvalConfig:
+    return parse_config(EvalConfig, "Evaluate a segmentation network.", words, legacy=LEGACY_EVALUATION_FLAGS)
 
 
 def main() -> None:
-    args = parse_args()
-    device = join_processes(args)
-    amp = settle_inference_amp(args.amp, device)
-    set_deterministic(args.deterministic)
-    seed_everything(args.seed)
-    say = print if is_main_process() else lambda _: None
-    args, weights = infer_evaluation_args(args, say)
-    args = finish_evaluation_args(args)
+    config = parse()
+    device = start(config, config.machine)
+    amp = settle_inference_amp(config.machine.amp, device)
+    log = print if is_main_process() else lambda _: None
+    report, data = config.report, config.data
 
     # data and network
-    dataset = build_dataset(
-        args.dataset,
-        args.data,
-        args.split,
-        list_file=getattr(args, f"{args.split}_list"),
-        ignore_label=args.ignore_label,
+    network, path, weights = identify_network(
+        config.network.pretrained,
+        config.network.model,
+        config.network.backbone,
+        data.dataset,
+        allow_partial=report.allow_partial,
+        log=log,
     )
-    network = build_model(args.model, args.backbone, dataset.num_classes)
-    load_weights(network, weights, allow_partial=args.allow_partial, log=say)
-    network = network.to(device, memory_format=torch.channels_last if args.channels_last else torch.preserve_format)
+    config = replace(
+        config,
+        network=replace(config.network, pretrained=path, model=network.model, backbone=network.backbone),
+        data=replace(data, dataset=network.dataset),
+    )
+    protocol = config.protocol.protocol(
+        default_protocol(resolve_names(network.model, network.backbone)[0], network.dataset)
+    )
+    if report.submission is not None:
+        check_submission_request(report.submission, network.dataset, data.split)
+    dataset = build_dataset(
+        network.dataset, data.data, data.split, list_file=data.list_file, ignore_label=data.ignore_label
+    )
+    model = build_model(network.model, network.backbone, dataset.num_classes)
+    load_weights(model, weights, allow_partial=report.allow_partial, log=log)
+    memory_format = torch.channels_last if config.machine.channels_last else torch.preserve_format
+    model = model.to(device, memory_format=memory_format)
     loader = build_eval_loader(
-        dataset, rank=get_rank(), world_size=get_world_size(), workers=args.workers, pin_memory=device.type == "cuda"
+        dataset,
+        rank=get_rank(),
+        world_size=get_world_size(),
+        workers=data.loader_workers,
+        pin_memory=device.type == "cuda",
     )
 
     # prediction
-    say(f"predicting {len(dataset)} images of {dataset.name} {dataset.split}: {args.protocol}")
-    prepare_report(args)
+    log(f"predicting {len(dataset)} images of {dataset.name} {dataset.split}: {protocol}")
+    folder = report.folder(path, network.dataset, data.split)
+    prepare_report(folder, report.json)
     with ExitStack() as stack:
         hooks, submission = [], None
-        if args.save_pred or args.blend or args.panel:
-            hooks.append(PredictionWriter(dataset, args.output, args.save_pred, args.blend, args.panel))
+        if report.save_pred or report.blend or report.panel:
+            hooks.append(PredictionWriter(dataset, folder, report.save_pred, report.blend, report.panel))
             hooks[-1].prepare()
-        if args.submission is not None:
-            submission = stack.enter_context(Submission(dataset, args.submission, args.any_count))
+        if report.submission is not None:
+            submission = stack.enter_context(Submission(dataset, report.submission, report.any_count))
             hooks.append(submission)
         metrics = evaluate(
-            network,
+            model,
             loader,
             dataset.num_classes,
             device,
-            predictor=args.protocol.predictor(),
+            predictor=protocol.predictor(),
             amp=amp,
             on_prediction=hooks,
-            boundary_ratio=args.boundary_ratio if args.boundary_iou else None,
+            boundary_ratio=report.boundary_ratio if report.boundary_iou else None,
             progress=is_main_process(),
         )
         if submission is not None:
             submission.finish()
-            say(f"{len(dataset)} masks of label ids written to {args.submission}")
+            log(f"{len(dataset)} masks of label ids written to {report.submission}")
 
     # report
     if is_main_process():
-        write_report(metrics, dataset, describe_network(network, dataset), args, say)
+        write_report(metrics, dataset, describe_network(model, dataset), config, protocol, folder, log)
 
 
 if __name__ == "__main__":

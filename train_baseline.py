@@ -4,59 +4,54 @@ python train_baseline.py --model deeplabv3 --backbone resnet18 --dataset camvid 
 torchrun --nproc-per-node=4 train_baseline.py ...
 """
 
-import argparse
-
-from engine.agreement import join_processes
-from engine.args import Parser, add_model_args, add_training_args, finish_training_args
-from engine.cli import run_cli
+from engine.config.identify import checkpoint_stem
+from engine.config.legacy_flags import LEGACY_FLAGS, migrate_names
+from engine.config.schema import BaselineConfig
 from engine.data import build_data
 from engine.estimate import print_estimate
 from engine.fit import build_training_network, check_setup, fit, settle_amp
-from engine.released import checkpoint_stem
 from engine.run import open_run
+from engine.setup.start import start
 from engine.task import SegmentationTask
-from utils.seed import seed_everything, set_deterministic
+from utils.cli import parse_config, run_cli
 
 
-def parse_args() -> argparse.Namespace:
-    parser = Parser("Train a segmentation network on labels alone.")
-    add_model_args(parser)
-    add_training_args(parser)
-    return finish_training_args(parser.parse_args())
+def parse(words: list[str] | None = None) -> BaselineConfig:
+    description = "Train a segmentation network on labels alone."
+    return parse_config(BaselineConfig, description, words, legacy=LEGACY_FLAGS, migrate=migrate_names)
 
 
 def main() -> None:
-    args = parse_args()
-    device = join_processes(args)
-    set_deterministic(args.deterministic)
-    seed_everything(args.seed)
-    run = open_run(args, checkpoint_stem(args.model, args.backbone, args.dataset))
+    config = parse()
+    device = start(config, config.machine)
+    chosen = config.network
+    run = open_run(config, checkpoint_stem(chosen.model, chosen.backbone, config.data.dataset))
 
     # data and network
-    data = build_data(args)
+    data = build_data(config.data, validate=not config.run.skip_val)
     notes: list[str] = []
     network = build_training_network(
-        args.model,
-        args.backbone,
+        chosen.model,
+        chosen.backbone,
         data.train.num_classes,
-        pretrained_base=args.pretrained_base if run.state is None else None,
-        pretrained=args.pretrained if run.state is None else None,
-        allow_partial=args.allow_partial,
+        pretrained_base=chosen.pretrained_base if run.state is None else None,
+        pretrained=chosen.pretrained if run.state is None else None,
+        allow_partial=chosen.allow_partial,
         log=notes.append,
     )
-    check_setup(network, args, device)
-    args = settle_amp(args, network, run, device, notes.append)
+    check_setup(network, config, device)
+    config = settle_amp(config, network, run, device, notes.append)
 
-    task = SegmentationTask(network, args.freeze_bn)
-    if args.estimate:
-        print_estimate(task, data, args, run, device)
+    task = SegmentationTask(network, config.optim)
+    if config.run.estimate:
+        print_estimate(task, data, config, run, device)
         return
 
     # training
-    logger = run.begin(args)
+    logger = run.begin(config)
     for note in notes:
         logger.info(note)
-    fit(task, data, args, run, device, logger)
+    fit(task, data, config, run, device, logger)
     logger.close()
 
 

@@ -5,27 +5,23 @@
     torchrun --nproc-per-node=8 train_cirkdv2.py ...
 """
 
-import argparse
+from functools import partial
 
-from engine.args import Parser, add_distillation_args, add_training_args, finish_training_args
-from engine.cirkdv2_args import add_cirkdv2_args, cirkdv2_config
-from engine.cli import run_cli
+from engine.config.legacy_flags import LEGACY_FLAGS, migrate_names
+from engine.config.methods import CIRKDV2RunConfig
 from engine.distill import distil
 from losses import build_distiller
+from utils.cli import parse_config, run_cli
 
 
-def parse_args() -> argparse.Namespace:
-    parser = Parser("Distil a teacher into a student with CIRKDV2.")
-    add_distillation_args(parser)
-    add_cirkdv2_args(parser)
-    add_training_args(parser)
-    return finish_training_args(parser.parse_args())
+def parse(words: list[str] | None = None) -> CIRKDV2RunConfig:
+    description = "Distil a teacher into a student with CIRKDV2."
+    return parse_config(CIRKDV2RunConfig, description, words, legacy=LEGACY_FLAGS, migrate=migrate_names)
 
 
 def main() -> None:
-    args = parse_args()
-    cirkdv2_config(args)  # what is wrong is said before anything is loaded
-    distil(args, lambda args, *shapes: build_distiller("cirkdv2", *shapes, config=cirkdv2_config(args)))
+    config = parse()
+    distil(config, partial(build_distiller, "cirkdv2", config=config.cirkdv2))
 
 
 if __name__ == "__main__":

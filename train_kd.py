@@ -6,28 +6,20 @@
     torchrun --nproc-per-node=8 train_kd.py --method skd ...
 """
 
-import argparse
-from functools import partial
-
-from engine.args import Parser, add_distillation_args, add_training_args, finish_training_args
-from engine.cli import run_cli
+from engine.config.legacy_flags import LEGACY_FLAGS, migrate_names
+from engine.config.methods import KDConfig
 from engine.distill import distil
-from engine.methods import add_method_args, resolve_methods, run_name
-from losses import build_combined
+from utils.cli import parse_config, run_cli
 
 
-def parse_args() -> argparse.Namespace:
-    parser = Parser("Distil a teacher into a student with one or several methods.")
-    add_distillation_args(parser)
-    add_method_args(parser)
-    add_training_args(parser)
-    return finish_training_args(parser.parse_args())
+def parse(words: list[str] | None = None) -> KDConfig:
+    description = "Distil a teacher into a student with one or several methods."
+    return parse_config(KDConfig, description, words, legacy=LEGACY_FLAGS, migrate=migrate_names)
 
 
 def main() -> None:
-    args, configs = resolve_methods(parse_args())
-    build = partial(build_combined, configs, distill_warmup_iters=args.distill_warmup_iters)
-    distil(args, lambda args, *shapes: build(*shapes), run_name(args))
+    config = parse()
+    distil(config, config.methods.build, config.run_name)
 
 
 if __name__ == "__main__":

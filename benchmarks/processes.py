@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks.measured import machine, write_json
 from benchmarks.process_cases import BATCH, CLASSES, Case, DrawnImages, all_cases, build_networks, make_labels
 from dataset.loaders import build_eval_loader
+from engine.config.schema import OptimConfig
 from engine.evaluate import evaluate
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.parallel import distribute, synchronize_batch_norms
@@ -61,7 +62,8 @@ def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[
     """
     student, teacher, size = build_networks(networks)
     shapes = [feature_shapes(network, *size)["features"] for network in (student, teacher)]
-    task = DistillationTask(student, teacher, build_combined(case.configs, *shapes, CLASSES), freeze_bn=case.freeze_bn)
+    distiller = build_combined(case.configs, *shapes, CLASSES)
+    task = DistillationTask(student, teacher, distiller, OptimConfig(freeze_bn=case.freeze_bn))
     task = synchronize_batch_norms(task)
     disable_dropout(task.modules())
     task.to(dtype).train()

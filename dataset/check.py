@@ -7,10 +7,8 @@ Everything that is wrong is collected and named. The exit code is 0 if nothing i
 could not be made.
 """
 
-import argparse
 import json
 import os
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -30,6 +28,7 @@ from dataset.files import read_image, read_mask
 from dataset.pool import DEFAULT_WORKERS, run_tasks
 from dataset.prepared import is_prepared
 from dataset.samplers import evenly_spaced
+from utils.cli import Parser, run_cli
 
 PUBLISHED_COUNTS = {
     "citys": {"train": 2975, "val": 500, "test": 1525},
@@ -255,9 +254,7 @@ def _labels(data: SegmentationDataset, total: Findings) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="python -m dataset.check")
     parser.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
     parser.add_argument("root", metavar="ROOT", help="the data set's folder")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="default: all of the data set")
@@ -267,24 +264,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the report to this file too")
     args = parser.parse_args(arguments)
     cv2.setNumThreads(0)
-    try:
-        if args.json is not None and not args.json.absolute().parent.is_dir():
-            raise ValueError(f"--json: the folder {args.json.absolute().parent} does not exist")
-        report = check_dataset(
-            args.dataset, args.root, args.split, ignore_label=args.ignore_label, workers=args.workers,
-            sample=args.sample,
-        )  # fmt: skip
-        if args.json is not None:
-            args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise ValueError(f"--json: the folder {args.json.absolute().parent} does not exist")
+    report = check_dataset(
+        args.dataset, args.root, args.split, ignore_label=args.ignore_label, workers=args.workers, sample=args.sample
+    )
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(format_report(report))
     return 0 if report["ok"] else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)

@@ -7,11 +7,9 @@ The files of a copy are written one after the other, each whole or not at all, s
 it was. Every sample is read back from the disk and compared with what was decoded.
 """
 
-import argparse
 import fcntl
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +33,7 @@ from dataset.prepared import (
 )
 from dataset.prepared_plan import agree, new_entry, plan
 from dataset.verify import verify
+from utils.cli import Parser, run_cli
 from utils.files import atomic_file
 
 PART_BYTES = 256 << 20  # what is lost at most, for each worker, when a run is stopped
@@ -208,9 +207,7 @@ def _remove(out: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 if all is right, 1 if --verify found something, 2 for other errors."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dataset.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="python -m dataset.prepare")
     parser.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
     parser.add_argument("root", metavar="ROOT", help="the data set's folder")
     parser.add_argument("out", metavar="OUT", help="folder of the copy")
@@ -223,25 +220,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     cv2.setNumThreads(0)
-    try:
-        if args.verify:
-            problems = verify(args.dataset, args.root, args.out, args.split, args.ignore_label, args.workers)
-            print("\n".join(problems) if problems else f"{args.out} is equal to its source")
-            return 1 if problems else 0
-        written = prepare(
-            args.dataset, args.root, args.out, args.split, ignore_label=args.ignore_label, workers=args.workers,
-            overwrite=args.overwrite,
-        )  # fmt: skip
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        return 130
+    if args.verify:
+        problems = verify(args.dataset, args.root, args.out, args.split, args.ignore_label, args.workers)
+        print("\n".join(problems) if problems else f"{args.out} is equal to its source")
+        return 1 if problems else 0
+    written = prepare(
+        args.dataset, args.root, args.out, args.split, ignore_label=args.ignore_label, workers=args.workers,
+        overwrite=args.overwrite,
+    )  # fmt: skip
     print(f"{'wrote' if written else 'already complete:'} {args.out}")
     print(f"use it as: --dataset {args.dataset} --data {args.out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)

@@ -4,11 +4,9 @@ A sample depends on (seed, split, index), size and difficulty alone. `python -m 
 it; a folder that already holds the same data set is left as it is.
 """
 
-import argparse
 import json
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
@@ -17,6 +15,7 @@ from PIL import Image
 
 from dataset.custom import CLASSES_FILE
 from dataset.scenes import CLASSES, render_scene
+from utils.cli import Parser, run_cli
 
 VERSION = 1  # raised when the same parameters would give other pictures
 MARKER = "synthetic.json"
@@ -148,7 +147,7 @@ def _difficulty(value: float | str) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m dataset.synthetic", description="Write the synthetic data set.")
+    parser = Parser("Write the synthetic data set.", prog="python -m dataset.synthetic")
     parser.add_argument("--root", required=True, help="folder to write to")
     parser.add_argument("--num-train", type=int, default=400, help="training scenes (default: %(default)s)")
     parser.add_argument("--num-val", type=int, default=60, help="validation scenes (default: %(default)s)")
@@ -164,18 +163,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic data set of other parameters")
     args = parser.parse_args(arguments)
     cv2.setNumThreads(0)
-    try:
-        written = write_synthetic(
-            args.root, args.num_train, args.num_val, args.num_test, tuple(args.size), args.seed, args.difficulty,
-            args.closeness, args.overwrite,
-        )  # fmt: skip
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    written = write_synthetic(
+        args.root, args.num_train, args.num_val, args.num_test, tuple(args.size), args.seed, args.difficulty,
+        args.closeness, args.overwrite,
+    )  # fmt: skip
     scenes = args.num_train + args.num_val + args.num_test
     print(f"{'wrote' if written else 'already there:'} {scenes} scenes of {args.size[0]}x{args.size[1]} in {args.root}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_cli(main)

@@ -1,6 +1,5 @@
 """Several processes start alike, or not at all: their code, arguments, data, weights and progress are compared."""
 
-import argparse
 import hashlib
 import platform
 from collections import defaultdict
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from engine.config.schema import MachineConfig
 from utils.distributed import (
     all_gather_object,
     broadcast_object,
@@ -18,22 +18,19 @@ from utils.distributed import (
     is_main_process,
     setup_distributed,
 )
+from utils.flags import leaves
+from utils.settings import flag_of
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("dataset", "engine", "losses", "models", "utils")
-# Arguments that each machine may have its own value of: where files lie there, and how many cores it has. What the
-# files hold is compared when they are read.
-OWN = frozenset(
-    "data train_list val_list test_list workers pretrained pretrained_base teacher_pretrained student_pretrained "
-    "student_pretrained_base save_dir".split()
-)
 
 
-def join_processes(args: argparse.Namespace) -> torch.device:
-    """Joins the other processes, if any, and checks that they run the same code with the same arguments.
+def join_processes(config: Any, machine: MachineConfig) -> torch.device:
+    """Joins the other processes, if any, and checks that they run the same code with the same settings.
 
     Args:
-        args: of an entry point, with `device` and `dist_timeout`.
+        config: the program's; settings that machines may have values of their own for are not compared.
+        machine: its part for the device.
 
     Returns:
         The device of this process.
@@ -42,9 +39,13 @@ def join_processes(args: argparse.Namespace) -> torch.device:
         ValueError: on all processes alike, naming what differs; or the device or environment cannot be used.
         LostProcesses: the others did not come.
     """
-    device = setup_distributed(args.device, args.dist_timeout)
+    device = setup_distributed(machine.device, machine.dist_timeout)
     if get_world_size() > 1:
-        values = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items() if name not in OWN}
+        values = {
+            flag_of(leaf.name, leaf.declaration): leaf.value
+            for leaf in leaves(config)
+            if not leaf.declaration.get("per_host")
+        }
         values |= {"torch": torch.__version__, "Python": platform.python_version(), "the code's hash": _code_hash()}
         require_agreement(values, "Start every process from one copy of the project with one command line.")
     return device

@@ -1,6 +1,5 @@
 """The data of a training run: its splits, the check of them, the loader, and what is told of bad samples."""
 
-import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dataset.bad_samples import BadSamples, listed
 from dataset.base import SegmentationDataset
 from dataset.loaders import SegmentationLoader, build_train_loader
 from engine.agreement import on_main_process
+from engine.config.schema import DataConfig, TrainConfig
 from utils.distributed import all_gather_object, get_rank, get_world_size, is_main_process
 from utils.logger import RunLogger
 
@@ -37,20 +37,29 @@ class Data:
         }
 
 
-def build_data(args: argparse.Namespace) -> Data:
+def build_data(config: DataConfig, *, validate: bool) -> Data:
     """Lists the splits (every path is checked) and opens some samples of each.
+
+    Args:
+        config: of the data set.
+        validate: whether the validation split is wanted.
 
     Raises:
         ValueError, FileNotFoundError: for anything wrong with the data; names the files.
     """
-    options = {"ignore_label": args.ignore_label}
+    options = {"ignore_label": config.ignore_label}
     train_set = build_dataset(
-        args.dataset, args.data, "train", list_file=args.train_list, max_missing=args.skip_bad_samples, **options
+        config.dataset,
+        config.data,
+        "train",
+        list_file=config.train_list,
+        max_missing=config.skip_bad_samples,
+        **options,
     )
     val_set = None
-    if not (args.skip_val and getattr(args, "skip_teacher_check", True)):
-        val_set = build_dataset(args.dataset, args.data, "val", list_file=args.val_list, **options)
-    on_main_process(lambda: _check_samples(train_set, val_set, args.skip_bad_samples))
+    if validate:
+        val_set = build_dataset(config.dataset, config.data, "val", list_file=config.val_list, **options)
+    on_main_process(lambda: _check_samples(train_set, val_set, config.skip_bad_samples))
     return Data(train_set, val_set)
 
 
@@ -63,7 +72,7 @@ def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset 
 
 def train_loader(
     data: Data,
-    args: argparse.Namespace,
+    config: TrainConfig,
     device: torch.device,
     iteration: int,
     bad_samples: BadSamples | None = None,
@@ -71,17 +80,17 @@ def train_loader(
     """The micro-batches of this process from that iteration on; `bad_samples` counts (None: nobody is told)."""
     return build_train_loader(
         data.train,
-        crop_size=args.crop_size,
-        batch_size=args.batch_size,
-        max_iterations=args.max_iterations,
+        crop_size=config.optim.crop_size,
+        batch_size=config.optim.batch_size,
+        max_iterations=config.optim.max_iterations,
         start_iteration=iteration,
-        accumulation_steps=args.accumulation_steps,
-        seed=args.seed,
+        accumulation_steps=config.optim.accumulation_steps,
+        seed=config.machine.seed,
         rank=get_rank(),
         world_size=get_world_size(),
-        workers=args.workers,
+        workers=config.data.workers,
         pin_memory=device.type == "cuda",
-        bad_samples=bad_samples or BadSamples(args.skip_bad_samples, lambda text: None),
+        bad_samples=bad_samples or BadSamples(config.data.skip_bad_samples, lambda text: None),
     )
 
 

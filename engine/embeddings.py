@@ -1,6 +1,5 @@
 """Embeddings of pixels by class: sampled from networks, brought to the plane, drawn side by side."""
 
-import argparse
 import csv
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,9 @@ from tqdm import tqdm
 
 from dataset.transforms import normalize
 from engine.amp import autocast
+from engine.config.evaluation import EmbeddingsConfig
+from engine.config.identify import Identity, identify_network
 from engine.evaluate import evaluation_mode
-from engine.released import infer_evaluation_args
 from models.weights import StateFile
 from utils.types import Batch
 from utils.visualize import Color
@@ -39,38 +39,32 @@ class PixelSample:
     labels: np.ndarray
 
 
-def infer_networks(args: argparse.Namespace) -> list[tuple[argparse.Namespace, Path | StateFile]]:
-    """What `infer_evaluation_args` gives for each file of `args.pretrained`.
-
-    Args:
-        args: needs pretrained (files), model and backbone (None, or one for each file) and dataset.
+def identify_networks(config: EmbeddingsConfig, dataset: str | None) -> list[tuple[Identity, Path, Path | StateFile]]:
+    """What `identify_network` gives for each file of `config.pretrained`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file does not tell its network, or the networks are for different data sets.
+        ValueError: a file's network cannot be inferred, or the networks are for different data sets.
     """
     found = []
-    for index, path in enumerate(args.pretrained):
-        model, backbone = (None if given is None else given[index] for given in (args.model, args.backbone))
-        one = argparse.Namespace(
-            pretrained=path, model=model, backbone=backbone, dataset=args.dataset, allow_partial=False
-        )
-        found.append(infer_evaluation_args(one))
-    datasets = sorted({told.dataset for told, _ in found})
+    for index, path in enumerate(config.pretrained):
+        model, backbone = (None if given is None else given[index] for given in (config.model, config.backbone))
+        found.append(identify_network(path, model, backbone, dataset, allow_partial=False))
+    datasets = sorted({network.dataset for network, _, _ in found})
     if len(datasets) > 1:
         raise ValueError(f"the networks are for different data sets: {', '.join(datasets)}; expected one for all")
     return found
 
 
-def titles_of(networks: Sequence[argparse.Namespace]) -> list[str]:
-    """Model, backbone and whether distilled, as the file's name tells; equal ones are told apart by their folders."""
+def titles_of(networks: Sequence[tuple[Identity, Path]]) -> list[str]:
+    """Model, backbone and whether distilled, by the file's name; equal ones are told apart by their folders."""
     titles = []
-    for told in networks:
-        distilled = " (distilled)" if told.pretrained.name.startswith("kd_") else ""
-        titles.append(f"{told.model}, {told.backbone}{distilled}")
+    for network, path in networks:
+        distilled = " (distilled)" if path.name.startswith("kd_") else ""
+        titles.append(f"{network.model}, {network.backbone}{distilled}")
     return [
-        f"{title}, {told.pretrained.absolute().parent.name}" if titles.count(title) > 1 else title
-        for title, told in zip(titles, networks, strict=True)
+        f"{title}, {path.absolute().parent.name}" if titles.count(title) > 1 else title
+        for title, (_, path) in zip(titles, networks, strict=True)
     ]
 
 

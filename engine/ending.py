@@ -5,11 +5,11 @@ from collections.abc import Callable
 import torch
 
 from engine.finite import FiniteGuard
-from engine.interrupt import Interrupted, Interrupts
 from engine.run import Run
 from engine.saving import Saver, write_bad_batches
 from engine.state import Training
 from utils.logger import RunLogger
+from utils.signals import Interrupted, Interrupts
 
 
 def stop_if_not_finite(

@@ -1,16 +1,16 @@
 """What a run will take, before it is started: memory, time and disk from a few measured steps at its real sizes."""
 
-import argparse
 import multiprocessing
 import socket
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import nn
 
 from dataset.loaders import build_eval_loader
 from engine.compiling import uncompiled
+from engine.config.schema import TrainConfig
 from engine.data import Data, train_loader
 from engine.estimate_report import (
     MIB,
@@ -25,21 +25,21 @@ from engine.estimate_report import (
 )
 from engine.evaluate import evaluate
 from engine.finite import FiniteGuard
-from engine.fit import loop_settings, prepare
-from engine.interrupt import StepAgreement
+from engine.fit import prepare
 from engine.parallel import distribute
 from engine.progress import peak_rss_mib
 from engine.protocol import default_protocol
 from engine.run import Run
 from engine.space import tensor_bytes
 from engine.state import Training
+from engine.stopping import StepAgreement
 from engine.task import SegmentationTask
 from engine.train import take_step
 from losses.memory_bank import MemoryBank
 from models import build_model
-from utils.checkpoint import plain
 from utils.complexity import count_macs, count_parameters
 from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, is_main_process
+from utils.flags import record
 from utils.memory import machine_memory, own_bytes
 from utils.seed import seed_everything
 
@@ -48,25 +48,23 @@ SLOW_STEP_SECONDS = 10.0  # steps of that length are measured SLOW_STEPS times
 VALIDATION_IMAGES = 3  # after one that is not counted
 
 
-def print_estimate(
-    task: SegmentationTask, data: Data, args: argparse.Namespace, run: Run, device: torch.device
-) -> None:
+def print_estimate(task: SegmentationTask, data: Data, config: TrainConfig, run: Run, device: torch.device) -> None:
     """Sets the run up as `fit` does, measures some steps, prints a table and whether the run fits; writes nothing.
 
     Called by all processes together; the main one prints.
 
     Args:
-        task, data, args, run, device: as for `fit`.
+        task, data, config, run, device: as for `fit`.
     """
-    rows = _cost_rows(task, data, args)
+    rows = _cost_rows(task, data, config)
     try:
-        measured, sizes = _measure(task, data, args, run, device)
+        measured, sizes = _measure(task, data, config, run, device)
     except torch.OutOfMemoryError as error:
-        images = args.batch_size // (args.accumulation_steps * get_world_size())
+        images = config.optim.batch_size // (config.optim.accumulation_steps * get_world_size())
         total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else machine_memory()
         problem = (
-            f"it does not fit: the memory of {format_bytes(total)} was full in a step of {images} image(s) of "
-            f"{'x'.join(map(str, args.crop_size))} a process. {remedies(args)}"
+            f"the memory of {format_bytes(total)} was full in a step of {images} image(s) of "
+            f"{'x'.join(map(str, config.optim.crop_size))} a process. {remedies(config)}"
         )
         if get_world_size() > 1:  # the others wait for this one: only an error ends them
             raise torch.OutOfMemoryError(f"{problem} ({error})") from error
@@ -75,27 +73,28 @@ def print_estimate(
     everyone = all_gather_object(asdict(measured))
     if is_main_process():
         all_measured = [Measured(**values) for values in everyone]
-        memory, memory_problems = memory_rows(all_measured, args, device)
-        disk, disk_problems = disk_rows(sizes, args, run)
+        memory, memory_problems = memory_rows(all_measured, config, device)
+        disk, disk_problems = disk_rows(sizes, config, run)
         validated = 0 if data.val is None else len(data.val)
-        rows += [*memory, *time_rows(all_measured, validated, args, run.iteration), *disk]
+        rows += [*memory, *time_rows(all_measured, validated, config, run.iteration), *disk]
         print_table(rows, memory_problems + disk_problems)
 
 
-def _cost_rows(task: SegmentationTask, data: Data, args: argparse.Namespace) -> list[Row]:
+def _cost_rows(task: SegmentationTask, data: Data, config: TrainConfig) -> list[Row]:
     """Networks and banks; before the network is compiled, since multiply-adds are counted without a device."""
     networks = {"network": task.network}
     if hasattr(task, "teacher"):  # its own may be folded and in half precision: one like it is counted
-        teacher = build_model(args.teacher_model, args.teacher_backbone, data.train.num_classes)
+        teacher = build_model(config.networks.teacher_model, config.networks.teacher_backbone, data.train.num_classes)
         networks = {"student": task.network, "teacher": teacher}
     rows = [
         (
             name,
             f"{count_parameters(network) / 1e6:.2f} M parameters, "
-            f"{count_macs(network, *args.crop_size, need_aux=False) / 1e9:.2f} G multiply-adds for a crop",
+            f"{count_macs(network, *config.optim.crop_size, need_aux=False) / 1e9:.2f} G multiply-adds for a crop",
         )
         for name, network in networks.items()
     ]
+    rows.append(("precision", "float32" if config.machine.amp == "off" else config.machine.amp))
     banks = [module for module in task.modules() if isinstance(module, MemoryBank)]
     if banks:
         rows.append(("memory banks", f"{format_bytes(sum(bank.queue.nbytes for bank in banks))} when full"))
@@ -103,19 +102,21 @@ def _cost_rows(task: SegmentationTask, data: Data, args: argparse.Namespace) -> 
 
 
 def _measure(
-    task: SegmentationTask, data: Data, args: argparse.Namespace, run: Run, device: torch.device
+    task: SegmentationTask, data: Data, config: TrainConfig, run: Run, device: torch.device
 ) -> tuple[Measured, dict[str, int]]:
     """Takes the steps and predicts some images; returns what they took and the bytes of the files of the run."""
-    training = prepare(task, args, device)
-    seed_everything(args.seed, get_rank())
+    training = prepare(task, config, device)
+    seed_everything(config.machine.seed, get_rank())
     training.iteration = run.iteration
     model = distribute(training.task, device)
     training.task.train()
-    first, waits, computes, workers = _time_steps(model, training, data, args, device)
-    read = _read_seconds(data, args, device)
-    validate, validate_read = (0.0, 0.0) if args.skip_val else _validation_seconds(training, data, args, device)
+    first, waits, computes, workers = _time_steps(model, training, data, config, device)
+    read = _read_seconds(data, config, device)
+    validate, validate_read = 0.0, 0.0
+    if not config.run.skip_val:
+        validate, validate_read = _validation_seconds(training, data, config, device)
 
-    state = training.state(plain(vars(args)), device)
+    state = training.state(record(config), device)
     sizes = {"state": tensor_bytes(state), "checkpoint": tensor_bytes(training.evaluated_network.state_dict())}
     banks_to_fill = 0
     if device.type == "cuda":
@@ -134,12 +135,12 @@ def _measure(
 
 
 def _time_steps(
-    model: nn.Module, training: Training, data: Data, args: argparse.Namespace, device: torch.device
+    model: nn.Module, training: Training, data: Data, config: TrainConfig, device: torch.device
 ) -> tuple[float, list[float], list[float], int]:
     """Seconds of the first step, of the measured steps' waiting and computing, and the loader processes' bytes."""
-    far = argparse.Namespace(**vars(args) | {"max_iterations": training.iteration + WARMUP_STEPS + STEPS})
+    last = training.iteration + WARMUP_STEPS + STEPS
+    far = replace(config, optim=replace(config.optim, max_iterations=last))
     batches = iter(train_loader(data, far, device, training.iteration))
-    settings = loop_settings(args)
     guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
     durations: list[tuple[float, float]] = []
     ready = [0.0]
@@ -151,7 +152,7 @@ def _time_steps(
     steps = WARMUP_STEPS + STEPS
     while len(durations) < steps:
         start = time.perf_counter()
-        take_step(model, training, batches, settings, device, mark, guard)
+        take_step(model, training, batches, config, device, mark, guard)
         _synchronize(device)
         durations.append((ready[0] - start, time.perf_counter() - ready[0]))
         if len(durations) == WARMUP_STEPS and broadcast_object(sum(durations[-1])) > SLOW_STEP_SECONDS:
@@ -161,9 +162,10 @@ def _time_steps(
     return sum(durations[0]), waits, computes, workers
 
 
-def _read_seconds(data: Data, args: argparse.Namespace, device: torch.device) -> float:
+def _read_seconds(data: Data, config: TrainConfig, device: torch.device) -> float:
     """Seconds that reading one training sample takes, in this process and after a first batch."""
-    alone = argparse.Namespace(**vars(args) | {"workers": 0, "max_iterations": 2, "accumulation_steps": 1})
+    optim = replace(config.optim, max_iterations=2, accumulation_steps=1)
+    alone = replace(config, optim=optim, data=replace(config.data, workers=0))
     batches = iter(train_loader(data, alone, device, 0))
     next(batches)
     start = time.perf_counter()
@@ -172,7 +174,7 @@ def _read_seconds(data: Data, args: argparse.Namespace, device: torch.device) ->
 
 
 def _validation_seconds(
-    training: Training, data: Data, args: argparse.Namespace, device: torch.device
+    training: Training, data: Data, config: TrainConfig, device: torch.device
 ) -> tuple[float, float]:
     """Seconds of one image's prediction and of its reading."""
     network = training.evaluated_network
@@ -185,7 +187,7 @@ def _validation_seconds(
     for batch in batches:
         start = time.perf_counter()
         with uncompiled():
-            evaluate(network, [batch], data.val.num_classes, device, predictor=predictor, amp=args.amp)
+            evaluate(network, [batch], data.val.num_classes, device, predictor=predictor, amp=config.machine.amp)
         _synchronize(device)
         seconds.append(time.perf_counter() - start)
     return _median(seconds[1:] or seconds), read

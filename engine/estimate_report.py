@@ -1,11 +1,11 @@
 """How an estimate is told: what processes measured, as rows of a table, and what does not fit."""
 
-import argparse
 import shutil
 from dataclasses import dataclass
 
 import torch
 
+from engine.config.schema import TrainConfig
 from engine.run import Run
 from engine.space import CHECKPOINTS, STATES
 from utils.files import previous_of
@@ -46,9 +46,7 @@ class Measured:
     workers: int
 
 
-def memory_rows(
-    measured: list[Measured], args: argparse.Namespace, device: torch.device
-) -> tuple[list[Row], list[str]]:
+def memory_rows(measured: list[Measured], config: TrainConfig, device: torch.device) -> tuple[list[Row], list[str]]:
     """Memory of the fullest GPU or machine, and what is wrong with it."""
     if device.type == "cuda":
         worst = max(measured, key=lambda m: m.needs / m.has)
@@ -67,40 +65,39 @@ def memory_rows(
     problems = []
     if needs > MEMORY_LIMIT * has:
         problems.append(
-            f"it does not fit: {format_bytes(needs)} of memory are needed and the {where} has {format_bytes(has)}, of "
-            f"which {MEMORY_LIMIT:.0%} can be counted on. {remedies(args)}"
+            f"{format_bytes(needs)} of memory are needed and the {where} has {format_bytes(has)}, of "
+            f"which {MEMORY_LIMIT:.0%} can be counted on. {remedies(config)}"
         )
     return [(f"memory of the {where}", text)], problems
 
 
-def time_rows(
-    measured: list[Measured], validation_images: int, args: argparse.Namespace, start_iteration: int
-) -> list[Row]:
+def time_rows(measured: list[Measured], validation_images: int, config: TrainConfig, start_iteration: int) -> list[Row]:
     """Seconds of a step by part, of the validation and of the run; the slowest process counts."""
     wait, compute, first, read = (max(getattr(m, name) for m in measured) for name in "wait compute first read".split())
-    images = args.batch_size // len(measured)
+    images = config.optim.batch_size // len(measured)
     step = wait + compute
     rows = [
         ("first step", f"{first:.3f} s"),
         ("step", f"{step:.3f} s: data {wait:.3f}, forward, backward and update {compute:.3f}"),
     ]
-    reading = read * images / args.workers if args.workers else 0.0
-    rows.append(("reading a sample", f"{read * 1e3:.1f} ms on one core; {images} a step, {args.workers} loader(s)"))
+    reading = read * images / config.data.workers if config.data.workers else 0.0
+    workers = config.data.workers
+    rows.append(("reading a sample", f"{read * 1e3:.1f} ms on one core; {images} a step, {workers} loader(s)"))
     if reading > step:
         rows.append(("step, waiting for data", f"{reading:.3f} s: the loaders are slower than the network"))
         step = reading
-    remaining = max(0, args.max_iterations - start_iteration)
+    remaining = max(0, config.optim.max_iterations - start_iteration)
     iterations = remaining
-    if args.max_seconds is not None:
-        iterations = min(remaining, int(args.max_seconds / step))
-        rows.append(("iterations", f"{iterations} of {remaining} fit into --max-seconds {args.max_seconds:g}"))
+    if config.optim.max_seconds is not None:
+        iterations = min(remaining, int(config.optim.max_seconds / step))
+        rows.append(("iterations", f"{iterations} of {remaining} fit into --max-seconds {config.optim.max_seconds:g}"))
     total = iterations * step
     rows.append(("training", f"{iterations} iterations, {format_duration(total)}"))
-    if not args.skip_val:
+    if not config.run.skip_val:
         predict, decode = (max(getattr(m, name) for m in measured) for name in ("validate", "validate_read"))
-        image = max(predict, decode / args.workers) if args.workers else predict + decode
+        image = max(predict, decode / config.data.workers) if config.data.workers else predict + decode
         once = image * -(-validation_images // len(measured))
-        times = _times(start_iteration, start_iteration + iterations, args.val_per_iters)
+        times = _times(start_iteration, start_iteration + iterations, config.run.val_per_iters)
         rows.append(
             (
                 "validation",
@@ -108,7 +105,7 @@ def time_rows(
             )
         )
         total += times * once
-    rows.append(("in all", f"{format_duration(total)}, and what saving takes"))
+    rows.append(("in total", f"{format_duration(total)}, saving apart"))
     return rows
 
 
@@ -117,14 +114,14 @@ def _times(start: int, end: int, interval: int) -> int:
     return end // interval - start // interval + (end > start and end % interval != 0)
 
 
-def disk_rows(sizes: dict[str, int], args: argparse.Namespace, run: Run) -> tuple[list[Row], list[str]]:
+def disk_rows(sizes: dict[str, int], config: TrainConfig, run: Run) -> tuple[list[Row], list[str]]:
     """Space that the run's files take, beside what is free, and what is wrong with it.
 
     Args:
         sizes: bytes of the "state" and of a "checkpoint".
-        args, run: say what is written and where.
+        config, run: say what is written and where.
     """
-    checkpoints = sizes["checkpoint"] * (1 if args.skip_val else CHECKPOINTS)
+    checkpoints = sizes["checkpoint"] * (1 if config.run.skip_val else CHECKPOINTS)
     needs = STATES * sizes["state"] + checkpoints
     kept = needs - sizes["state"]  # when none is being written
     existing = next(folder for folder in (run.folder, *run.folder.absolute().parents) if folder.is_dir())
@@ -133,7 +130,7 @@ def disk_rows(sizes: dict[str, int], args: argparse.Namespace, run: Run) -> tupl
     available = free + sum(path.stat().st_size for path in own if path.exists())  # what the run will replace
     text = (
         f"state {format_bytes(sizes['state'])}, checkpoint {format_bytes(sizes['checkpoint'])}; {format_bytes(kept)} "
-        f"in all, {format_bytes(needs)} while saving, of {format_bytes(available)} free"
+        f"in total, {format_bytes(needs)} while saving, of {format_bytes(available)} free"
     )
     problems = []
     if needs > available:
@@ -144,10 +141,11 @@ def disk_rows(sizes: dict[str, int], args: argparse.Namespace, run: Run) -> tupl
     return [("disk", text)], problems
 
 
-def remedies(args: argparse.Namespace) -> str:
+def remedies(config: TrainConfig) -> str:
     """What takes less memory, of what is not in use."""
     ways = ["a smaller --batch-size", "more --accumulation-steps", "a smaller --crop-size"]
-    ways += ["--amp bf16"] * (args.amp == "off") + ["--grad-checkpointing"] * (not args.grad_checkpointing)
+    ways += ["--amp bf16"] * (config.machine.amp == "off")
+    ways += ["--grad-checkpointing"] * (not config.run.grad_checkpointing)
     return f"Try {', '.join(ways[:-1])} or {ways[-1]}."
 
 
@@ -156,7 +154,7 @@ def print_table(rows: list[Row], problems: list[str]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, text in rows:
         print(f"{name:{width}s}  {text}")
-    print("verdict: " + (" ".join(problems) or "it fits"), flush=True)
+    print("fits: " + (f"no. {' '.join(problems)}" if problems else "yes"), flush=True)
 
 
 def format_bytes(count: float) -> str:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from engine.interrupt import StepAgreement
 from engine.state import Training, generators, restore_generators
+from engine.stopping import StepAgreement
 from losses.memory_bank import MemoryBank
 from utils.meters import GRADIENT
 

@@ -1,9 +1,8 @@
 """From a task and data to a trained network: everything that both training entry points share."""
 
-import argparse
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from dataset.samplers import StreamBatchSampler
 from engine.agreement import fingerprint, on_main_process, require_agreement
 from engine.amp import gpu_amp, grad_scaler, measure_amp, slow_bf16_warning
 from engine.compiling import check_compiler, uncompiled
+from engine.config.schema import TrainConfig
 from engine.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.evaluate import evaluate
 from engine.finite import Averaged, MaskedAverage
-from engine.interrupt import Interrupts, until_interrupted
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
 from engine.pictures import ValidationPanels
@@ -29,13 +28,13 @@ from engine.protocol import default_protocol
 from engine.run import Run
 from engine.space import space_warning
 from engine.state import Best, Training
+from engine.stopping import until_interrupted
 from engine.task import SegmentationTask, disable_dropout
-from engine.train import Settings, train
+from engine.train import train
 from models import build_model
 from models.base import SegmentationNetwork
 from models.checkpointing import checkpoint_blocks, list_blocks
 from models.weights import is_backbone_file, load_backbone_weights, load_weights, read_file
-from utils.checkpoint import plain
 from utils.distributed import (
     get_rank,
     get_world_size,
@@ -46,6 +45,7 @@ from utils.distributed import (
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
+from utils.signals import Interrupts
 
 
 def build_training_network(
@@ -82,42 +82,43 @@ def build_training_network(
     return network
 
 
-def check_setup(network: SegmentationNetwork, args: argparse.Namespace, device: torch.device) -> None:
+def check_setup(network: SegmentationNetwork, config: TrainConfig, device: torch.device) -> None:
     """Meets what would fail at the first step before anything is written.
 
     Raises:
         ValueError: the batch, the processes, the network and the device do not go together.
     """
-    grad_scaler(device, args.amp)
-    if args.compile:
+    optim = config.optim
+    grad_scaler(device, config.machine.amp)
+    if config.run.compile:
         check_compiler(device)
-    if args.grad_checkpointing:
+    if config.run.grad_checkpointing:
         list_blocks(network.backbone)
     world_size = get_world_size()
     StreamBatchSampler(
-        args.batch_size, args.max_iterations, accumulation_steps=args.accumulation_steps, world_size=world_size
+        optim.batch_size, optim.max_iterations, accumulation_steps=optim.accumulation_steps, world_size=world_size
     )
     check_batch_norm_batch(
         pools_globally=network.pools_globally,
-        images_per_process=args.batch_size // (args.accumulation_steps * world_size),
-        batch_size=args.batch_size,
-        freeze_bn=args.freeze_bn,
+        images_per_process=optim.batch_size // (optim.accumulation_steps * world_size),
+        batch_size=optim.batch_size,
+        freeze_bn=optim.freeze_bn,
     )
 
 
 def settle_amp(
-    args: argparse.Namespace, network: SegmentationNetwork, run: Run, device: torch.device, log: Callable[[str], None]
-) -> argparse.Namespace:
-    """The arguments with `--amp auto` replaced by what it chooses, or has chosen where the run is continued.
+    config: TrainConfig, network: SegmentationNetwork, run: Run, device: torch.device, log: Callable[[str], None]
+) -> TrainConfig:
+    """The config with `--amp auto` replaced by what it chooses, or has chosen where the run is continued.
 
     Args:
-        args: of the run.
+        config: of the run.
         network: the student, or what else trains.
         run: whose state, if any, holds the choice.
         device: where it trains.
         log: gets the choice, and a warning of a slow one.
     """
-    amp = args.amp
+    amp = config.machine.amp
     if amp == "auto" and run.state is not None:
         amp = run.state["arguments"]["amp"]
         log(f"--amp auto: {amp}, as the run was started with")
@@ -125,68 +126,66 @@ def settle_amp(
         amp = on_main_process(gpu_amp)  # GPUs of two kinds have to train in one precision
         log(f"--amp auto: {amp}, since this GPU has {'' if amp == 'bf16' else 'no '}bfloat16 arithmetic")
     elif amp == "auto":
-        images = args.batch_size // (args.accumulation_steps * get_world_size())
-        shape = (max(images, 2), 3, *args.crop_size)  # one image alone has no statistics of its global pool
+        optim = config.optim
+        images = optim.batch_size // (optim.accumulation_steps * get_world_size())
+        shape = (max(images, 2), 3, *optim.crop_size)  # one image alone has no statistics of its global pool
         seconds = on_main_process(
-            lambda: measure_amp(network, device, shape, args.channels_last, args.grad_checkpointing)
+            lambda: measure_amp(network, device, shape, config.machine.channels_last, config.run.grad_checkpointing)
         )
         amp = min(seconds, key=seconds.get)
         taken = ", ".join(f"{value:.3g} s in {name.replace('off', 'float32')}" for name, value in seconds.items())
         log(f"--amp auto: {amp}; forward and backward pass of {shape[0]} images take {taken}")
     grad_scaler(device, amp)  # refuses what a run took elsewhere and this device cannot do
-    if warning := slow_bf16_warning(device, args.amp):  # not of what was measured
+    if warning := slow_bf16_warning(device, config.machine.amp):  # not of what was measured
         log(f"WARNING: {warning}")
-    return argparse.Namespace(**vars(args) | {"amp": amp})
+    return replace(config, machine=replace(config.machine, amp=amp))
 
 
 def fit(
-    task: SegmentationTask, data: Data, args: argparse.Namespace, run: Run, device: torch.device, logger: RunLogger
+    task: SegmentationTask, data: Data, config: TrainConfig, run: Run, device: torch.device, logger: RunLogger
 ) -> Best:
-    """Trains `task` as the arguments say, from `run.state` where there is one.
+    """Trains `task` as the config says, from `run.state` where there is one.
 
     Raises:
         ValueError: the state does not fit.
     """
-    training = prepare(task, args, device)
+    training = prepare(task, config, device)
     training.data = data.fingerprint()
-    seed_everything(args.seed, get_rank())  # from here on processes differ: dropout
+    seed_everything(config.machine.seed, get_rank())  # from here on processes differ: dropout
     if run.state is not None:
         _check_same_data(run.state["data"], training.data)
         training.load(run.state, device)
         training.seconds = training.seconds or logger.last("train_seconds")
-        logger.info(f"continuing at iteration {training.iteration} of {args.max_iterations}")
+        logger.info(f"continuing at iteration {training.iteration} of {config.optim.max_iterations}")
     if is_main_process() and (warning := space_warning(training, run)):
         logger.warning(warning)
     profiler = None
-    if args.profile is not None and is_main_process():
-        profiler = StepProfiler(run.folder, args.profile, logger, device)
+    if config.run.profile is not None and is_main_process():
+        profiler = StepProfiler(run.folder, config.run.profile, logger, device)
     _require_equal_start(training, data)
-    bad_samples = BadSamples(args.skip_bad_samples, warn_on_every_process(logger))
-    loader = train_loader(data, args, device, training.iteration, bad_samples)
+    bad_samples = BadSamples(config.data.skip_bad_samples, warn_on_every_process(logger))
+    loader = train_loader(data, config, device, training.iteration, bad_samples)
     lost = lost_processes_explained(lambda: f"after iteration {training.iteration}")
+    validate = None
     with Interrupts() as interrupts, lost, ExitStack() as last:
         if profiler is not None:
             last.callback(profiler.close)  # the trace is kept where training ends early, too
+        if not config.run.skip_val:
+            validate = _validator(task.network, data.val, config, device, logger, interrupts)
         best = train(
             training,
             loader,
-            settings=loop_settings(args),
-            arguments=plain(vars(args)),
+            config=config,
             device=device,
             run=run,
             logger=logger,
-            validate=None if args.skip_val else _validator(task.network, data.val, args, device, logger, interrupts),
+            validate=validate,
             profiler=profiler,
             interrupts=interrupts,
             image_path=loader.samples.image_path,
         )
     report_bad_samples(bad_samples, logger)
     return best
-
-
-def loop_settings(args: argparse.Namespace) -> Settings:
-    """The training loop's settings, which are flags of the same names."""
-    return Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)})
 
 
 def _require_equal_start(training: Training, data: Data) -> None:
@@ -210,31 +209,32 @@ def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
         raise ValueError("--resume: the training data is not that of the run: " + "; ".join(differences))
 
 
-def prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.device) -> Training:
+def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -> Training:
     """All that has to happen to the task, in this order: memory format, optimisers, averaged weights, compile."""
-    scaler = grad_scaler(device, args.amp)
-    if args.no_dropout:
+    optim = config.optim
+    scaler = grad_scaler(device, config.machine.amp)
+    if optim.no_dropout:
         disable_dropout(task.modules())
     task = synchronize_batch_norms(task).to(device)
-    if args.channels_last:
+    if config.machine.channels_last:
         task.to(memory_format=torch.channels_last)  # with the losses' convolutions, which read the same maps
-    if args.grad_checkpointing:
+    if config.run.grad_checkpointing:
         checkpoint_blocks(task.network.backbone)
     optimizer = build_optimizer(
         task,
         task.network.backbone.parameters(),
-        kind=args.optimizer_type,
-        lr=args.lr,
-        weight_decay=args.weight_decay,
-        momentum=args.momentum,
-        head_lr_mult=args.head_lr_mult,
+        kind=optim.optimizer_type,
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        head_lr_mult=optim.head_lr_mult,
         separate=task.separate_parameters(),
     )
     separate_optimizer = build_separate_optimizer(task.separate_parameters())
     ema = None
-    if args.ema_decay > 0:
-        ema = Averaged(task.network, multi_avg_fn=MaskedAverage(args.ema_decay), use_buffers=True)
-    if args.compile:
+    if optim.ema_decay > 0:
+        ema = Averaged(task.network, multi_avg_fn=MaskedAverage(optim.ema_decay), use_buffers=True)
+    if config.run.compile:
         task.network.compile()  # in place, so that parameters keep their names
     return Training(task, optimizer, scaler, ema, separate_optimizer)
 
@@ -242,13 +242,17 @@ def prepare(task: SegmentationTask, args: argparse.Namespace, device: torch.devi
 def _validator(
     network: SegmentationNetwork,
     dataset: SegmentationDataset,
-    args: argparse.Namespace,
+    config: TrainConfig,
     device: torch.device,
     logger: RunLogger,
     interrupts: Interrupts,
 ) -> Callable[[nn.Module, int], SegMetrics]:
     loader = build_eval_loader(
-        dataset, rank=get_rank(), world_size=get_world_size(), workers=args.workers, pin_memory=device.type == "cuda"
+        dataset,
+        rank=get_rank(),
+        world_size=get_world_size(),
+        workers=config.data.workers,
+        pin_memory=device.type == "cuda",
     )
 
     predictor = default_protocol(network.model_name, dataset.name).predictor()
@@ -262,7 +266,7 @@ def _validator(
                 dataset.num_classes,
                 device,
                 predictor=predictor,
-                amp=args.amp,
+                amp=config.machine.amp,
                 on_prediction=panels.add,
             )
         for tag, picture in panels.pictures():

@@ -1,6 +1,5 @@
 """Images without labels: which files are meant, how they are read, and the classes that are predicted in them."""
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from dataset.files import (
     split_list_line,
 )
 from dataset.loaders import EvaluationFiles, SegmentationLoader
-from engine.released import count_classes
+from engine.config.identify import Identity, count_classes
 from models.weights import StateFile
 from utils.distributed import all_gather_object, is_main_process
 from utils.types import Batch
@@ -180,28 +179,31 @@ def image_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
-def classes_of_network(args: argparse.Namespace, weights: Path | StateFile) -> tuple[list[str], list[Color]]:
+def classes_of_network(
+    network: Identity, weights: Path | StateFile, classes_file: Path | None
+) -> tuple[list[str], list[Color]]:
     """Names and colours of a network's classes, which need no data.
 
     Args:
-        args: needs classes (a file or None), dataset, model and backbone.
-        weights: the network's file, which tells the count where nothing else does.
+        network: which it is.
+        weights: its file, which gives the count where nothing else does.
+        classes_file: names the classes where it is given.
 
     Raises:
         ValueError: an unknown data set, more classes than a mask can hold, or an unusable file.
         FileNotFoundError: no such file.
     """
-    if args.dataset not in DATASETS:
-        raise ValueError(f"unknown data set {args.dataset!r}; there are {', '.join(DATASETS)}")
-    if args.classes is not None:
-        return read_classes_file(args.classes)
-    known = DATASETS[args.dataset]
+    if network.dataset not in DATASETS:
+        raise ValueError(f"unknown data set {network.dataset!r}; there are {', '.join(DATASETS)}")
+    if classes_file is not None:
+        return read_classes_file(classes_file)
+    known = DATASETS[network.dataset]
     if known.CLASSES:
         return list(known.CLASSES), list(known.PALETTE)
-    count = count_classes(args.model, args.backbone, weights)
+    count = count_classes(network.model, network.backbone, weights)
     if count > MAX_CLASSES:
         raise ValueError(f"the network tells {count} classes apart; at most {MAX_CLASSES} fit into a mask")
-    if args.dataset == "synthetic" and count == len(scenes.CLASSES):
+    if network.dataset == "synthetic" and count == len(scenes.CLASSES):
         return list(scenes.CLASSES), list(scenes.CLASSES.values())
     return [f"class {index}" for index in range(count)], generated_palette(count)
 

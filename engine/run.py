@@ -1,6 +1,5 @@
 """The folder of a run: names, refusal of folders in use, resume, and the record of the arguments."""
 
-import argparse
 import os
 import shutil
 import socket
@@ -14,24 +13,19 @@ import torch
 import yaml
 
 from engine.agreement import on_main_process
+from engine.config.legacy_flags import migrate_names
+from engine.config.schema import RunConfig, TrainConfig
 from engine.resume import ASIDE_SUFFIX, find_state
 from models.file_names import BEST_SUFFIX, STATE_NAME
-from utils.checkpoint import load_file, plain
+from utils.checkpoint import load_file
 from utils.distributed import barrier, is_main_process
 from utils.files import atomic_file, previous_of, remove_temporaries, write_text
+from utils.flags import differences, record
 from utils.lock import hold_folder
 from utils.logger import RunLogger
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2  # 1: weights were recorded under their flags' names by train_cirkdv2.py
 BAD_BATCHES = "bad_batches.txt"
-
-# What may differ between the start of a run and its resume; everything else must agree.
-FREE_ON_RESUME = frozenset(
-    "data train_list val_list test_list skip_bad_samples workers pretrained pretrained_base teacher_pretrained "
-    "student_pretrained student_pretrained_base allow_partial skip_teacher_check no_fold_teacher device channels_last "
-    "compile grad_checkpointing dist_timeout deterministic save_dir save_dir_name resume overwrite log_iter "
-    "loss_health save_per_iters val_per_iters skip_val on_save_error estimate profile".split()
-)
 
 
 @dataclass(frozen=True)
@@ -75,8 +69,8 @@ class Run:
         own = (self.last_state.resolve(), previous_of(self.last_state))
         return self.source is not None and self.source.resolve() in own
 
-    def begin(self, args: argparse.Namespace) -> RunLogger:
-        """Makes the folder, clears it of an older run unless this one continues it, records `args`; opens the log.
+    def begin(self, config: TrainConfig) -> RunLogger:
+        """Makes the folder, clears it of an older run unless this one continues it, records the config; opens the log.
 
         Raises:
             FolderInUseError: another process writes there, which it may do since `open_run` looked.
@@ -84,17 +78,17 @@ class Run:
             OSError: the folder cannot be written.
         """
         barrier()  # no process still looks at what is about to change
-        warning = on_main_process(lambda: self._take_folder(args))
+        warning = on_main_process(lambda: self._take_folder(config))
         due = self.state is not None and self.state.get("validation_due", False)
         logger = RunLogger(self.folder, is_main_process(), start_iteration=self.iteration, validation_due=due)
         for text in filter(None, (self.warning, warning)):
             logger.warning(text)
         return logger
 
-    def _take_folder(self, args: argparse.Namespace) -> str | None:
+    def _take_folder(self, config: TrainConfig) -> str | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         warning = hold_folder(self.folder)
-        _refuse_held(self, args)
+        _refuse_held(self, config.run)
         remove_temporaries((self.last_state, self.checkpoint, self.best_checkpoint, self.folder / "args.yaml"))
         if not self.continues_in_place:
             _clear(self)
@@ -107,11 +101,11 @@ class Run:
             if best.exists() and best.resolve() != self.best_checkpoint.resolve():
                 with open(best, "rb") as original, atomic_file(self.best_checkpoint) as copy:
                     shutil.copyfileobj(original, copy)
-        _record_arguments(args, self.folder)
+        _record_arguments(record(config), self.folder)
         return warning
 
 
-def open_run(args: argparse.Namespace, stem: str) -> Run:
+def open_run(config: TrainConfig, stem: str) -> Run:
     """Finds the run's folder and reads the state to resume from; writes nothing but the lock of a folder that exists.
 
     With --resume auto a state that is damaged or missing gives way to the one before it, with a warning. A process that
@@ -119,7 +113,7 @@ def open_run(args: argparse.Namespace, stem: str) -> Run:
     failed one had left a state.
 
     Args:
-        args: needs save_dir, save_dir_name, resume and overwrite; a state must have been made with the same settings.
+        config: of the run; a state must have been made with the same settings, as far as they do not say otherwise.
         stem: the checkpoint's name without ending; also the folder's where --save-dir-name is not given.
 
     Raises:
@@ -128,35 +122,36 @@ def open_run(args: argparse.Namespace, stem: str) -> Run:
         FileExistsError: the folder holds a run, and neither --resume nor --overwrite was given.
         FolderInUseError: another process writes there.
     """
-    folder = args.save_dir / (args.save_dir_name or stem)
+    options = config.run
+    folder = options.save_dir / (options.save_dir_name or stem)
     run = Run(folder, stem)
-    if args.resume == "auto" and args.overwrite:
+    if options.resume == "auto" and options.overwrite:
         raise ValueError("--resume auto --overwrite: expected one of the two, to continue a run or to start anew.")
     found: dict[str, Any] = {}
 
     def look() -> tuple[Path | None, str | None]:
-        if run.folder.is_dir() and not args.estimate:  # which leaves the folder to whoever uses it
+        if run.folder.is_dir() and not options.estimate:  # which leaves the folder to whoever uses it
             hold_folder(run.folder)  # first: what is read next must not change any more
-        resume = "auto" if _restarted(run) else args.resume
+        resume = "auto" if _restarted(run) else options.resume
         source, found["state"], warning = find_state(resume, run.last_state)
         return source, warning
 
     source, warning = on_main_process(look)  # one process chooses, so that all continue from the same state
     state = found["state"] if is_main_process() else (None if source is None else load_file(source))
     if source is not None:
-        _check_state(source, state, args)
+        state = _checked_state(source, state, config)
     run = Run(folder, stem, state, source, warning)
-    on_main_process(lambda: _refuse_held(run, args))
+    on_main_process(lambda: _refuse_held(run, options))
     return run
 
 
-def _refuse_held(run: Run, args: argparse.Namespace) -> None:
+def _refuse_held(run: Run, options: RunConfig) -> None:
     files = (run.last_state, previous_of(run.last_state), run.checkpoint, run.best_checkpoint)
     held = [path.name for path in files if path.exists()]
-    if not held or run.continues_in_place or args.overwrite or args.estimate:
+    if not held or run.continues_in_place or options.overwrite or options.estimate:
         return
     how = f"Continue it with --resume auto (which needs {STATE_NAME}), put"
-    if args.resume == "auto":
+    if options.resume == "auto":
         how = f"There is no {STATE_NAME} to continue from: put"
     raise FileExistsError(
         f"{run.folder} holds a run ({', '.join(held)}). {how} this one in its place with --overwrite, or choose "
@@ -164,35 +159,26 @@ def _refuse_held(run: Run, args: argparse.Namespace) -> None:
     )
 
 
-def _check_state(path: Path, state: Any, args: argparse.Namespace) -> None:
+def _checked_state(path: Path, state: Any, config: TrainConfig) -> dict[str, Any]:
+    """The state in the present format; refused where it is none or was made with other settings."""
     if not isinstance(state, dict) or "iteration" not in state or "arguments" not in state:
         raise ValueError(
             f"--resume {path}: expected the full state that a run writes as {STATE_NAME}, got a file without it. "
             "Weights alone are given with --pretrained (or --student-pretrained)."
         )
-    if state.get("format") != STATE_FORMAT:
-        raise ValueError(f"--resume {path}: expected a state of format {STATE_FORMAT}, got {state.get('format')}.")
-    differences = argument_differences(state["arguments"], plain(vars(args)))
-    if differences:
+    if state.get("format") not in range(1, STATE_FORMAT + 1):
         raise ValueError(
-            f"--resume {path}: the run was started with other settings: " + "; ".join(differences) + ". "
+            f"--resume {path}: expected a state of format 1 to {STATE_FORMAT}, got {state.get('format')}. A later "
+            "version of this project may have written it."
+        )
+    state = state | {"format": STATE_FORMAT, "arguments": migrate_names(state["arguments"])}
+    found = differences(state["arguments"], config)
+    if found:
+        raise ValueError(
+            f"--resume {path}: the run was started with other settings: " + "; ".join(found) + ". "
             "Give the same ones, or start a new run with --pretrained."
         )
-
-
-def argument_differences(saved: dict[str, Any], given: dict[str, Any]) -> list[str]:
-    """Descriptions of the arguments that have to agree on resume and do not."""
-
-    def comparable(value: Any) -> Any:
-        return list(value) if isinstance(value, (list, tuple)) else value
-
-    return [
-        f"--{name.replace('_', '-')} was {saved.get(name)} and is now {given.get(name)}"
-        for name in sorted(saved.keys() | given.keys())
-        if name not in FREE_ON_RESUME
-        and comparable(saved.get(name)) != comparable(given.get(name))
-        and (name, given.get(name)) != ("amp", "auto")  # which keeps what the run chose
-    ]
+    return state
 
 
 def _clear(run: Run) -> None:
@@ -216,10 +202,10 @@ def _restarted(run: Run) -> bool:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not saved:
         return False
     try:
-        record = yaml.safe_load((run.folder / "args.yaml").read_text(encoding="utf-8"))
+        content = yaml.safe_load((run.folder / "args.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return False
-    return isinstance(record, dict) and record.get("launcher") == _launcher()
+    return isinstance(content, dict) and content.get("launcher") == _launcher()
 
 
 def _launcher() -> str | None:
@@ -230,21 +216,15 @@ def _launcher() -> str | None:
     return name
 
 
-def _record_arguments(args: argparse.Namespace, folder: Path) -> None:
-    record = {
-        "arguments": _yaml_ready(plain(vars(args))),
+def _record_arguments(arguments: dict[str, Any], folder: Path) -> None:
+    content = {
+        "arguments": arguments,
         "command": [sys.executable, *sys.argv],
         "git_commit": git_commit(),
         "launcher": _launcher(),
         "versions": {"python": sys.version.split()[0], "torch": str(torch.__version__)},
     }
-    write_text(folder / "args.yaml", yaml.safe_dump(record, sort_keys=True, allow_unicode=True))
-
-
-def _yaml_ready(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _yaml_ready(item) for key, item in value.items()}
-    return [_yaml_ready(item) for item in value] if isinstance(value, (list, tuple)) else value
+    write_text(folder / "args.yaml", yaml.safe_dump(content, sort_keys=True, allow_unicode=True))
 
 
 def git_commit() -> str | None:

@@ -8,9 +8,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.profiler import record_function
 
+from engine.config.schema import OptimConfig
 from losses.base import Distiller
 from losses.task import segmentation_loss
 from utils.types import SegOutput, Step
+
+DEFAULTS = OptimConfig()
 
 
 class SegmentationTask(nn.Module):
@@ -21,13 +24,13 @@ class SegmentationTask(nn.Module):
 
     Args:
         network: returns a `SegOutput`.
-        freeze_bn: keep batch norms on their running statistics while training (their scale and shift still learn).
+        config: how it learns; with `freeze_bn` batch norms keep to their running statistics while training (their scale
+            and shift still learn).
     """
 
-    def __init__(self, network: nn.Module, freeze_bn: bool = False) -> None:
+    def __init__(self, network: nn.Module, config: OptimConfig = DEFAULTS) -> None:
         super().__init__()
-        self.network = network
-        self.freeze_bn = freeze_bn
+        self.network, self.config = network, config
         self.keep_features = False
         self.features: Tensor | None = None
 
@@ -52,7 +55,7 @@ class SegmentationTask(nn.Module):
 
     def train(self, mode: bool = True) -> "SegmentationTask":
         super().train(mode)
-        if mode and self.freeze_bn:
+        if mode and self.config.freeze_bn:
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
@@ -79,8 +82,10 @@ class DistillationTask(SegmentationTask):
         distiller: turns both outputs into losses; its own parameters train with the student.
     """
 
-    def __init__(self, network: nn.Module, teacher: nn.Module, distiller: Distiller, freeze_bn: bool = False) -> None:
-        super().__init__(network, freeze_bn)
+    def __init__(
+        self, network: nn.Module, teacher: nn.Module, distiller: Distiller, config: OptimConfig = DEFAULTS
+    ) -> None:
+        super().__init__(network, config)
         self.distiller = distiller
         # In a tuple it is no child: not trained, not saved, not flipped to training mode, not broadcast.
         self._teacher = (teacher.eval().requires_grad_(False),)

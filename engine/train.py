@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +10,10 @@ from torch.profiler import record_function
 from dataset.transforms import normalize
 from engine.amp import autocast
 from engine.budget import TimeBudget
+from engine.config.schema import TrainConfig
 from engine.ending import end_interrupted, stop_if_not_finite
 from engine.finite import FiniteGuard, step_masked
 from engine.health import measure
-from engine.interrupt import Interrupts, StepAgreement, ValidationBrokenOff
 from engine.optim import poly_lr, set_lr
 from engine.parallel import distribute
 from engine.profile import StepProfiler
@@ -23,38 +21,21 @@ from engine.progress import log_progress, progress_bar
 from engine.run import Run
 from engine.saving import Saver
 from engine.state import Best, Training
+from engine.stopping import StepAgreement, ValidationBrokenOff
 from utils.distributed import is_distributed
+from utils.flags import record
 from utils.logger import RunLogger
 from utils.meters import RateMeter
 from utils.metrics import SegMetrics
+from utils.signals import Interrupts
 from utils.types import Batch, Step
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the loop needs to know; see the flags of the same names."""
-
-    max_iterations: int
-    max_seconds: float | None
-    batch_size: int
-    accumulation_steps: int
-    lr: float
-    warmup_iters: int
-    clip_grad: float
-    amp: str
-    log_iter: int
-    save_per_iters: int
-    val_per_iters: int
-    loss_health: bool = False
-    on_save_error: str = "stop"
 
 
 def train(
     training: Training,
     loader: Iterable[Batch],
     *,
-    settings: Settings,
-    arguments: dict[str, Any],
+    config: TrainConfig,
     device: torch.device,
     run: Run,
     logger: RunLogger,
@@ -68,7 +49,7 @@ def train(
     Args:
         training: task, optimiser and what else moves; continues at its iteration.
         loader: micro-batches of this process from that iteration on; `accumulation_steps` of them make a step.
-        settings, arguments: the latter are stored with the state.
+        config: of the run; it is stored with the state.
         device: where the task is.
         run: where checkpoints and the state go.
         logger: writes on the main process only.
@@ -85,11 +66,12 @@ def train(
         Interrupted: a signal came; the state after the last step is saved.
         OSError: the state could not be saved.
     """
+    optim, intervals = config.optim, config.run
     interrupts = interrupts or Interrupts()
     agreement = StepAgreement(device, lambda: interrupts.pending)
-    saver = Saver(training, arguments, device, run, logger, settings.on_save_error)
-    budget = TimeBudget(settings.max_seconds, training.seconds)
-    ended = training.iteration >= settings.max_iterations or budget.spent
+    saver = Saver(training, record(config), device, run, logger, config.run.on_save_error)
+    budget = TimeBudget(optim.max_seconds, training.seconds)
+    ended = training.iteration >= optim.max_iterations or budget.spent
     training.task.train()
     if run.continues_in_place:
         saver.complete()
@@ -106,32 +88,32 @@ def train(
     guard = FiniteGuard(training, device, agreement)
     batches = iter(loader)
     rates = RateMeter()
-    bar = progress_bar(training.iteration, settings.max_iterations if settings.max_seconds is None else None)
+    bar = progress_bar(training.iteration, optim.max_iterations if optim.max_seconds is None else None)
     while not ended:
-        lr = poly_lr(settings.lr, training.iteration, settings.max_iterations, settings.warmup_iters, budget.progress)
+        lr = poly_lr(optim.lr, training.iteration, optim.max_iterations, optim.warmup_iters, budget.progress)
         set_lr(training.optimizer, lr)
-        take_step(model, training, batches, settings, device, rates.data_ready, guard)
+        take_step(model, training, batches, config, device, rates.data_ready, guard)
         if profiler is not None:
             profiler.step_done()
-        rates.step_done(settings.batch_size)
+        rates.step_done(optim.batch_size)
         if not budget.running and device.type == "cuda":
             torch.cuda.synchronize(device)  # the clock starts when nothing is queued
         budget.step_done()
         bar.update()
 
         done = training.iteration
-        ended = done == settings.max_iterations or budget.spent
+        ended = done == optim.max_iterations or budget.spent
         stop = agreement.stop and not ended
         log_now, validate_now, save_now = (
             ended or done % interval == 0
-            for interval in (settings.log_iter, settings.val_per_iters, settings.save_per_iters)
+            for interval in (intervals.log_iter, intervals.val_per_iters, intervals.save_per_iters)
         )
         validate_now = validate_now and validate is not None
         if guard.on_host or log_now or validate_now or save_now or stop:
             training.seconds = budget.seconds
             stop_if_not_finite(training, guard, saver, run, image_path, parameters_too=validate_now or save_now or stop)
         if log_now:
-            log_progress(training, rates, lr, settings.max_iterations, settings.max_seconds, device, logger, bar)
+            log_progress(training, rates, lr, optim.max_iterations, optim.max_seconds, device, logger, bar)
             guard.positions.clear()
         if not (validate_now or save_now or stop):
             continue
@@ -154,19 +136,19 @@ def take_step(
     model: nn.Module,
     training: Training,
     batches: Iterator[Batch],
-    settings: Settings,
+    config: TrainConfig,
     device: torch.device,
     data_ready: Callable[[], None],
     guard: FiniteGuard,
 ) -> None:
     """One iteration at the learning rate that is set: takes its micro-batches, calls `data_ready`, trains on them."""
     with record_function("data"):
-        taken = [next(batches) for _ in range(settings.accumulation_steps)]
+        taken = [next(batches) for _ in range(config.optim.accumulation_steps)]
         micro_batches = [_to_device(batch, device) for batch in taken]
     data_ready()
     guard.begin([batch.positions for batch in taken])
-    training.task.keep_features = settings.loss_health and (training.iteration + 1) % settings.log_iter == 0
-    _step(model, training, micro_batches, settings, device, guard)
+    training.task.keep_features = config.run.loss_health and (training.iteration + 1) % config.run.log_iter == 0
+    _step(model, training, micro_batches, config, device, guard)
     training.iteration += 1
 
 
@@ -179,7 +161,7 @@ def _step(
     model: nn.Module,
     training: Training,
     micro_batches: list[tuple[Tensor, Tensor]],
-    settings: Settings,
+    config: TrainConfig,
     device: torch.device,
     guard: FiniteGuard,
 ) -> None:
@@ -191,7 +173,7 @@ def _step(
         step = Step(training.iteration, index, count, all_targets)
         last = index == count - 1
         with nullcontext() if last or not is_distributed() else model.no_sync():
-            with autocast(device, settings.amp):
+            with autocast(device, config.machine.amp):
                 losses = model(images, target, step)
             if last and training.task.keep_features:
                 training.health = measure(losses, training.task.features, training.scaler.get_scale())
@@ -204,7 +186,7 @@ def _step(
     with record_function("optimizer"):
         guard.judge(terms)
         if training.scaler.is_enabled() or not guard.skip:
-            _update(training, optimizers, settings.clip_grad, guard)
+            _update(training, optimizers, config.optim.clip_grad, guard)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         if training.ema is not None and not guard.skip:

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import compute_dtype, resize_like
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 SMALLEST_SIDE = 64
@@ -18,19 +19,11 @@ WIDTHS = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
-class AdversarialConfig:
-    """Settings; the defaults are the published ones.
+class AdversarialConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        adv_weight: weight of the student's term; at 0 there is no discriminator.
-        d_weight: weight of the discriminator's own loss; at 0 it stays as it was initialised.
-    """
-
-    adv_weight: float = 0.001
-    d_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    adv_weight: float = weight(0.001, "the student's term; at 0 there is no discriminator")
+    d_weight: float = weight(0.1, "the discriminator's own loss; at 0 it stays as it was initialised")
 
 
 class Adversarial(Distiller):

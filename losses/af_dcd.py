@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, shared_seed, temperature, weight
 from losses.functional import compute_dtype
-from losses.reconstruction import MaskedReconstruction, check_mask_ratio, reconstruction_error
+from losses.reconstruction import MaskedReconstruction, reconstruction_error
+from utils.settings import FRACTION, Settings, setting
 from utils.types import SegOutput, Step
 
 POOL = 4
@@ -24,26 +25,14 @@ _BUFFER_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
 @dataclass(frozen=True)
-class AFDCDConfig:
-    """Settings; the defaults are the published ones.
+class AFDCDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        afdcd_feature_weight: weight of the masked reconstruction's error, a sum over channels and positions.
-        afdcd_contrast_weight: weight of the contrast.
-        afdcd_mask_ratio: share of positions that are hidden.
-        afdcd_temperature: divides the distances of the contrast.
-        seed: of the choice of positions; equal in all processes.
-    """
-
-    afdcd_feature_weight: float = 4e-5
-    afdcd_contrast_weight: float = 0.001
-    afdcd_mask_ratio: float = 0.75
-    afdcd_temperature: float = 0.07
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        check_mask_ratio("afdcd_mask_ratio", self.afdcd_mask_ratio)
+    afdcd_feature_weight: float = weight(4e-5, "masked reconstruction's error, a sum over channels and positions")
+    afdcd_contrast_weight: float = weight(0.001, "the contrast")
+    afdcd_mask_ratio: float = setting(0.75, "share of positions that are hidden", check=FRACTION)
+    afdcd_temperature: float = temperature(0.07, "divides the distances of the contrast")
+    seed: int = shared_seed()
 
 
 class AFDCD(Distiller):

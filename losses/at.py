@@ -5,23 +5,17 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import compute_dtype, resize_like, unit
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 
 @dataclass(frozen=True)
-class ATConfig:
-    """Settings; the default is the published one.
+class ATConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        at_weight: weight of the term.
-    """
-
-    at_weight: float = 1e4
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    at_weight: float = weight(1e4)
 
 
 class AT(Distiller):

@@ -1,30 +1,38 @@
 """What every distillation method is to the trainer."""
 
-from dataclasses import fields
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from utils.settings import AT_LEAST_0, NON_NEGATIVE, POSITIVE, setting
 from utils.types import SegOutput, Step
 
 IGNORE_INDEX = 255
 
 
-def check_config(config: Any) -> None:
-    """Refuses a method's settings that cannot be computed with.
+def weight(default: float, help: str = "") -> Any:
+    """The setting of a term's weight; its name ends with `_weight` and its flag starts with `--lambda-`."""
+    return setting(default, help, check=NON_NEGATIVE)
 
-    Args:
-        config: dataclass; fields that end with `_weight` and `_temperature` are looked at.
 
-    Raises:
-        ValueError: a weight below 0 or a temperature not above 0; names the field.
-    """
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if field.name.endswith("_weight") and not 0 <= value < float("inf"):
-            raise ValueError(f"{field.name} must be 0 or more, got {value}")
-        if field.name.endswith("_temperature") and not 0 < value < float("inf"):
-            raise ValueError(f"{field.name} must be above 0, got {value}")
+def temperature(default: float, help: str = "") -> Any:
+    """The setting of a divisor."""
+    return setting(default, help, check=POSITIVE)
+
+
+def entries(default: int, help: str) -> Any:
+    """The setting of a number of a bank's rows."""
+    return setting(default, help, check=(lambda v: v >= 1, "a whole number of at least 1; a weight of 0 drops a term"))
+
+
+def shared_seed() -> Any:
+    """The setting of the seed of random selections, which is the run's; equal in all processes."""
+    return setting(0, "of every random selection", flag=False)
+
+
+def warmup_setting() -> Any:
+    """The setting of the rise of all distillation weights."""
+    return setting(0, "linear rise of all distillation weights", check=AT_LEAST_0)
 
 
 def warmup_factor(step: Step, iterations: int) -> float:

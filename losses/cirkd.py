@@ -3,41 +3,30 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from losses.base import entries, shared_seed, temperature, weight
 from losses.cirkdv2 import CIRKDV2, CIRKDV2Config
-from losses.partners import Partners
+from losses.memory_bank import BankDtype
+from losses.partners import Partners, partners_setting
+from utils.settings import Settings, setting
 
 
 @dataclass(frozen=True)
-class CIRKDConfig:
-    """Weights, sizes and temperatures; the defaults are the published ones (VOC: both memory weights 0.01).
+class CIRKDConfig(Settings):
+    """Settings; the defaults are the published ones (VOC: both memory weights 0.01)."""
 
-    Attributes:
-        minibatch_pixel_weight ... memory_region_weight: weight of each term; a term of weight 0 costs nothing.
-        pixel_memory_size, region_memory_size: rows per class of the banks.
-        pixel_contrast_size, region_contrast_size: keys drawn per step.
-        contrast_temperature: of the similarities. contrast_kd_temperature: divides those of the memory terms again.
-        minibatch_partners: images each image is compared with; see :mod:`losses.partners`.
-        bank_dtype: of the banks' rows.
-        relation_dtype: of the factors of the relations' matrix products.
-        seed: of every random selection; equal in all processes.
-    """
-
-    minibatch_pixel_weight: float = 1.0
-    memory_pixel_weight: float = 0.1
-    memory_region_weight: float = 0.1
-    pixel_memory_size: int = 20000
-    region_memory_size: int = 2000
-    pixel_contrast_size: int = 4096
-    region_contrast_size: int = 1024
-    contrast_temperature: float = 0.1
-    contrast_kd_temperature: float = 1.0
-    minibatch_partners: Partners = 2
-    bank_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    relation_dtype: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        self.as_cirkdv2()  # whose checks are the same
+    minibatch_pixel_weight: float = weight(1.0)
+    memory_pixel_weight: float = weight(0.1)
+    memory_region_weight: float = weight(0.1)
+    pixel_memory_size: int = entries(20000, "pixel bank: rows kept per class")
+    region_memory_size: int = entries(2000, "region bank: rows kept per class")
+    pixel_contrast_size: int = entries(4096, "pixel bank: rows drawn a step")
+    region_contrast_size: int = entries(1024, "region bank: rows drawn a step")
+    contrast_temperature: float = temperature(0.1, "of the similarities")
+    contrast_kd_temperature: float = temperature(1.0, "divides the similarities of the memory terms again")
+    minibatch_partners: Partners = partners_setting()
+    bank_dtype: BankDtype = setting("bfloat16", "of the banks' rows")
+    relation_dtype: Literal["float32", "bfloat16"] = setting("float32", "of the relations' matrix products")
+    seed: int = shared_seed()
 
     def as_cirkdv2(self) -> CIRKDV2Config:
         """The same with everything that CIRKDV2 added switched off, and pixel KD, which is a method of its own."""

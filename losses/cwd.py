@@ -2,40 +2,31 @@
 eq. 5)."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, temperature, weight
 from losses.functional import compute_dtype, resize_like
+from utils.settings import Settings, setting
 from utils.types import SegOutput, Step
 
 Scaling = Literal["corrected", "published"]
 
 
 @dataclass(frozen=True)
-class CWDConfig:
-    """Settings; the defaults are the published ones.
+class CWDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        cwd_fea_weight: weight of the term on the features.
-        cwd_logit_weight: weight of the term on the logits.
-        cwd_temperature: divisor of the maps before the softmax over positions.
-        cwd_scaling: "corrected" divides by the channels that are compared; "published" divides the term on the features
-            by the student's channels before its adapter, which makes it C_T / C_S times as strong.
-    """
-
-    cwd_fea_weight: float = 50.0
-    cwd_logit_weight: float = 3.0
-    cwd_temperature: float = 4.0
-    cwd_scaling: Scaling = "corrected"
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        if self.cwd_scaling not in get_args(Scaling):
-            expected = " or ".join(get_args(Scaling))
-            raise ValueError(f"cwd_scaling must be {expected}, got {self.cwd_scaling!r}")
+    cwd_fea_weight: float = weight(50.0, "on the features")
+    cwd_logit_weight: float = weight(3.0, "on the logits")
+    cwd_temperature: float = temperature(4.0, "divisor of the maps before the softmax over positions")
+    cwd_scaling: Literal["corrected", "published"] = setting(
+        "corrected",
+        "corrected divides by the channels that are compared; published divides the term on the features by the "
+        "student's channels before its adapter, which makes it C_T / C_S times as strong",
+    )
 
 
 class CWD(Distiller):

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import compute_dtype, resize_like
 from utils.distributed import all_gather_with_grad, all_reduce_sum, get_world_size
+from utils.settings import NON_NEGATIVE, Settings, setting
 from utils.types import SegOutput, Step
 
 # Added to the product of two norms, as published. It decides where a class is (nearly) absent from both networks'
@@ -21,21 +22,13 @@ _ZERO = 1e-30
 
 
 @dataclass(frozen=True)
-class DISTConfig:
-    """Settings; the defaults are the published ones.
+class DISTConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        dist_weight: weight of the term.
-        dist_aux_factor: what the same loss of the auxiliary heads counts within the term, where both networks have one.
-    """
-
-    dist_weight: float = 1.0
-    dist_aux_factor: float = 0.4
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        if not 0 <= self.dist_aux_factor < float("inf"):
-            raise ValueError(f"dist_aux_factor must be 0 or more, got {self.dist_aux_factor}")
+    dist_weight: float = weight(1.0)
+    dist_aux_factor: float = setting(
+        0.4, "weight within the term of the auxiliary heads, where both networks have one", check=NON_NEGATIVE
+    )
 
 
 class DIST(Distiller):

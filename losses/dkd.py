@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import IGNORE_INDEX, Distiller, check_config
+from losses.base import IGNORE_INDEX, Distiller, temperature, weight
 from losses.functional import compute_dtype, resize_labels, resize_like
 from losses.task import mean_scale
+from utils.settings import NON_NEGATIVE, Settings, setting
 from utils.types import SegOutput, Step
 
 # Logit of a class that is left out. Finite, so that what is left out is 0 * 0 in a divergence, not 0 * (inf - inf).
@@ -16,26 +17,13 @@ _LEFT_OUT = -1e30
 
 
 @dataclass(frozen=True)
-class DKDConfig:
-    """Settings; the defaults are the published ones.
+class DKDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        dkd_weight: weight of the term.
-        dkd_alpha: weight within it of the divergence of target against rest.
-        dkd_beta: weight within it of the divergence among the other classes.
-        dkd_temperature: of the logits.
-    """
-
-    dkd_weight: float = 1.0
-    dkd_alpha: float = 1.0
-    dkd_beta: float = 2.0
-    dkd_temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        for name in ("dkd_alpha", "dkd_beta"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+    dkd_weight: float = weight(1.0)
+    dkd_alpha: float = setting(1.0, "weight of target against rest", check=NON_NEGATIVE)
+    dkd_beta: float = setting(2.0, "weight of the other classes among themselves", check=NON_NEGATIVE)
+    dkd_temperature: float = temperature(1.0, "of the logits")
 
 
 class DKD(Distiller):

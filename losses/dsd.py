@@ -8,27 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import compute_dtype, resize_like, unit
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 CSD_TEMPERATURE = 4.0
 
 
 @dataclass(frozen=True)
-class DSDConfig:
-    """Settings; the defaults are the published ones.
+class DSDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        psd_weight: weight of the term on the attention maps (pixel-wise similarity).
-        csd_weight: weight of the term on the logits (category-wise similarity).
-    """
-
-    psd_weight: float = 1000.0
-    csd_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    psd_weight: float = weight(1000.0, "on the attention maps (pixel-wise similarity)")
+    csd_weight: float = weight(10.0, "on the logits (category-wise similarity)")
 
 
 class DSD(Distiller):

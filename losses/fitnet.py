@@ -5,23 +5,17 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import compute_dtype, resize_like
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 
 @dataclass(frozen=True)
-class FitNetConfig:
-    """Settings; the default is the published one.
+class FitNetConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        fitnet_weight: weight of the term.
-    """
-
-    fitnet_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    fitnet_weight: float = weight(10.0)
 
 
 class FitNet(Distiller):

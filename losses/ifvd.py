@@ -6,23 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import resize_labels, resize_like, unit
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 
 @dataclass(frozen=True)
-class IFVDConfig:
-    """Settings; the defaults are the published ones.
+class IFVDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        ifv_weight: weight of the term.
-    """
-
-    ifv_weight: float = 20.0
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    ifv_weight: float = weight(20.0)
 
 
 class IFVD(Distiller):

@@ -4,25 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, temperature, weight
 from losses.functional import pixel_kl
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 
 @dataclass(frozen=True)
-class KDConfig:
-    """Settings; the defaults are the published ones.
+class KDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        kd_weight: weight of the term.
-        kd_temperature: of the logits.
-    """
-
-    kd_weight: float = 1.0
-    kd_temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    kd_weight: float = weight(1.0)
+    kd_temperature: float = temperature(1.0, "of the logits")
 
 
 class KD(Distiller):

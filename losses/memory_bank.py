@@ -7,7 +7,7 @@ global batch) and draws with the same keys.
 Symbols: R rows offered, D width, Y classes, k rows asked of each class.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from utils.seed import hash_bits, hash_randint
 
-BANK_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+BankDtype = Literal["bfloat16", "float16", "float32"]
+BANK_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(BankDtype)}
 SMALL_MAP_ROWS = 160
 """Rows that an image may send however small its map is: 9 pixels and a region of each of 16 classes."""
 

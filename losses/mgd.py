@@ -4,28 +4,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from losses.base import Distiller, check_config
-from losses.reconstruction import MaskedReconstruction, check_mask_ratio, reconstruction_error
+from losses.base import Distiller, shared_seed, weight
+from losses.reconstruction import MaskedReconstruction, reconstruction_error
+from utils.settings import FRACTION, Settings, setting
 from utils.types import SegOutput, Step
 
 
 @dataclass(frozen=True)
-class MGDConfig:
-    """Settings; the defaults are the published ones.
+class MGDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        mgd_weight: weight of the term, which is a sum over channels and positions.
-        mgd_mask_ratio: share of positions that are hidden.
-        seed: of the choice of positions; equal in all processes.
-    """
-
-    mgd_weight: float = 2e-5
-    mgd_mask_ratio: float = 0.75
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_config(self)
-        check_mask_ratio("mgd_mask_ratio", self.mgd_mask_ratio)
+    mgd_weight: float = weight(2e-5, "of a sum over channels and positions")
+    mgd_mask_ratio: float = setting(0.75, "share of positions that are hidden", check=FRACTION)
+    seed: int = shared_seed()
 
 
 class MGD(Distiller):

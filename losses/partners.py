@@ -5,9 +5,12 @@ the N images of its group, of which the global batch is cut into neighbouring on
 images of one GPU, so "local:N" with N images a GPU repeats it on any number of processes.
 """
 
+from typing import Any
+
 import torch
 
 from utils.seed import hash_bits
+from utils.settings import setting
 
 Partners = int | str | None
 _LOCAL = "local:"
@@ -19,13 +22,11 @@ def parse_partners(text: str) -> Partners:
     Raises:
         ValueError: anything else.
     """
-    partners = None if text == "all" else int(text) if text.isdecimal() else text
-    check_partners(partners)
-    return partners
+    return check_partners(None if text == "all" else int(text) if text.isdecimal() else text)
 
 
-def check_partners(partners: Partners) -> None:
-    """Raises ValueError for what is none of the forms, or a number below 1."""
+def check_partners(partners: Partners) -> Partners:
+    """The same; raises ValueError for what is none of the forms, or a number below 1."""
     number = partners
     if isinstance(partners, str):
         number = int(digits) if partners.startswith(_LOCAL) and (digits := partners[len(_LOCAL) :]).isdecimal() else 0
@@ -34,6 +35,19 @@ def check_partners(partners: Partners) -> None:
             f"minibatch_partners is {partners!r}; expected a number of images of at least 1, all (None in a config) "
             "for the whole batch, or local:N for groups of N neighbours, N at least 1"
         )
+    return partners
+
+
+def partners_setting() -> Any:
+    """The setting of the partners in a method's config."""
+    return setting(
+        2,
+        "images that each image of the batch is related to: P drawn anew each step, all, or the N of its group of "
+        "neighbours, which is what the published code does with N images a GPU",
+        parse=parse_partners,
+        convert=check_partners,
+        options={"metavar": "P|all|local:N"},
+    )
 
 
 def check_groups(partners: Partners, batch_size: int, accumulation_steps: int) -> None:

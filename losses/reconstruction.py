@@ -77,9 +77,3 @@ def reconstruction_error(generated: Tensor, teacher: Tensor) -> Tensor:
     """Sum of squared differences of features (N, C, h, w) per image, at least in float32."""
     dtype = compute_dtype(generated)
     return F.mse_loss(generated.to(dtype), teacher.detach().to(dtype), reduction="sum") / generated.shape[0]
-
-
-def check_mask_ratio(name: str, ratio: float) -> None:
-    """Raises ValueError where the ratio leaves nothing to generate from, or is no probability."""
-    if not 0 <= ratio < 1:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {ratio}")

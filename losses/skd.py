@@ -6,23 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, check_config
+from losses.base import Distiller, weight
 from losses.functional import resize_like, unit
+from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 
 @dataclass(frozen=True)
-class SKDConfig:
-    """Settings; the defaults are the published ones.
+class SKDConfig(Settings):
+    """Settings; the defaults are the published ones."""
 
-    Attributes:
-        skd_weight: weight of the term.
-    """
-
-    skd_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_config(self)
+    skd_weight: float = weight(10.0)
 
 
 class SKD(Distiller):

@@ -13,8 +13,8 @@ import torch
 
 from models import ALIASES, build_model, list_models
 from models.backbones import TIMM_PREFIX
-from models.cli import run_tool
 from models.describe import describe, describe_as_text
+from utils.cli import Parser, run_cli
 
 TIMM_NOTE = (
     f"each of them also: {TIMM_PREFIX}<name> or {TIMM_PREFIX}<name.tag>, any network of timm with four feature maps"
@@ -22,15 +22,17 @@ TIMM_NOTE = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m models",
-        description="List the networks, or describe one: size, cost, shapes and latency.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser("List the networks, or describe one: size, cost, shapes and latency.", prog="python -m models")
     parser.add_argument("--describe", nargs=2, metavar=("MODEL", "BACKBONE"), help="the network to describe")
-    parser.add_argument("--crop-size", nargs="+", type=int, default=[512, 1024], metavar="PIXELS", help="height width")
-    parser.add_argument("--num-classes", type=int, default=19)
+    parser.add_argument(
+        "--crop-size",
+        nargs="+",
+        type=int,
+        default=[512, 1024],
+        metavar="PIXELS",
+        help="height width (default: 512 1024)",
+    )
+    parser.add_argument("--num-classes", type=int, default=19, help="default: %(default)s")
     parser.add_argument(
         "--aux", action=argparse.BooleanOptionalAction, help="auxiliary head; as in the released network by default"
     )
@@ -87,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_cli(main)

@@ -19,21 +19,18 @@ import torch
 
 from models import build_model
 from models.base import PUBLISHED, SegmentationNetwork
-from models.cli import run_tool
 from models.contents import check_claim, class_count, mismatch
 from models.export_formats import FORMATS, ExportError, LogitsOnly, Request
 from models.file_names import CLASS_COUNTS, find_checkpoint, parse_file_name, read_arguments_names
 from models.weights import StateFile, load_weights, read_file
+from utils.cli import Parser, run_cli
 
 DEFAULT_SIZE = (512, 1024)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m models.export",
-        description="Write a trained network as ONNX, TorchScript or safetensors, checked against it first.",
-        allow_abbrev=False,
-    )
+    description = "Write a trained network as ONNX, TorchScript or safetensors, checked against it first."
+    parser = Parser(description, prog="python -m models.export")
     parser.add_argument(
         "--pretrained", type=Path, required=True, metavar="FILE", help="weights of the whole network, or a run's folder"
     )
@@ -217,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_cli(main)

@@ -50,8 +50,8 @@ def read_arguments_names(arguments: dict[str, Any] | None) -> FileName | None:
     return FileName(model, backbone, dataset if isinstance(dataset, str) else "")
 
 
-def find_checkpoint(path: Path, say: Callable[[str], Any]) -> Path:
-    """The file to read for a run's folder, which is said: its best checkpoint, else its last; a file as it is.
+def find_checkpoint(path: Path, log: Callable[[str], Any]) -> Path:
+    """The file to read for a run's folder, which is logged: its best checkpoint, else its last; a file as it is.
 
     What a run writes is preferred to what was exported beside it.
 
@@ -69,7 +69,7 @@ def find_checkpoint(path: Path, say: Callable[[str], Any]) -> Path:
         raise FileNotFoundError(f"{path} is a folder without checkpoints; expected a file, or the folder of a run")
     if len(found) > 1:
         raise ValueError(f"{path} holds several checkpoints, name one: {', '.join(file.name for file in found)}")
-    say(f"{path} is a folder: taking {found[0].name}")
+    log(f"{path} is a folder: taking {found[0].name}")
     return found[0]
 
 

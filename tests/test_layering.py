@@ -7,10 +7,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = {"train_baseline", "train_cirkdv2", "train_kd", "eval", "predict", "compare", "visualize_embeddings"}
-FLOORS = {"utils": 0, "models": 1, "losses": 1, "dataset": 1, "engine": 2} | dict.fromkeys(ENTRY_POINTS, 3)
+FLOORS = {"utils": 0, "models": 1, "losses": 1, "dataset": 1, "engine": 2, "comparison": 3}
+FLOORS |= dict.fromkeys(ENTRY_POINTS, 4)
 OUTSIDE = {"tests", "benchmarks", "scripts"}  # may import every floor, and none of them may import these
 TORCH_MODULES = {"torch", "torch.backends", "torch.version"}  # whose attribute `cuda` moves nothing
 MAX_LINES, MAX_ENTRY_LINES = 300, 120
+NAMESPACE_FREE = {"models", "losses", "dataset", "engine", "comparison"}  # they take configs and plain values
 
 
 def source_files(root: Path) -> list[Path]:
@@ -57,6 +59,12 @@ def broken_rules(root: Path) -> list[str]:
             if f"{module}.".startswith("torch.distributed.") and place.as_posix() != "utils/distributed.py":
                 found.append(f"{place}:{line}: torch.distributed outside utils/distributed.py")
         for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and floor in NAMESPACE_FREE and node.name != "parse_args":
+                found += [
+                    f"{place}:{node.lineno}: {node.name} takes or returns an argparse Namespace"
+                    for hint in (*(a.annotation for a in _arguments(node)), node.returns)
+                    if hint is not None and "Namespace" in ast.unparse(hint)
+                ]
             if not isinstance(node, ast.Attribute):
                 continue
             if node.attr == "cuda" and ast.unparse(node.value) not in TORCH_MODULES:
@@ -64,6 +72,11 @@ def broken_rules(root: Path) -> list[str]:
             if ast.unparse(node).startswith("torch.distributed") and place.as_posix() != "utils/distributed.py":
                 found.append(f"{place}:{node.lineno}: torch.distributed outside utils/distributed.py")
     return found
+
+
+def _arguments(function: ast.FunctionDef) -> list[ast.arg]:
+    given = function.args
+    return [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
 
 
 def test_the_repository_keeps_the_rules():
@@ -113,6 +126,7 @@ def test_a_good_tree_passes(tmp_path):
         ("dataset/bad.py", "import importlib\nimportlib.import_module('engine.train')\n", "dataset imports engine"),
         ("models/bad.py", "from eval import main\n", "models imports eval"),
         ("engine/bad.py", "import train_baseline\n", "engine imports train_baseline"),
+        ("engine/bad.py", "from comparison import jobs\n", "engine imports comparison"),
         ("predict.py", "from eval import main\n", "predict imports eval"),
         ("models/bad.py", "from utils.types import *\n", "star import of utils.types"),
         ("losses/bad.py", "x.cuda()\n", ".cuda()"),
@@ -123,6 +137,8 @@ def test_a_good_tree_passes(tmp_path):
         ("engine/bad.py", "from torch import distributed as dist\n", "torch.distributed outside"),
         ("engine/bad.py", "from torch.distributed.nn import functional\n", "torch.distributed outside"),
         ("losses/bad.py", "import torch\ntorch.distributed.barrier()\n", "torch.distributed outside"),
+        ("engine/bad.py", "def f(args: argparse.Namespace): ...\n", "f takes or returns an argparse Namespace"),
+        ("losses/bad.py", "def f(*, a: 'Namespace | None' = None): ...\n", "f takes or returns an argparse Namespace"),
         ("models/bad.py", "x = 1\n" * 301, "301 lines, at most 300"),
         ("compare.py", "x = 1\n" * 121, "121 lines, at most 120"),
     ],

@@ -1,6 +1,6 @@
 """--amp auto measures, says what it takes and keeps it on resume; bf16 on a CPU that lacks it is warned of."""
 
-import argparse
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,9 +8,11 @@ import torch
 import engine.fit
 from engine import amp as amp_module
 from engine.amp import measure_amp, settle_inference_amp, slow_bf16_warning
-from losses import build_distiller
+from engine.run import Run
+from losses.relation_products import Products
 from models import build_model
-from tests.engine.conftest import assert_same
+from tests.configs import make_config
+from tests.conftest import assert_same
 from utils.checkpoint import load_file
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -73,28 +75,27 @@ def test_the_faster_one_is_taken_said_and_kept(run_main, baseline, tmp_path, mea
 
 def test_distillation_follows_the_choice(run_main, distillation, tmp_path, measured, monkeypatch):
     """Relations too: their default precision is that of the choice."""
-    configs = []
-    monkeypatch.setattr(
-        "train_cirkdv2.build_distiller", lambda *a, config: configs.append(config) or build_distiller(*a, config=config)
-    )
+    asked = []
+    choose = Products.choose
+    monkeypatch.setattr(Products, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand))
     measured(2.0, 0.5)
     run_main("train_cirkdv2", *distillation, "--amp", "auto", "--max-iterations", 2)
-    assert [config.relation_dtype for config in configs] == ["bfloat16"]
+    assert set(asked) == {torch.bfloat16}
     assert load_file(tmp_path / "run" / "last_state.pth")["arguments"]["amp"] == "bf16"
 
 
 def test_what_was_chosen_on_a_gpu_is_refused_at_once_on_a_cpu():
-    run = argparse.Namespace(state={"arguments": {"amp": "fp16"}})
+    run = Run(Path("x"), "x", {"arguments": {"amp": "fp16"}})
     with pytest.raises(ValueError, match="--amp fp16: expected a GPU"):
-        engine.fit.settle_amp(argparse.Namespace(amp="auto"), None, run, CPU, print)
+        engine.fit.settle_amp(make_config(amp="auto"), None, run, CPU, print)
 
 
 def test_a_measured_choice_is_not_warned_of(measured, monkeypatch, tmp_path):
     measured(2.0, 0.5)
     monkeypatch.setattr(amp_module.slow_bf16_warning, "__defaults__", (cpuinfo(tmp_path, "avx2"),))
     said, flags = [], {"batch_size": 2, "accumulation_steps": 1, "crop_size": (8, 8)}
-    args = argparse.Namespace(amp="auto", channels_last=False, grad_checkpointing=False, **flags)
-    assert engine.fit.settle_amp(args, None, argparse.Namespace(state=None), CPU, said.append).amp == "bf16"
+    config = engine.fit.settle_amp(make_config(amp="auto", **flags), None, Run(Path("x"), "x"), CPU, said.append)
+    assert config.machine.amp == "bf16"
     assert len(said) == 1 and "WARNING" not in said[0]
 
 
@@ -102,9 +103,8 @@ def test_on_a_gpu_nothing_is_measured(monkeypatch, measured):
     calls, said = measured(1.0, 2.0), []
     for supported, expected in ((True, "bf16"), (False, "off")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)  # noqa: B023
-        run = argparse.Namespace(state=None)
-        args = engine.fit.settle_amp(argparse.Namespace(amp="auto"), None, run, GPU, said.append)
-        assert args.amp == expected == settle_inference_amp("auto", GPU)
+        config = engine.fit.settle_amp(make_config(amp="auto"), None, Run(Path("x"), "x"), GPU, said.append)
+        assert config.machine.amp == expected == settle_inference_amp("auto", GPU)
     assert not calls and "has bfloat16" in said[0] and "has no bfloat16" in said[1]
 
 

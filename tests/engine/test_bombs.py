@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import sources
-from tests.engine.conftest import STUDENT, TEACHER
+from tests.conftest import STUDENT, TEACHER
 
 ROOT = Path(__file__).parents[2]
 NETWORK = ["--model", STUDENT[0], "--backbone", STUDENT[1]]

@@ -7,7 +7,7 @@ import pytest
 import engine.train
 from engine.budget import TimeBudget
 from engine.optim import poly_lr
-from tests.engine.conftest import at_step, metric_lines
+from tests.conftest import at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.logger import RunLogger

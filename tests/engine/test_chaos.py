@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, metric_lines
 from utils.checkpoint import load_file
 
 ROOT = Path(__file__).resolve().parents[2]

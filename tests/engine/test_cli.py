@@ -9,7 +9,7 @@ import torch
 
 COUNT = """
 import torch
-from engine.cli import run_cli
+from utils.cli import run_cli
 
 def count():
     torch.set_num_threads(2)

@@ -6,7 +6,7 @@ import pytest
 
 import engine.data
 from dataset.samplers import StreamOrder
-from tests.engine.conftest import STUDENT, assert_same
+from tests.conftest import STUDENT, assert_same
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.checkpoint import load_file
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from engine.embeddings import chosen_classes, draw_embeddings, labels_at_centres, sample_pixels, to_plane
 from models import build_model
-from tests.engine.conftest import STUDENT, TEACHER
+from tests.conftest import STUDENT, TEACHER
 from utils.types import Batch, SegOutput
 
 CPU = torch.device("cpu")

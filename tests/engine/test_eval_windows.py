@@ -1,5 +1,6 @@
 """Windows, protocols and several processes in eval.py."""
 
+import argparse
 import json
 import sys
 import zipfile
@@ -12,21 +13,22 @@ from PIL import Image
 
 from dataset import build_dataset
 from dataset.transforms import normalize
-from engine.args import Parser
+from engine.config.evaluation import ProtocolConfig
 from engine.evaluate import KernelTuning
-from engine.evaluation_args import add_protocol_args, finish_protocol_args
 from engine.protocol import Protocol, default_protocol
-from tests.engine.conftest import STUDENT
+from tests.conftest import STUDENT
 from tests.networks import build_varied
 from tests.processes import run_processes
 from tests.pseudo_datasets import write_pseudo_dataset
+from utils.flags import add_section_flags
 from utils.metrics import ConfusionMatrix
 
 
 def protocol(*words, model="deeplabv3", dataset="citys") -> Protocol:
-    parser = Parser("")
-    add_protocol_args(parser)
-    return finish_protocol_args(parser.parse_args(list(map(str, words))), default_protocol(model, dataset))
+    parser = argparse.ArgumentParser()
+    add_section_flags(parser, ProtocolConfig)
+    given = vars(parser.parse_args(list(map(str, words))))
+    return ProtocolConfig(**given).protocol(default_protocol(model, dataset))
 
 
 def test_segformer_on_cityscapes_is_evaluated_in_halves_unless_told_otherwise():

@@ -13,7 +13,7 @@ from dataset import build_dataset
 from engine.evaluate import check_teacher, evaluate, evaluation_mode
 from engine.inference import multi_scale, whole_image
 from models import build_model
-from tests.engine.conftest import STUDENT
+from tests.conftest import STUDENT
 from utils.types import Batch, SegOutput
 
 

@@ -9,16 +9,17 @@ import engine.task
 import losses.cirkdv2
 from engine.ending import stop_if_not_finite
 from engine.finite import Averaged, FiniteGuard, MaskedAverage, step_masked
-from engine.interrupt import StepAgreement
 from engine.optim import build_optimizer
 from engine.run import Run
 from engine.state import Training
+from engine.stopping import StepAgreement
 from losses.memory_bank import ClasswiseBank
-from tests.engine.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, metric_lines
 from tests.engine.test_processes import launch
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.distributed import get_rank
+from utils.signals import Interrupted
 
 
 class _SpoiltGradient(torch.autograd.Function):
@@ -74,7 +75,7 @@ def test_bad_step_leaves_the_state_before_it(run_main, baseline, data_root, tmp_
     assert rows[0] == ["iteration", "process", "image"] and [row[0] for row in rows[1:]] == ["3", "3"]
     assert all(row[2].startswith(str(data_root)) for row in rows[1:]) and "bad_batches.txt" in str(error.value)
 
-    with monkeypatch.context() as patch, pytest.raises(engine.interrupt.Interrupted):  # stops after step 2 by a signal
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):  # stops after step 2 by a signal
         patch.setattr(StepAgreement, "exchange", stops_at(2))
         run_main("train_baseline", *words, "--save-dir-name", "good")
     good = load_file(tmp_path / "good/last_state.pth")
@@ -105,7 +106,7 @@ def test_bad_step_takes_rows_of_the_banks_back(run_main, distillation, tmp_path,
     ):
         patch.setattr(losses.cirkdv2.CIRKDV2, "_weight", broken)
         run_main("train_cirkdv2", *words)
-    with monkeypatch.context() as patch, pytest.raises(engine.interrupt.Interrupted):
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
         patch.setattr(StepAgreement, "exchange", stops_at(2))
         run_main("train_cirkdv2", *words, "--save-dir-name", "good")
     kept, good = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "good"))

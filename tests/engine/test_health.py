@@ -6,7 +6,7 @@ from torch import nn
 
 from engine.health import HealthWatch, bank_filling, measure
 from losses.memory_bank import MemoryBank
-from tests.engine.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, metric_lines
 from utils.checkpoint import load_file
 
 

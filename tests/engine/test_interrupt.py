@@ -12,15 +12,16 @@ import torch
 import yaml
 
 import engine.evaluate
-import engine.interrupt
 import engine.saving
 import engine.train
-from engine.cli import EXIT_RESUMABLE, run_cli
-from engine.interrupt import SIGNALS, Interrupted, Interrupts, StepAgreement, ValidationBrokenOff, until_interrupted
-from tests.engine.conftest import assert_same, at_step, metric_lines
+import utils.signals
+from engine.stopping import StepAgreement, ValidationBrokenOff, until_interrupted
+from tests.conftest import assert_same, at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
+from utils.cli import EXIT_RESUMABLE, run_cli
 from utils.distributed import get_rank
+from utils.signals import SIGNALS, Interrupted, Interrupts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,7 +151,7 @@ def test_run_continued_elsewhere_can_be_continued_from_its_first_moment(run_main
 
 def test_second_ctrl_c_ends_at_once_unless_torchrun_passed_the_first_on(monkeypatch):
     clock = iter([0.0, 0.5, 3.0])
-    monkeypatch.setattr(engine.interrupt.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(utils.signals.time, "monotonic", lambda: next(clock))
     with Interrupts() as interrupts:
         assert not interrupts.pending
         signal.raise_signal(signal.SIGINT)

@@ -1,15 +1,16 @@
 """train_kd.py: which methods and weights a command line means, and that each trains, resumes and is saved."""
 
-import argparse
 import math
 from dataclasses import fields
 
 import pytest
 
-from engine.methods import RIVALS, resolve_methods, run_name, selectable
-from tests.engine.conftest import assert_same, metric_lines
+from engine.config.methods import OTHER_METHODS, KDConfig, method_names
+from tests.configs import make_config
+from tests.conftest import assert_same, metric_lines
 from tests.engine.test_processes import launch
 from utils.checkpoint import load_file
+from utils.flags import record
 
 TERMS = {
     "kd": {"kd"},
@@ -27,18 +28,15 @@ TERMS = {
 }
 
 
-def resolve(method: str | None, student: str = "psp_mobile", **flags) -> tuple[argparse.Namespace, dict]:
-    args = argparse.Namespace(
-        method=method, student_model=student, seed=5, distill_warmup_iters=0, batch_size=8, accumulation_steps=1
-    )
-    return resolve_methods(argparse.Namespace(**vars(args) | flags))
+def resolve(method: str | None, student: str = "psp_mobile", **flags) -> KDConfig:
+    return make_config(KDConfig, method=method, student_model=student, seed=5, **flags)
 
 
 def weights(configs: dict) -> dict[str, float]:
     """Weights above 0 of all configs, by term."""
     found = {}
     for name, config in configs.items():
-        assert type(config) is RIVALS[name].Config
+        assert type(config) is OTHER_METHODS[name].Config
         for field in fields(config):
             if field.name.endswith("_weight") and getattr(config, field.name):
                 found[field.name.removesuffix("_weight")] = getattr(config, field.name)
@@ -55,12 +53,12 @@ def rival(distillation) -> list:
 
 
 def test_every_method_is_listed():
-    assert set(selectable()) == set(TERMS)
+    assert set(method_names()) == set(TERMS)
 
 
 @pytest.mark.parametrize("method", TERMS)
 def test_method_sets_its_published_terms(method):
-    _, configs = resolve(method)
+    configs = resolve(method).methods.active
     assert weights(configs).keys() == TERMS[method]
 
 
@@ -70,23 +68,24 @@ def test_published_weights():
         "psd": 1000, "csd": 10, "minibatch_pixel": 1, "memory_pixel": 0.1, "memory_region": 0.1, "dist": 1, "mgd": 2e-5,
         "dkd": 1, "afdcd_feature": 4e-5, "afdcd_contrast": 0.001,
     }  # fmt: skip
-    _, configs = resolve("+".join(selectable()))
+    configs = resolve("+".join(method_names())).methods.active
     assert weights(configs) == expected
-    assert weights(resolve("cwd", student="SegFormer")[1]) == {
+    assert weights(resolve("cwd", student="SegFormer").methods.active) == {
         "kd": 1, "cwd_fea": 5, "cwd_logit": 0.3, "adv": 0.001, "d": 0.1,
     }  # fmt: skip
 
 
 def test_methods_combine_and_flags_win():
-    assert weights(resolve("kd+cwd")[1]) == weights(resolve("cwd")[1])
-    assert weights(resolve("at+dist")[1]) == {"kd": 1, "at": 1e4, "dist": 1}
-    assert weights(resolve("at", at_weight=7.0, dist_weight=2.0)[1]) == {"kd": 1, "at": 7, "dist": 2}
-    assert weights(resolve(None, dist_weight=2.0)[1]) == {"dist": 2}
-    assert weights(resolve("skd", adv_weight=0.0)[1]) == {"kd": 1, "skd": 10}
-    assert weights(resolve(None, adv_weight=0.5)[1]) == {"adv": 0.5, "d": 0.1}
-    args, configs = resolve("cirkd", pixel_memory_size=7)
-    assert configs["cirkd"].pixel_memory_size == 7 and configs["cirkd"].seed == 5
-    assert args.at_weight == 0 and args.kd_weight == 1  # recorded, so that a resume compares them
+    assert weights(resolve("kd+cwd").methods.active) == weights(resolve("cwd").methods.active)
+    assert weights(resolve("at+dist").methods.active) == {"kd": 1, "at": 1e4, "dist": 1}
+    assert weights(resolve("at", at_weight=7.0, dist_weight=2.0).methods.active) == {"kd": 1, "at": 7, "dist": 2}
+    assert weights(resolve(None, dist_weight=2.0).methods.active) == {"dist": 2}
+    assert weights(resolve("skd", adv_weight=0.0).methods.active) == {"kd": 1, "skd": 10}
+    assert weights(resolve(None, adv_weight=0.5).methods.active) == {"adv": 0.5, "d": 0.1}
+    config = resolve("cirkd", pixel_memory_size=7)
+    cirkd = config.methods.active["cirkd"]
+    assert cirkd.pixel_memory_size == 7 and cirkd.seed == 5
+    assert record(config)["at_weight"] == 0 and record(config)["kd_weight"] == 1  # so that a resume compares them
 
 
 @pytest.mark.parametrize(
@@ -108,8 +107,8 @@ def test_what_cannot_be_trained_is_refused(method, flags, said):
 
 
 def test_methods_do_not_share_a_folder():
-    args = argparse.Namespace(method="at+cwd", student_model="psp", student_backbone="resnet18", dataset="citys")
-    assert run_name(args) == "at_cwd_psp_resnet18_citys"
+    config = resolve("at+cwd", "psp", student_backbone="resnet18", dataset="citys")
+    assert config.run_name == "at_cwd_psp_resnet18_citys"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +148,7 @@ def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, m
 
 
 def test_all_methods_together_do_not_depend_on_the_number_of_processes(rival, tmp_path):
-    words = ["train_kd.py", *rival, "--method", "+".join(selectable()), "--batch-size", 4, "--max-iterations", 1]
+    words = ["train_kd.py", *rival, "--method", "+".join(method_names()), "--batch-size", 4, "--max-iterations", 1]
     words += ["--skip-val", "--freeze-bn", "--no-dropout", "--bank-dtype", "float32"]
     for processes in (1, 2):
         done = launch(processes, *words, "--save-dir-name", f"with_{processes}")

@@ -1,7 +1,6 @@
 """Between two log intervals the training loop never asks the device for a value."""
 
 import math
-from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -15,16 +14,18 @@ from torch import Tensor
 
 import engine.train
 from benchmarks.host_reads import HostReads
+from engine.config.schema import BaselineConfig
 from engine.finite import FiniteGuard
-from engine.fit import loop_settings, prepare
-from engine.interrupt import LAG, StepAgreement
+from engine.fit import prepare
 from engine.run import Run
 from engine.state import Training
+from engine.stopping import LAG, StepAgreement
 from engine.task import DistillationTask
 from engine.teacher import prepare_teacher
 from losses import METHODS, build_combined, build_distiller
 from losses.memory_bank import MemoryBank
 from models import build_model
+from tests.configs import make_config
 from utils.complexity import feature_shapes
 from utils.types import Batch
 
@@ -34,25 +35,13 @@ BANKS = {"pixel_memory_size": 30, "region_memory_size": 10, "channel_memory_size
 WARM_UP = 2  # steps: kernels are loaded, what is sent to the device once is sent, and the clock starts
 
 FLAGS = {
-    "optimizer_type": "sgd",
     "lr": 0.01,
-    "weight_decay": 1e-4,
-    "momentum": 0.9,
     "head_lr_mult": 10.0,
     "warmup_iters": 2,
     "clip_grad": 1.0,
     "batch_size": 2,
-    "accumulation_steps": 1,
-    "amp": "off",
-    "channels_last": False,
-    "grad_checkpointing": False,
-    "ema_decay": 0.0,
-    "no_dropout": False,
-    "compile": False,
     "loss_health": True,  # measured at log intervals alone
-    "on_save_error": "stop",
     "max_iterations": 1000,
-    "max_seconds": None,
 } | dict.fromkeys(("log_iter", "save_per_iters", "val_per_iters"), 1000)
 ALL = {"channels_last": True, "grad_checkpointing": True, "ema_decay": 0.9, "accumulation_steps": 2}
 VARIANTS = {
@@ -73,18 +62,18 @@ CASES += [pytest.param(SKD, VARIANTS["fp16_all"], id=f"{SKD}-fp16_all")]
 HALF = [pytest.param(method, {"amp": "bf16"}, id=f"{method}-bf16") for method in ALONE if method != "cirkdv2"]
 
 
-def arguments(flags: dict[str, Any], device: torch.device) -> Namespace:
-    """The flags of a run; there is no fp16 on the CPU, where its scaler runs beside float32."""
+def config_of(flags: dict[str, Any], device: torch.device) -> BaselineConfig:
+    """A run's config; there is no fp16 on the CPU, where its scaler runs beside float32."""
     no_half = {"amp": "off"} if flags.get("amp") == "fp16" and device.type == "cpu" else {}
-    return Namespace(**FLAGS | flags | no_half)
+    return make_config(**FLAGS | flags | no_half)
 
 
-def build_training(method: str, args: Namespace, device: torch.device, scaled: bool) -> Training:
+def build_training(method: str, config: BaselineConfig, device: torch.device, scaled: bool) -> Training:
     """A small student and teacher with methods at their published weights, as `fit` puts them together.
 
     Args:
         method: one, or several joined by +.
-        args: as `prepare` takes them.
+        config: as `prepare` takes them.
         device: where the training is put.
         scaled: gives it a scaler, with so small a scale that no step has to be left out.
     """
@@ -97,8 +86,10 @@ def build_training(method: str, args: Namespace, device: torch.device, scaled: b
         fields = {name: METHODS[name].Config.__dataclass_fields__ for name in method.split("+")}
         options = {name: {k: v for k, v in BANKS.items() if k in known} for name, known in fields.items()}
         distiller = build_combined(options, *shapes, CLASSES)
-    teacher = prepare_teacher(teacher, device=device, amp=args.amp, channels_last=args.channels_last)
-    training = prepare(DistillationTask(student, teacher, distiller), args, device)
+    teacher = prepare_teacher(
+        teacher, device=device, amp=config.machine.amp, channels_last=config.machine.channels_last
+    )
+    training = prepare(DistillationTask(student, teacher, distiller), config, device)
     if scaled:
         training.scaler = torch.amp.GradScaler(device.type, init_scale=16.0)
     return training
@@ -141,16 +132,19 @@ class Watch:
 
 
 def train_watched(
-    training: Training, args: Namespace, device: torch.device, batches: Sequence[Batch], way: AbstractContextManager
+    training: Training,
+    config: BaselineConfig,
+    device: torch.device,
+    batches: Sequence[Batch],
+    way: AbstractContextManager,
 ) -> None:
     """The training loop itself on these batches, far from any log interval; all but the first steps inside `way`."""
-    watch = Watch(way, len(batches) // args.accumulation_steps - WARM_UP)
+    watch = Watch(way, len(batches) // config.optim.accumulation_steps - WARM_UP)
     with pytest.raises(_Ended), watch.watched:
         engine.train.train(
             training,
             batches,
-            settings=loop_settings(args),
-            arguments={},
+            config=config,
             device=device,
             run=Run(Path("not written to"), "student"),
             logger=None,
@@ -192,14 +186,14 @@ def test_steps_read_no_value(method, flags, undone, monkeypatch):
     monkeypatch.setattr("losses.relation_function.symmetric_suits", lambda *_: False)
     # As on a GPU: what is not finite is masked there, and the host does not ask.
     monkeypatch.setattr(engine.train, "FiniteGuard", partial(FiniteGuard, on_host=False))
-    args = arguments(flags, CPU)
-    training = build_training(method, args, CPU, scaled=flags.get("amp") == "fp16")
-    batches = random_batches((WARM_UP + 1) * args.accumulation_steps, pinned=False)
+    config = config_of(flags, CPU)
+    training = build_training(method, config, CPU, scaled=flags.get("amp") == "fp16")
+    batches = random_batches((WARM_UP + 1) * config.optim.accumulation_steps, pinned=False)
     before = [p.detach().clone() for p in training.task.network.parameters()]
     host = [batch.positions for batch in batches]
     if training.ema is not None:
         host.append(training.ema.n_averaged)
-    train_watched(training, args, CPU, batches, HostReads(refuse=True, host=host))
+    train_watched(training, config, CPU, batches, HostReads(refuse=True, host=host))
     check_trained(training, before, undone, WARM_UP + 1)
 
 
@@ -224,7 +218,7 @@ def test_what_processes_agree_on_is_read_steps_later(monkeypatch):
 
     cuda = SimpleNamespace(Event=Event)
     torch_of_a_gpu = SimpleNamespace(empty=empty, full=full, stack=torch.stack, bool=torch.bool, cuda=cuda)
-    monkeypatch.setattr("engine.interrupt.torch", torch_of_a_gpu)
+    monkeypatch.setattr("engine.stopping.torch", torch_of_a_gpu)
     pretend_two_processes(monkeypatch)
     agreement = StepAgreement(SimpleNamespace(type="cuda"), lambda: wanted)
     stops, answers = [], []
@@ -239,8 +233,8 @@ def test_what_processes_agree_on_is_read_steps_later(monkeypatch):
 
 def pretend_two_processes(monkeypatch) -> None:
     """For the agreement alone."""
-    monkeypatch.setattr("engine.interrupt.get_world_size", lambda: 2)
-    monkeypatch.setattr("engine.interrupt.all_reduce_sum", lambda tensor: tensor.clone())
+    monkeypatch.setattr("engine.stopping.get_world_size", lambda: 2)
+    monkeypatch.setattr("engine.stopping.all_reduce_sum", lambda tensor: tensor.clone())
 
 
 class RefusedWaits:
@@ -265,13 +259,13 @@ class RefusedWaits:
 @pytest.mark.parametrize(("method", "flags"), CASES + HALF)
 def test_steps_on_a_gpu_do_not_wait(method, flags, undone, monkeypatch):
     pretend_two_processes(monkeypatch)
-    args = arguments(flags, GPU)
-    training = build_training(method, args, GPU, scaled=flags.get("amp") == "fp16")
+    config = config_of(flags, GPU)
+    training = build_training(method, config, GPU, scaled=flags.get("amp") == "fp16")
     steps = WARM_UP + LAG + 1  # so many that the loop gets to know what was agreed on
-    batches = random_batches(steps * args.accumulation_steps, pinned=True)
+    batches = random_batches(steps * config.optim.accumulation_steps, pinned=True)
     before = [p.detach().clone() for p in training.task.network.parameters()]
     waits = RefusedWaits()
-    train_watched(training, args, GPU, batches, waits)
+    train_watched(training, config, GPU, batches, waits)
     calls = {event.key: event.count for event in waits.profile.key_averages()}
     assert calls.get("cudaStreamSynchronize", 0) == 0, calls
     assert calls.get("cudaDeviceSynchronize", 0) <= 1  # the profiler's own, at its end

@@ -8,7 +8,7 @@ import torch
 
 from models import build_model
 from models.weights import load_weights
-from tests.engine.conftest import metric_lines
+from tests.conftest import metric_lines
 from utils.checkpoint import load_file
 
 TERMS = "task kd fitnet minibatch_pixel memory_pixel memory_region minibatch_channel memory_channel channel_kd".split()

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 
 from dataset import DATASETS, scenes
+from engine.config.identify import count_classes
 from engine.images import ImageFiles, find_images, image_names
-from engine.released import count_classes
 from models import build_model
-from tests.engine.conftest import STUDENT
+from tests.conftest import STUDENT
 from tests.engine.test_processes import launch
 from tests.networks import build_varied
 from tests.pseudo_datasets import textured_image, write_image, write_pseudo_dataset

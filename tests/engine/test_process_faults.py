@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from engine.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 from tests.processes import free_port
 from utils.checkpoint import load_file
+from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 
 ROOT = Path(__file__).resolve().parents[2]
 FAULT_AFTER = 3  # iterations; the state is of iteration 2

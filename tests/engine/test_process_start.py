@@ -1,6 +1,5 @@
 """Several processes start alike, or all of them end at once with the reason."""
 
-import argparse
 import contextlib
 import io
 import sys
@@ -12,11 +11,11 @@ from torch import nn
 import engine.agreement
 import train_baseline
 from engine.agreement import fingerprint, require_agreement
-from engine.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 from models import build_model
-from tests.engine.conftest import STUDENT
+from tests.conftest import STUDENT
 from tests.processes import run_processes
 from tests.pseudo_datasets import write_pseudo_dataset
+from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 from utils.distributed import get_rank
 
 
@@ -92,11 +91,9 @@ def test_fingerprint_tells_weights_apart():
     assert before != fingerprint(layers)
 
 
-def test_timeout_is_checked_at_the_door(monkeypatch, baseline, capsys):
+def test_timeout_is_checked_at_the_door(baseline):
+    words = [*map(str, baseline), "--dist-timeout"]
     for bad in ("0", "-1", "nan", "soon"):
-        monkeypatch.setattr(sys, "argv", ["train_baseline.py", *map(str, baseline), "--dist-timeout", bad])
-        with pytest.raises(SystemExit, match="2"):
-            train_baseline.parse_args()
-        assert "--dist-timeout" in capsys.readouterr().err
-    monkeypatch.setattr(sys, "argv", ["train_baseline.py", *map(str, baseline), "--dist-timeout", "90"])
-    assert isinstance(args := train_baseline.parse_args(), argparse.Namespace) and args.dist_timeout == 90
+        with pytest.raises(ValueError, match="--dist-timeout"):
+            train_baseline.parse([*words, bad])
+    assert train_baseline.parse([*words, "90"]).machine.dist_timeout == 90

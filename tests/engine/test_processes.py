@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.methods import selectable
-from tests.engine.conftest import TEACHER, assert_same, metric_lines
+from engine.config.methods import method_names
+from tests.conftest import TEACHER, assert_same, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 
@@ -79,7 +79,7 @@ def test_training_does_not_depend_on_the_number_of_processes(distillation, tmp_p
 def test_no_method_depends_on_the_number_of_processes(distillation, baseline, tmp_path):
     first = distillation.index("--pixel-memory-size")
     words = [*distillation[:first], *ALIKE]
-    runs = {method: ("train_kd", [*words, "--method", method]) for method in selectable()}
+    runs = {method: ("train_kd", [*words, "--method", method]) for method in method_names()}
     small = ["--pixel-memory-size", 50, "--region-memory-size", 20, "--bank-dtype", "float32"]
     runs["cirkd"][1].extend(small)
     runs["cirkdv2"] = ("train_cirkdv2", [*distillation, *ALIKE, "--bank-dtype", "float32"])

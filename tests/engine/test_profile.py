@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from engine.profile import WARMUP_STEPS
-from tests.engine.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, metric_lines
 from utils.checkpoint import load_file
 
 REGIONS = "data teacher student loss_task distiller context enqueue loss_kd loss_fitnet backward optimizer".split()

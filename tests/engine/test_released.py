@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from dataset import DATASETS
-from engine.cli import run_cli
-from engine.released import Identity, describe_content, find_checkpoint, read_run_arguments
+from engine.config.identify import Identity, describe_content, find_checkpoint, read_run_arguments
 from models import build_model
 from models.weights import StateFile
 from tests.data.golden.filler import fill
 from tests.pseudo_datasets import write_pseudo_dataset
+from utils.cli import run_cli
 
 DATA = Path(__file__).parents[1] / "data"
 BY_FILE = {entry["file"]: entry for entry in json.loads((DATA / "released.json").read_text())}
@@ -88,7 +88,7 @@ def test_a_released_file_evaluates_by_its_name_alone(file, evaluate, tmp_path, c
     classes = len(DATASETS[dataset].CLASSES)
     path = save(filled_state(model, backbone, classes), tmp_path / file)
     results = evaluate(path, dataset)
-    said = f"{file}: by its name, --model {model}, --backbone {backbone}, --dataset {dataset}"
+    said = f"{file}: inferred from its name: --model {model}, --backbone {backbone}, --dataset {dataset}"
     assert said in capsys.readouterr().out.splitlines()
     assert results["images"] == 1 and len(results["confusion_matrix"]) == classes
     assert [results["network"][name] for name in ("model", "backbone")] == [model, backbone]
@@ -150,7 +150,7 @@ def test_flags_win_over_the_name_and_one_line_says_so(voc_state, evaluate, tmp_p
     warnings = [line for line in lines if line.startswith("WARNING")]
     assert len(warnings) == 1
     assert warnings[0].endswith("what is given wins: --backbone mobilenetv3_small, --dataset voc")
-    assert f"{path.name}: by its name, --model psp_mobile" in lines
+    assert f"{path.name}: inferred from its name: --model psp_mobile" in lines
     assert results["network"]["backbone"] == "mobilenetv3_small" and len(results["confusion_matrix"]) == 21
 
 
@@ -197,7 +197,7 @@ def test_a_state_tells_by_its_arguments(kind, voc_state, evaluate, tmp_path, cap
         "psp_mobile", "mobilenetv3_small", "voc", source="arguments"
     )
     assert len(evaluate(path, "voc")["confusion_matrix"]) == 21
-    assert "last_state.pth: by its arguments, --model psp_mobile" in capsys.readouterr().out
+    assert "last_state.pth: inferred from its arguments: --model psp_mobile" in capsys.readouterr().out
 
 
 def test_the_folder_of_a_run_stands_for_its_best_checkpoint_or_else_its_last(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dataset import DATASETS
-from engine.released import Identity, check_content, checkpoint_stem, read_name
+from engine.config.identify import Identity, check_content, checkpoint_stem, read_name
 from models.file_names import CLASS_COUNTS
 from models.weights import StateFile
 

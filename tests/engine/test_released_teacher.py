@@ -1,29 +1,29 @@
 """What a teacher's file tells of itself need not be said again to distil it."""
 
-from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
-from engine.released import checkpoint_stem, infer_teacher_args
-from tests.engine.conftest import STUDENT, TEACHER
+from engine.config.identify import checkpoint_stem, infer_teacher
+from engine.config.schema import DistillationConfig
+from tests.conftest import STUDENT, TEACHER
 
 
 def teacher_args(path: Path, model: str | None = None, backbone: str | None = None) -> tuple[tuple, list[str]]:
     """(model, backbone) that were settled on, and what was said."""
     said: list[str] = []
-    args = Namespace(teacher_pretrained=path, teacher_model=model, teacher_backbone=backbone, dataset="citys")
-    args = infer_teacher_args(args, said.append)
-    return (args.teacher_model, args.teacher_backbone), said
+    networks = DistillationConfig(path, model, backbone)
+    networks = infer_teacher(networks, "citys", said.append)
+    return (networks.teacher_model, networks.teacher_backbone), said
 
 
 def test_a_teacher_is_what_its_name_says_unless_flags_say_otherwise(tmp_path):
     path = tmp_path / "segformer_MiT_B4_citys_best_model.pth"  # told by the name alone: the file is not opened
     assert teacher_args(path) == (
         ("segformer", "MiT_B4"),
-        [f"{path.name}: by its name, --teacher-model segformer, --teacher-backbone MiT_B4"],
+        [f"{path.name}: inferred from its name: --teacher-model segformer, --teacher-backbone MiT_B4"],
     )
     assert teacher_args(path, "segformer", "mit_b4") == (("segformer", "mit_b4"), [])
     network, said = teacher_args(path, backbone="MiT_B2")
@@ -54,7 +54,7 @@ def test_a_distillation_takes_its_teacher_from_the_name_and_resumes_with_flags(
     folder = tmp_path / "run"
     arguments = yaml.safe_load((folder / "args.yaml").read_text())["arguments"]
     assert (arguments["teacher_model"], arguments["teacher_backbone"]) == TEACHER
-    assert f"{path.name}: by its name, --teacher-model {TEACHER[0]}" in (folder / "log.txt").read_text()
+    assert f"{path.name}: inferred from its name: --teacher-model {TEACHER[0]}" in (folder / "log.txt").read_text()
     run_main("train_cirkdv2", *distillation, "--skip-val", "--max-iterations", 1, "--resume", "auto")
     with pytest.raises(ValueError, match="--teacher-backbone was mobilenetv3_large and is now mobilenetv3_small"):
         run_main(

@@ -8,7 +8,7 @@ import pytest
 import engine.saving
 import engine.train
 from engine.saving import Saver
-from tests.engine.conftest import metric_lines
+from tests.conftest import metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.distributed import get_rank

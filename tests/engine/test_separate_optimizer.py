@@ -1,18 +1,17 @@
 """The discriminator's own optimiser: what it trains, beside clipping, scaling, accumulation, resume and processes."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
 
 import engine.train
 from engine.finite import FiniteGuard
-from engine.interrupt import StepAgreement
 from engine.optim import build_optimizer, build_separate_optimizer
 from engine.state import Training
+from engine.stopping import StepAgreement
 from losses.adversarial import Adversarial
-from tests.engine.conftest import assert_same, metric_lines
+from tests.configs import make_config
+from tests.conftest import assert_same, metric_lines
 from tests.engine.test_processes import launch
 from utils.checkpoint import load_file, save_atomic
 
@@ -148,12 +147,12 @@ def one_step(task: Pair, scaler: torch.amp.GradScaler, clip_grad: float = 0.0) -
         task, [], kind="sgd", lr=0.1, weight_decay=0.0, momentum=0.0, head_lr_mult=1.0, separate=separate
     )
     training = Training(task, optimizer, scaler, separate_optimizer=build_separate_optimizer(separate))
-    settings = SimpleNamespace(clip_grad=clip_grad, amp="off")
+    config = make_config(clip_grad=clip_grad)
     batch = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2)
     device = torch.device("cpu")
     guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
     guard.begin()
-    engine.train._step(task, training, [batch, batch], settings, device, guard)
+    engine.train._step(task, training, [batch, batch], config, device, guard)
     assert all(parameter.grad is None for parameter in task.parameters())
     return task.network.weight.item(), task.discriminator.weight.item()
 

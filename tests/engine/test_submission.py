@@ -12,7 +12,7 @@ from dataset import build_dataset
 from dataset.cityscapes import Cityscapes
 from engine.submission import PUBLISHED_COUNT, PUBLISHED_SIZE, Submission, _check_images
 from models import build_model
-from tests.engine.conftest import STUDENT
+from tests.conftest import STUDENT
 from tests.pseudo_datasets import textured_image, write_image, write_pseudo_dataset
 from utils.types import Batch
 

@@ -11,7 +11,7 @@ from engine.amp import teacher_amp
 from engine.fit import fit
 from engine.teacher import prepare_teacher
 from models import build_model
-from tests.engine.conftest import STUDENT, metric_lines
+from tests.conftest import STUDENT, metric_lines
 
 CPU = torch.device("cpu")
 # Largest difference of a bfloat16 teacher's logits and features, relative to their norm.

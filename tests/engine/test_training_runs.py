@@ -6,7 +6,7 @@ import yaml
 
 import engine.task
 import engine.train
-from tests.engine.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, metric_lines
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.checkpoint import load_file
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from engine.cli import USER_ERRORS
 from models import build_model
-from tests.engine.conftest import TEACHER
+from tests.conftest import TEACHER
 from tests.pseudo_datasets import write_pseudo_dataset
+from utils.cli import USER_ERRORS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from losses.reconstruction import MaskedReconstruction, check_mask_ratio, hidden_positions, reconstruction_error
+from losses.af_dcd import AFDCDConfig
+from losses.mgd import MGDConfig
+from losses.reconstruction import MaskedReconstruction, hidden_positions, reconstruction_error
 from tests.losses.outputs import assert_same, make_output
 from tests.losses.plain import reconstruction
 from utils.types import Step
@@ -63,5 +65,6 @@ def test_choice_depends_on_seed_step_and_image_alone():
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, float("nan")])
 def test_refuses_ratios_that_leave_nothing(ratio):
-    with pytest.raises(ValueError, match="x_mask_ratio must be at least 0 and below 1, got"):
-        check_mask_ratio("x_mask_ratio", ratio)
+    for config, name in ((MGDConfig, "mgd_mask_ratio"), (AFDCDConfig, "afdcd_mask_ratio")):
+        with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} .*expected"):
+            config(**{name: ratio})

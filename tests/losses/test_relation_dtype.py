@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-from engine.args import Parser
-from engine.cirkdv2_args import add_cirkdv2_args, cirkdv2_config
 from losses import build_distiller
 from losses.cirkd import CIRKDConfig
 from losses.cirkdv2 import CIRKDV2Config
@@ -66,23 +64,22 @@ def test_every_relation_term_takes_it_and_changes_as_little_as_documented(method
 
 @pytest.mark.parametrize("config", [CIRKDV2Config, CIRKDConfig])
 def test_an_unknown_one_is_refused(config):
-    with pytest.raises(ValueError, match="relation_dtype must be one of float32, bfloat16, got 'float16'"):
+    with pytest.raises(ValueError, match="--relation-dtype 'float16': expected one of .*float32, bfloat16"):
         config(relation_dtype="float16")
 
 
-def test_the_flag_is_the_setting(capsys):
-    parser = Parser("test")
-    parser.add_argument("--amp", default="off")
-    parser.set_defaults(batch_size=8, accumulation_steps=1)
-    add_cirkdv2_args(parser)
-    for words, expected in (
-        ("", "float32"),
-        ("--amp fp16", "float32"),
-        ("--amp bf16", "bfloat16"),
-        ("--amp bf16 --relation-dtype float32", "float32"),
-        ("--relation-dtype bfloat16", "bfloat16"),
+def test_auto_follows_autocast(monkeypatch):
+    """`--relation-dtype auto` is bfloat16 with `--amp bf16`, and float32 otherwise."""
+    asked = []
+    choose = Products.choose
+    monkeypatch.setattr(Products, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand))
+    distiller = build("cirkdv2", "auto")
+    for dtype, enabled, expected in (
+        (torch.bfloat16, False, None),
+        (torch.bfloat16, True, torch.bfloat16),
+        (torch.float16, True, None),
     ):
-        assert cirkdv2_config(parser.parse_args(words.split())).relation_dtype == expected
-    with pytest.raises(SystemExit):
-        parser.parse_args(["--relation-dtype", "float16"])
-    assert "bfloat16" in capsys.readouterr().err
+        asked.clear()
+        with torch.autocast("cpu", dtype, enabled):
+            distiller(*batch())
+        assert asked and set(asked) == {expected}

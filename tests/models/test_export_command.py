@@ -5,10 +5,10 @@ import sys
 import pytest
 import torch
 
-from models.cli import run_tool
 from models.export import load_network, main
 from models.file_names import parse_file_name
 from tests.models.test_export import RUN, assert_equal_scores, fresh, scores
+from utils.cli import run_cli
 
 
 def command(monkeypatch, *words) -> None:
@@ -88,7 +88,7 @@ def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monk
     torch.save(fresh("psp_mobile", "mobilenetv3_small").state_dict(), "student.pth")
     monkeypatch.setattr(sys, "argv", ["export", "--pretrained", "student.pth", "--size", "64", "96", *words])
     with pytest.raises(SystemExit) as ended:
-        run_tool(main)
+        run_cli(main)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and message in error and "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir()] == ["student.pth"]

@@ -14,7 +14,7 @@ from tests.pseudo_datasets import write_pseudo_dataset
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RECIPES = json.loads((SCRIPTS.parent / "tests/data/recipes.json").read_text())
 SMALL = (  # gradients are clipped, for a teacher of two steps can have features of 1e7
-    "--batch-size 2 --crop-size 48 64 --max-iterations 2 --log-iter 1 --workers 0 --device cpu --clip-grad 1"
+    "--batch-size 4 --crop-size 48 64 --max-iterations 2 --log-iter 1 --workers 0 --device cpu --clip-grad 1"
     " --pixel-memory-size 8 --region-memory-size 8 --channel-memory-size 8"
     " --pixel-contrast-size 64 --region-contrast-size 64 --channel-contrast-size 64 --skip-teacher-check"
 ).split()

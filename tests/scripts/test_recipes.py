@@ -1,6 +1,5 @@
 """Every recipe is complete, is what was published, and is understood by the program it starts."""
 
-import argparse
 import importlib
 import json
 import shlex
@@ -12,8 +11,10 @@ from pathlib import Path
 import pytest
 
 import train_kd
-from engine.methods import resolve_methods, selectable
+from engine.config.methods import KDConfig, method_names
 from models import resolve_names
+from tests.configs import make_config
+from utils.flags import record
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "scripts"
@@ -115,7 +116,7 @@ def test_every_published_row_has_its_scripts():
     folders = ("cityscapes", "pascal_voc", "ade20k", "coco_stuff_164k", "camvid")
     expected |= {f"train_teacher/{folder}/deeplabv3_resnet101.sh" for folder in folders}
     expected |= {"train_teacher/cityscapes/segformer_b4.sh", "test_cityscapes.sh", "visualize/embeddings.sh"}
-    expected |= {f"visualize/{folder}.sh" for folder in folders} | {f"train_kd/{name}.sh" for name in selectable()}
+    expected |= {f"visualize/{folder}.sh" for folder in folders} | {f"train_kd/{name}.sh" for name in method_names()}
     assert set(ALL) == expected
     assert len(rows()) == 19 + 4
 
@@ -157,32 +158,30 @@ def test_evaluation_takes_the_released_checkpoint(dry_run, row):
     assert ("--slide-crop" in given) == (row["student_model"] == "segformer")
 
 
-@pytest.mark.parametrize("method", selectable())
-def test_rival_writes_out_its_published_weights(dry_run, monkeypatch, method):
+@pytest.mark.parametrize("method", method_names())
+def test_rival_writes_out_its_published_weights(dry_run, method):
     words = dry_run(f"train_kd/{method}.sh")
     given = flags(words[2:])
     expected = {"--batch-size": 16, "--crop-size": [512, 1024], "--max-iterations": 40000, "--lr": 0.02}
     expect(given, expected | {"--optimizer-type": "sgd", "--momentum": 0.9, "--weight-decay": 1e-4, "--method": method})
-    settings = {"seed": 0, "distill_warmup_iters": 0, "batch_size": 16, "accumulation_steps": 1}
-    parsed, published = [], argparse.Namespace(method=method, student_model="deeplabv3", **settings)
+    parsed = []
     for explicit in (True, False):
         kept = [word for word in words[2:] if explicit or word.split("=")[0] != "--method"]
         if not explicit:  # the weights alone, without the method's name, give the same losses
             kept.remove(method)
-        monkeypatch.setattr(sys, "argv", ["train_kd.py", *kept])
-        parsed.append(resolve_methods(train_kd.parse_args())[1])
-    assert parsed[0] == parsed[1] == resolve_methods(published)[1]
+        parsed.append(train_kd.parse(kept).methods.active)
+    published = make_config(KDConfig, method=method, student_model="deeplabv3", batch_size=16)
+    assert parsed[0] == parsed[1] == published.methods.active
 
 
 @pytest.mark.parametrize("script", ALL)
-def test_program_understands_the_recipe(dry_run, monkeypatch, script):
+def test_program_understands_the_recipe(dry_run, script):
     words = dry_run(script)
     program = Path(words[1])
     entry = importlib.import_module(program.stem)
-    monkeypatch.setattr(sys, "argv", [program.name, *words[2:]])
-    args = entry.parse_args()
+    values = record(entry.parse(words[2:]))
     pairs = [(f"{role}model", f"{role}backbone") for role in ("", "teacher_", "student_")]
-    checked = [resolve_names(getattr(args, m), getattr(args, b)) for m, b in pairs if getattr(args, m, None)]
+    checked = [resolve_names(values[m], values[b]) for m, b in pairs if isinstance(values.get(m), str)]
     assert checked or script == "visualize/embeddings.sh"
 
 

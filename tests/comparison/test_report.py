@@ -7,14 +7,14 @@ from html.parser import HTMLParser
 
 import pytest
 
-from engine.compare.charts import averaged, log_ticks, ticks
-from engine.compare.jobs import make_jobs
-from engine.compare.records import read_run
-from engine.compare.report import write_report
-from engine.compare.spec import make_spec
-from engine.compare.summary import format_table, percent, points, summarise
-from tests.engine.compare.browser import open_browser
-from tests.engine.compare.conftest import fail, leave_run
+from comparison.charts import averaged, log_ticks, ticks
+from comparison.jobs import make_jobs
+from comparison.records import read_run
+from comparison.report import write_report
+from comparison.spec import make_spec
+from comparison.summary import format_table, percent, points, summarise
+from tests.comparison.browser import open_browser
+from tests.comparison.conftest import fail, leave_run
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from engine.compare.records import FINISHED
-from engine.compare.spec import BASELINE, Method, Spec
-from engine.compare.statistics import (
+from comparison.records import FINISHED
+from comparison.spec import BASELINE, Method, Spec
+from comparison.statistics import (
     Figures,
     difference_by_position,
     last_at,

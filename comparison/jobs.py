@@ -1,46 +1,32 @@
 """The command lines of a comparison, where each writes, and what is known before any of them runs."""
 
-import json
-import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comparison.flags import Flags, flag_words
+from comparison.spec import BASELINE, CIRKDV2, Method, Spec
 from dataset import build_dataset
-from engine.compare.flags import Flags, flag_words
-from engine.compare.spec import BASELINE, CIRKDV2, Method, Spec
-from engine.released import find_checkpoint
-from engine.run import BEST_SUFFIX, STATE_NAME
+from engine.config.evaluation import EvalConfig
+from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, LEGACY_FLAGS
+from engine.config.methods import CIRKDV2RunConfig, KDConfig
+from engine.config.schema import BaselineConfig
 from models import resolve_names
-from models.file_names import SUFFIXES
+from models.file_names import BEST_SUFFIX, STATE_NAME, SUFFIXES, find_checkpoint
+from utils.cli import parse_config
+from utils.flags import leaves, plain_value
+from utils.settings import flag_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 ENDLESS = 10**9  # iterations, where seconds are the budget
 TEACHER = "teacher"
-# May differ between the start of a run and going on with it.
-FREE = frozenset({"workers", "device", "data"})
-
-# Parses every command line with the program's own parser, so that a wrong flag is met before the first run.
-_CHECK = """
-import contextlib, importlib, io, json, sys
-problems = []
-for program, words in json.load(sys.stdin):
-    sys.argv = [program, *words]
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            module = importlib.import_module(program.removesuffix(".py"))
-            args = module.parse_args()
-            for name in ("resolve_methods", "cirkdv2_config"):
-                getattr(module, name, lambda args: None)(args)
-    except SystemExit:
-        problems.append(said.getvalue().strip().splitlines()[0])
-    except ValueError as error:
-        problems.append(f"{program}: {error}")
-print(json.dumps(problems))
-"""
+PROGRAMS = {
+    "train_baseline.py": BaselineConfig,
+    "train_cirkdv2.py": CIRKDV2RunConfig,
+    "train_kd.py": KDConfig,
+    "eval.py": EvalConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -107,11 +93,17 @@ def training_command(job: Job, spec: Spec) -> list[str]:
 
 
 def evaluation_command(checkpoint: Path, network: dict[str, str], folder: Path, spec: Spec, masks: bool) -> list[str]:
-    """Evaluates a network on the comparison's split.
+    """Evaluates a network; see `evaluation_flags`."""
+    flags = evaluation_flags(checkpoint, network, folder, spec, masks)
+    return [sys.executable, str(ROOT / "eval.py"), *flag_words(flags)]
+
+
+def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, spec: Spec, masks: bool) -> Flags:
+    """The command line of an evaluation on the comparison's split.
 
     Args:
         checkpoint: its weights.
-        network: its model and backbone; what is missing, the checkpoint tells.
+        network: its model and backbone; what is missing is inferred from the checkpoint.
         folder: to write to.
         spec: gives data and flags.
         masks: keep the predictions.
@@ -121,8 +113,7 @@ def evaluation_command(checkpoint: Path, network: dict[str, str], folder: Path, 
     flags |= {"pretrained": [str(checkpoint)], "dataset": [spec.dataset], "data": [str(spec.data)]}
     flags |= {"split": [spec.split], "save-dir": [str(folder.parent)], "save-dir-name": [folder.name]}
     flags |= {key: spec.train_flags[key] for key in shared if key in spec.train_flags} | spec.eval_flags
-    flags |= {"save-pred": []} if masks else {}
-    return [sys.executable, str(ROOT / "eval.py"), *flag_words(flags)]
+    return flags | ({"save-pred": []} if masks else {})
 
 
 def find_trained(folder: Path, which: str) -> Path:
@@ -164,24 +155,34 @@ def check_before_running(spec: Spec, jobs: list[Job]) -> None:
         path = Path(spec.teacher["checkpoint"]).expanduser()
         if not path.exists():
             raise FileNotFoundError(f"teacher: there is no checkpoint {path}. Train one with train_baseline.py first.")
-        find_checkpoint(path, say=lambda _: None)
-    seen = {job.method.name: (job.program, flag_words(job.flags)) for job in jobs}
-    commands = [*seen.values(), ("eval.py", evaluation_command(Path("x.pth"), {}, spec.output, spec, True)[2:])]
-    done = subprocess.run(
-        [sys.executable, "-c", _CHECK],
-        input=json.dumps(commands),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    if done.returncode != 0:
-        raise ValueError(f"the flags could not be checked: {done.stderr.strip().splitlines()[-1:]}")
-    problems = list(dict.fromkeys(json.loads(done.stdout.splitlines()[-1])))
+        find_checkpoint(path, log=lambda _: None)
+    seen = {job.method.name: (job.program, job.flags) for job in jobs}
+    evaluation = evaluation_flags(Path("x.pth"), {}, spec.output, spec, True)
+    problems = []
+    for program, flags in [*seen.values(), ("eval.py", evaluation)]:
+        try:
+            program_config(program, flags)
+        except ValueError as error:
+            problems.append(f"{program}: {str(error).splitlines()[0]}")
     if problems:
-        raise ValueError("flags that a run would refuse:\n  " + "\n  ".join(problems))
+        raise ValueError("flags that a run would refuse:\n  " + "\n  ".join(dict.fromkeys(problems)))
 
 
-def settings_of(flags: Flags) -> dict[str, Any]:
-    """What has to be the same where a finished run is taken over."""
-    return {name: words for name, words in sorted(flags.items()) if name not in FREE}
+def program_config(program: str, flags: Flags) -> Any:
+    """The config that a program makes of a command line.
+
+    Raises:
+        ValueError: it refuses it.
+    """
+    legacy = LEGACY_EVALUATION_FLAGS if program == "eval.py" else LEGACY_FLAGS
+    return parse_config(PROGRAMS[program], "", flag_words(flags), legacy=legacy, prog=program)
+
+
+def changed_settings(job: Job, then: Flags) -> list[str]:
+    """What differs between the command line that a run was started with and the job's; machines may differ."""
+    before = program_config(job.program, {name: job.flags[name] for name in ("data",)} | then)
+    return [
+        f"{flag_of(old.name, old.declaration)} was {plain_value(old.value)} and is now {plain_value(new.value)}"
+        for old, new in zip(leaves(before), leaves(program_config(job.program, job.flags)), strict=True)
+        if old.value != new.value and not old.declaration.get("per_host") and old.name != "device"
+    ]

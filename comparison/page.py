@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.compare.charts import COLORS, Series, bar_chart, line_chart
-from engine.compare.pictures import Panel
-from engine.compare.records import FINISHED
-from engine.compare.table import results_table
+from comparison.charts import COLORS, Series, bar_chart, line_chart
+from comparison.pictures import Panel
+from comparison.records import FINISHED
+from comparison.table import results_table
 
 HERE = Path(__file__).parent
 MAX_BARS = 40  # classes in a chart of gains; of more, the largest gains and losses are shown

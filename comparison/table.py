@@ -3,9 +3,9 @@
 import html
 from typing import Any
 
-from engine.compare.charts import COLORS
-from engine.compare.records import FINISHED
-from engine.compare.summary import COSTS, EQUAL, Figures, percent, points
+from comparison.charts import COLORS
+from comparison.records import FINISHED
+from comparison.summary import COSTS, EQUAL, Figures, percent, points
 
 ASCENDING_FIRST = {"method", "train_seconds", "seconds_per_iteration", "peak_memory_mib"}  # small is good
 

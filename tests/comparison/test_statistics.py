@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.compare.statistics import difference_by_position, last_at, mean_by_position, paired_difference, spread
+from comparison.statistics import difference_by_position, last_at, mean_by_position, paired_difference, spread
 
 
 def test_spread_by_hand():

@@ -1,22 +1,21 @@
 """Specifications: files, flags, merging, and what is refused before anything runs."""
 
-import argparse
 import json
 
 import pytest
 import yaml
 
 import compare
-from engine.args import Parser
-from engine.compare.flags import flag_words, parse_flags
-from engine.compare.jobs import ENDLESS, check_before_running, make_jobs, training_command
-from engine.compare.spec import add_spec_args, make_spec, read_spec
+from comparison.flags import flag_words, parse_flags
+from comparison.jobs import ENDLESS, check_before_running, make_jobs, training_command
+from comparison.spec import add_spec_args, make_spec, read_spec
+from utils.cli import Parser
 
 
-def parse(*words) -> argparse.Namespace:
-    parser = Parser("", {})
+def parse(*words) -> dict:
+    parser = Parser("")
     add_spec_args(parser)
-    return parser.parse_args([str(word) for word in words])
+    return vars(parser.parse_args([str(word) for word in words]))
 
 
 @pytest.mark.parametrize("write", [yaml.safe_dump, json.dumps])
@@ -62,7 +61,7 @@ def test_flags_alone_are_enough(tmp_path, data_root):
         ({"train_flags": "--seed 4"}, "--seed is set by the comparison: use its key seeds"),
         ({"train_flags": "4 --lr 2"}, "'4' stands before any flag"),
         ({"checkpoint": "best", "train_flags": "--skip-val"}, "checkpoint best with --skip-val"),
-        ({"train_flags": "--amp auto"}, "--amp auto (behind --): each run would measure for itself"),
+        ({"train_flags": "--amp auto"}, "--amp auto (after --): each run would measure for itself"),
         ({"method_flags": {"cirkdv2": "--amp auto"}}, "--amp auto (cirkdv2): each run"),
     ],
 )

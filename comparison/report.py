@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from comparison.flags import flag_words
+from comparison.jobs import Job, split_options
+from comparison.page import render
+from comparison.pictures import make_panels
+from comparison.records import read_run, read_teacher
+from comparison.spec import Spec
+from comparison.summary import format_table, summarise, write_csv
 from dataset import build_dataset
-from engine.compare.flags import flag_words
-from engine.compare.jobs import Job, split_options
-from engine.compare.page import render
-from engine.compare.pictures import make_panels
-from engine.compare.records import read_run, read_teacher
-from engine.compare.spec import Spec
-from engine.compare.summary import format_table, summarise, write_csv
 from utils.files import write_text
 
 

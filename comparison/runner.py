@@ -14,16 +14,16 @@ from typing import Any
 
 import torch
 
-from engine.compare.jobs import (
+from comparison.jobs import (
     TEACHER,
     Job,
+    changed_settings,
     evaluation_command,
     find_trained,
-    settings_of,
     training_command,
 )
-from engine.compare.spec import Spec
-from engine.released import find_checkpoint
+from comparison.spec import Spec
+from models.file_names import find_checkpoint
 from utils.files import write_text
 from utils.lock import folder_held
 
@@ -58,12 +58,7 @@ def refuse_other_settings(jobs: list[Job]) -> None:
         record = read_record(job.folder)
         if not record:
             continue
-        then, now = record["settings"], settings_of(job.flags)
-        changes = [
-            f"--{name} was {_words(then.get(name))} and is now {_words(now.get(name))}"
-            for name in sorted(then.keys() | now.keys())
-            if then.get(name) != now.get(name)
-        ]
+        changes = changed_settings(job, record["settings"])
         if changes:
             raise ValueError(
                 f"{job.folder} holds a run of other settings: {'; '.join(changes)}. Choose another --output, or "
@@ -106,7 +101,7 @@ def _run_job(job: Job, spec: Spec, say: Say) -> None:
         say("  trained before")
     else:
         command = training_command(job, spec)
-        record = {"settings": settings_of(job.flags), "command": command, "machine": machine(job), "trained": False}
+        record = {"settings": job.flags, "command": command, "machine": machine(job), "trained": False}
         write_record(job.folder, record)
         failure = run_process(command, job.log, say)
         if failure is not None:
@@ -126,7 +121,7 @@ def _run_job(job: Job, spec: Spec, say: Say) -> None:
 def _evaluate_teacher(spec: Spec, say: Say) -> None:
     folder = spec.output / TEACHER
     record = read_record(folder)
-    checkpoint = find_checkpoint(Path(spec.teacher["checkpoint"]).expanduser(), say=lambda _: None).absolute()
+    checkpoint = find_checkpoint(Path(spec.teacher["checkpoint"]).expanduser(), log=lambda _: None).absolute()
     say("teacher")
     folder.mkdir(parents=True, exist_ok=True)
     _evaluate(
@@ -232,7 +227,3 @@ def machine(job: Job) -> str:
     if torch.cuda.is_available() and job.flags.get("device") != ["cpu"]:
         return torch.cuda.get_device_name(0)
     return f"{platform.machine()} processor, {os.cpu_count()} cores"
-
-
-def _words(words: list[str] | None) -> str:
-    return "not given" if words is None else " ".join(words) or "given"

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from comparison.jobs import TEACHER
+from comparison.records import FINISHED
+from comparison.runner import EVALUATION
 from dataset.base import SegmentationDataset
-from engine.compare.jobs import TEACHER
-from engine.compare.records import FINISHED
-from engine.compare.runner import EVALUATION
 from engine.pictures import legend
 from engine.predictions import prediction_names
 from utils.panels import panel

@@ -1,6 +1,5 @@
 """What a comparison is to run: from a YAML or JSON file, from flags, or from both."""
 
-import argparse
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from engine.args import Parser
-from engine.compare.flags import Flags, parse_flags
-from engine.methods import selectable
+from comparison.flags import Flags, parse_flags
+from engine.config.methods import method_names
+from utils.cli import Parser
 
 BASELINE, CIRKDV2 = "baseline", "cirkdv2"
 NETWORK_KEYS = {"teacher": ("model", "backbone", "checkpoint"), "student": ("model", "backbone", "pretrained_base")}
@@ -85,7 +84,7 @@ def add_spec_args(parser: Parser) -> None:
     for role, keys in NETWORK_KEYS.items():
         for key in keys:
             group.add_argument(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
-    group.add_argument("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(selectable())}; "
+    group.add_argument("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(method_names())}; "
                        "a+b for several together; NAME=M to call it so")  # fmt: skip
     group.add_argument("--seeds", nargs="+", type=int)
     group.add_argument("--iterations", type=int, help="budget of every run, or")
@@ -97,35 +96,37 @@ def add_spec_args(parser: Parser) -> None:
     group.add_argument("--eval-flags", metavar="FLAGS", help='for all evaluations: "--scales 0.5 1 --flip-eval"')
     group.add_argument("--pictures", type=int, help="images to show under every method; default: 6")
     group.add_argument("--processes", type=int, help="of each training run; default: 1")
-    parser.epilog = "Flags behind -- go to all training runs: compare.py SPEC.yaml -- --crop-size 360 360 --lr 0.01"
+    parser.epilog = (
+        "Flags after -- are passed to all training runs: compare.py SPEC.yaml -- --crop-size 360 360 --lr 0.01"
+    )
 
 
-def read_spec(args: argparse.Namespace, train_words: Sequence[str] = ()) -> Spec:
+def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec:
     """The specification of the file with the flags over it, checked.
 
     Args:
-        args: parsed with `add_spec_args`.
+        given: values of the flags of `add_spec_args`; None where one was not given.
         train_words: flags for all training runs.
 
     Raises:
         ValueError: an unknown key, or a value that cannot be run; says what was expected.
         FileNotFoundError: no such file.
     """
-    values = {} if args.spec is None else _read_file(args.spec)
-    if (args.iterations, args.seconds) != (None, None):
+    values = {} if given.get("spec") is None else _read_file(given["spec"])
+    if (given.get("iterations"), given.get("seconds")) != (None, None):
         values |= {"iterations": None, "seconds": None}  # a budget on the command line replaces the file's
     for key in KEYS:
-        given = getattr(args, key, None)
-        if given is not None and key != "method_flags":
-            values[key] = given
+        if given.get(key) is not None and key != "method_flags":
+            values[key] = given[key]
     for role, keys in NETWORK_KEYS.items():
-        given = {key: getattr(args, f"{role}_{key}") for key in keys if getattr(args, f"{role}_{key}") is not None}
-        if given:
-            values[role] = _mapping(values.get(role) or {}, role) | given
-    if args.method_flags:
-        values["method_flags"] = _mapping(values.get("method_flags") or {}, "method_flags") | dict(args.method_flags)
+        network = {key: given[f"{role}_{key}"] for key in keys if given.get(f"{role}_{key}") is not None}
+        if network:
+            values[role] = _mapping(values.get(role) or {}, role) | network
+    if given.get("method_flags"):
+        values["method_flags"] = _mapping(values.get("method_flags") or {}, "method_flags")
+        values["method_flags"] |= dict(given["method_flags"])
     if train_words:
-        merged = parse_flags(values.get("train_flags"), "train_flags") | parse_flags(list(train_words), "behind --")
+        merged = parse_flags(values.get("train_flags"), "train_flags") | parse_flags(list(train_words), "after --")
         values["train_flags"] = merged
     return make_spec(values)
 
@@ -183,7 +184,7 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
         words["checkpoint"] == "last" or "skip-val" not in train_flags,
         "checkpoint best with --skip-val: the best checkpoint is chosen by validations; expected checkpoint last",
     )
-    measuring = [name for name, flags in (("behind --", train_flags), *((m.name, m.flags) for m in methods))
+    measuring = [name for name, flags in (("after --", train_flags), *((m.name, m.flags) for m in methods))
                  if flags.get("amp") == ["auto"]]  # fmt: skip
     _require(
         not measuring,
@@ -221,10 +222,10 @@ def _methods(given: Any, method_flags: Mapping[str, Any]) -> tuple[Method, ...]:
         flags = parse_flags(entry.get("flags"), f"flags of {name}")
         flags |= parse_flags(method_flags.get(name), f"method_flags of {name}")
         methods.append(Method(name, str(entry["method"]), flags))
-    known = [BASELINE, CIRKDV2, *selectable()]
+    known = [BASELINE, CIRKDV2, *method_names()]
     for method in methods:
         parts = method.method.split("+")
-        unknown = [part for part in parts if part not in (known if len(parts) == 1 else selectable())]
+        unknown = [part for part in parts if part not in (known if len(parts) == 1 else method_names())]
         _require(
             not unknown, f"unknown method {', '.join(map(repr, unknown))} in {method.method!r}: there are "
             f"{', '.join(known)}, and all but the first two joined by +",

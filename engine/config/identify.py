@@ -4,38 +4,23 @@ Released files and our own are named `[kd_]<model>_<backbone>_<dataset>[_best_mo
 evaluate one. A name is a claim: before anything is computed it is compared with the tensors in the file.
 """
 
-import argparse
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dataset import DATASETS
+from engine.config.schema import DistillationConfig
 from models import resolve_names
 from models.contents import check_claim, class_count, describe_content, mismatch
 from models.file_names import BEST_SUFFIX, find_checkpoint, parse_file_name, read_arguments_names
 from models.weights import StateFile, read_arguments, read_file
 
-__all__ = [
-    "NAME_FORM",
-    "TEACHER_DEFAULTS",
-    "Identity",
-    "check_content",
-    "checkpoint_stem",
-    "count_classes",
-    "describe_content",
-    "find_checkpoint",
-    "infer_evaluation_args",
-    "infer_teacher_args",
-    "read_name",
-    "read_run_arguments",
-]
-
 NAME_FORM = f"[kd_]<model>_<backbone>_<dataset>[{BEST_SUFFIX}].pth"
 TEACHER_DEFAULTS = {"model": "deeplabv3", "backbone": "resnet101"}
 
-Say = Callable[[str], Any]
+Log = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
@@ -85,66 +70,71 @@ def read_run_arguments(arguments: dict[str, Any] | None) -> Identity | None:
     return None if found is None or not found.rest else Identity(*found, source="arguments")
 
 
-def infer_evaluation_args(args: argparse.Namespace, say: Say = print) -> tuple[argparse.Namespace, Path | StateFile]:
-    """Fills in `model`, `backbone` and `dataset` from the file where they are None, and says so.
+def identify_network(
+    path: Path, model: str | None, backbone: str | None, dataset: str | None, *, allow_partial: bool, log: Log = print
+) -> tuple[Identity, Path, Path | StateFile]:
+    """The network in a file: what is given wins, what is None is inferred from the file and said so.
 
-    What is given wins. Whatever is inferred is compared with the tensors in the file.
+    Whatever is inferred is compared with the tensors in the file.
 
     Args:
-        args: needs pretrained, allow_partial, model, backbone and dataset.
-        say: takes what was inferred and what contradicts it, a line each.
+        path: the file, or the folder of its run.
+        model, backbone, dataset: as the command line takes them.
+        allow_partial: the file may lack tensors.
+        log: takes what was inferred and what contradicts it, a line each.
 
     Returns:
-        The arguments, and the file for `load_weights`: what was read of it where it had to be read.
+        The network, the file's path, and the file for `load_weights`: what was read of it where it had to be read.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file does not tell what is missing, or its tensors are those of another network.
+        ValueError: what is missing cannot be inferred, or the file's tensors are those of another network.
     """
-    path = find_checkpoint(args.pretrained, say)
-    given = {name: getattr(args, name) for name in ("model", "backbone", "dataset")}
+    path = find_checkpoint(path, log)
+    given = {"model": model, "backbone": backbone, "dataset": dataset}
     missing = [name for name, value in given.items() if value is None]
     file = read_file(path) if missing else path
     told = read_name(path) or (read_run_arguments(file.arguments) if missing else None)
     if told is None and missing:
-        raise ValueError(_does_not_tell(file, missing))
+        raise ValueError(_cannot_infer(file, missing))
     if told is not None:
-        _say_contradictions(path, told, {f"--{name}": value for name, value in given.items()}, say)
+        _log_contradictions(path, told, {f"--{name}": value for name, value in given.items()}, log)
     if missing:
         given |= {name: getattr(told, name) for name in missing}
-        say(f"{path.name}: by its {told.source}, {', '.join(f'--{name} {given[name]}' for name in missing)}")
-        if not args.allow_partial:
+        log(f"{path.name}: inferred from its {told.source}: {', '.join(f'--{name} {given[name]}' for name in missing)}")
+        if not allow_partial:
             check_content(file, told, **given)
-    return argparse.Namespace(**vars(args) | given | {"pretrained": path}), file
+    return Identity(**given), path, file
 
 
-def infer_teacher_args(args: argparse.Namespace, say: Say = print) -> argparse.Namespace:
+def infer_teacher(networks: DistillationConfig, dataset: str, log: Log = print) -> DistillationConfig:
     """Fills in `teacher_model` and `teacher_backbone`, from the teacher's file or else from `TEACHER_DEFAULTS`.
 
     Args:
-        args: needs teacher_pretrained, teacher_model, teacher_backbone and dataset.
-        say: takes what was inferred and what contradicts it, a line each.
+        networks: as given.
+        dataset: that is trained on.
+        log: takes what was inferred and what contradicts it, a line each.
 
     Raises:
-        FileNotFoundError, ValueError: the name does not tell and the file cannot be read.
+        FileNotFoundError, ValueError: nothing can be inferred from the name and the file cannot be read.
     """
-    path = find_checkpoint(args.teacher_pretrained, say)
-    given = {name: getattr(args, f"teacher_{name}") for name in TEACHER_DEFAULTS}
+    path = find_checkpoint(networks.teacher_pretrained, log)
+    given = {name: getattr(networks, f"teacher_{name}") for name in TEACHER_DEFAULTS}
     missing = [name for name, value in given.items() if value is None]
     told = read_name(path) or (read_run_arguments(read_arguments(path)) if missing else None)
     if told is not None:
-        flags = {f"--teacher-{name}": value for name, value in given.items()} | {"--dataset": args.dataset}
-        _say_contradictions(path, told, flags, say)
+        flags = {f"--teacher-{name}": value for name, value in given.items()} | {"--dataset": dataset}
+        _log_contradictions(path, told, flags, log)
         if missing:
             inferred = ", ".join(f"--teacher-{name} {getattr(told, name)}" for name in missing)
-            say(f"{path.name}: by its {told.source}, {inferred}")
+            log(f"{path.name}: inferred from its {told.source}: {inferred}")
     for name in missing:
         given[name] = TEACHER_DEFAULTS[name] if told is None else getattr(told, name)
     values = {f"teacher_{name}": value for name, value in given.items()}
-    return argparse.Namespace(**vars(args) | values | {"teacher_pretrained": path})
+    return replace(networks, **values, teacher_pretrained=path)
 
 
-def _say_contradictions(path: Path, told: Identity, flags: dict[str, str | None], say: Say) -> None:
+def _log_contradictions(path: Path, told: Identity, flags: dict[str, str | None], log: Log) -> None:
     """Says in one line which flags contradict what the file tells.
 
     Args:
@@ -155,7 +145,7 @@ def _say_contradictions(path: Path, told: Identity, flags: dict[str, str | None]
     compared = zip(flags.items(), _plain_names(*taken), _plain_names(*expected), strict=True)
     others = [f"{flag} {value}" for (flag, value), mine, other in compared if value and mine != other]
     if others:
-        say(f"WARNING: {path.name} is {told} by its {told.source}; what is given wins: {', '.join(others)}")
+        log(f"WARNING: {path.name} is {told}, as its {told.source} says; what is given wins: {', '.join(others)}")
 
 
 def _plain_names(model: str, backbone: str, dataset: str) -> tuple[str, str, str]:
@@ -204,12 +194,12 @@ def count_classes(model: str, backbone: str, file: Path | StateFile) -> int:
     return count
 
 
-def _does_not_tell(file: StateFile, missing: list[str]) -> str:
+def _cannot_infer(file: StateFile, missing: list[str]) -> str:
     content = describe_content(file)
     *first, last = (f"--{name}" for name in missing)
     return (
-        f"{file.path}: its name does not tell which network and data set it is for, so "
+        f"{file.path}: the network and data set cannot be inferred from the file name, so "
         + (f"{', '.join(first)} and {last} are" if first else f"{last} is")
-        + f" needed (names that tell: {NAME_FORM})."
+        + f" needed (names of the form {NAME_FORM} suffice)."
         + (f" The file holds {content}." if content else "")
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
-from engine.compare.jobs import TEACHER, Job
-from engine.compare.runner import EVALUATION, read_record
-from engine.compare.spec import Spec
+from comparison.jobs import TEACHER, Job
+from comparison.runner import EVALUATION, read_record
+from comparison.spec import Spec
 
 FINISHED, FAILED, MISSING = "finished", "failed", "not finished"
 

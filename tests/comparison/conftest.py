@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import yaml
 
+from comparison.jobs import Job, make_jobs
+from comparison.runner import EVALUATION, read_record, write_record
+from comparison.spec import Spec, make_spec
 from dataset import build_dataset
-from engine.compare.jobs import Job, make_jobs, settings_of
-from engine.compare.runner import EVALUATION, read_record, write_record
-from engine.compare.spec import Spec, make_spec
 from utils.visualize import save_indexed_png
 
 # (method, seed) -> validations as (iteration, seconds, mIoU); the last is the run's end
@@ -80,7 +80,7 @@ def leave_run(job: Job, spec: Spec) -> None:
     key = job.method.method, job.seed
     leave_training(job)
     leave_evaluation(job.folder / EVALUATION, spec, FINAL[key], CLASS_IOU[key], job.save_predictions)
-    record = {"settings": settings_of(job.flags), "machine": "a computer", "trained": True, "evaluated": ["x"]}
+    record = {"settings": job.flags, "machine": "a computer", "trained": True, "evaluated": ["x"]}
     write_record(job.folder, record)
 
 

@@ -1,10 +1,9 @@
 """Flags of the published scripts that have no effect here: accepted, so that old command lines run, and said so."""
 
-import argparse
-import sys
+from typing import Any
 
 # flag -> (takes a value, what replaces it)
-REPLACED = {
+LEGACY_FLAGS = {
     "--log-dir": (True, "logs lie in the run's folder, --save-dir/--save-dir-name"),
     "--gpu-id": (True, "choose GPUs with CUDA_VISIBLE_DEVICES"),
     "--local-rank": (True, "torchrun sets LOCAL_RANK"),
@@ -19,7 +18,7 @@ REPLACED = {
 }
 
 # of evaluation, beside those above
-REPLACED_IN_EVALUATION = REPLACED | {
+LEGACY_EVALUATION_FLAGS = LEGACY_FLAGS | {
     "--batch-size": (True, "images are evaluated one by one"),
     "--crop-size": (True, "images are evaluated at their own size; --slide-crop predicts them in windows"),
     "--pretrained-base": (True, "--pretrained holds the whole network"),
@@ -28,21 +27,9 @@ REPLACED_IN_EVALUATION = REPLACED | {
 }
 
 
-def add_replaced_flags(parser: argparse.ArgumentParser, replaced: dict[str, tuple[bool, str]]) -> None:
-    for flag, (takes_value, _) in replaced.items():
-        options = {"nargs": "*"} if takes_value else {"action": "store_const", "const": ""}
-        parser.add_argument(flag, dest=_destination(flag), default=None, help=argparse.SUPPRESS, **options)
-
-
-def report_replaced_flags(
-    parser: argparse.ArgumentParser, args: argparse.Namespace, replaced: dict[str, tuple[bool, str]]
-) -> None:
-    """Says of each such flag that was given what replaces it, on stderr, and takes it out of `args`."""
-    for flag, (_, instead) in replaced.items():
-        if getattr(args, _destination(flag)) is not None:
-            print(f"{parser.prog}: {flag} has no effect: {instead}.", file=sys.stderr)
-        delattr(args, _destination(flag))
-
-
-def _destination(flag: str) -> str:
-    return "replaced_" + flag.strip("-").replace("-", "_")
+def migrate_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as versions before format 2 of the state recorded them -> under their present names."""
+    return {
+        f"{name.removeprefix('lambda_')}_weight" if name.startswith("lambda_") else name: value
+        for name, value in values.items()
+    }

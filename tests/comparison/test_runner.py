@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-import engine.compare.runner as runner
-from engine.compare.jobs import make_jobs
-from engine.compare.records import read_run
-from engine.compare.runner import read_record, refuse_other_settings, remove_runs, run_jobs, run_process
-from engine.compare.spec import make_spec
-from tests.engine.compare.conftest import CLASS_IOU, FINAL, leave_evaluation, leave_training
-from tests.engine.conftest import STUDENT, metric_lines
+import comparison.runner as runner
+from comparison.jobs import make_jobs
+from comparison.records import read_run
+from comparison.runner import read_record, refuse_other_settings, remove_runs, run_jobs, run_process
+from comparison.spec import make_spec
+from tests.comparison.conftest import CLASS_IOU, FINAL, leave_evaluation, leave_training
+from tests.conftest import STUDENT, metric_lines
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_runs_of_other_settings_are_not_mixed_in(finished, values):
     refuse_other_settings(make_jobs(make_spec(values | {"seeds": [0, 1, 2]})))  # more runs are no other settings
     refuse_other_settings(make_jobs(make_spec(values | {"train_flags": values["train_flags"] | {"workers": 5}})))
     other = make_spec(values | {"train_flags": "--crop-size 40 56 --batch-size 4 --freeze-bn"})
-    with pytest.raises(ValueError, match="--batch-size was 2 and is now 4; --freeze-bn was not given and is now given"):
+    with pytest.raises(ValueError, match="--batch-size was 2 and is now 4; --freeze-bn was False and is now True"):
         refuse_other_settings(make_jobs(other))
 
 

@@ -1,0 +1,17 @@
+"""How every program begins once its command line is read."""
+
+from typing import Any
+
+import torch
+
+from engine.agreement import join_processes
+from engine.config.schema import MachineConfig
+from utils.seed import seed_everything, set_deterministic
+
+
+def start(config: Any, machine: MachineConfig) -> torch.device:
+    """Joins the other processes of the run, if any, and seeds the random generators; see `join_processes`."""
+    device = join_processes(config, machine)
+    set_deterministic(machine.deterministic)
+    seed_everything(machine.seed)
+    return device

@@ -1,0 +1,215 @@
+"""How a program begins and ends: its command line; a user's error as one message, all else with its traceback."""
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from utils import flags
+from utils.distributed import LostProcesses, cleanup_distributed, lost_processes_explained, note_failure
+from utils.signals import Interrupted, end_at_once
+
+USER_ERRORS = (ValueError, OSError, FloatingPointError)
+EXIT_USER_ERROR = 2
+EXIT_LOST_PROCESSES = 3
+EXIT_INTERRUPTED = 130
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+# What a run was asked to do then, which a file of its settings does not ask again.
+REQUESTS = ("resume", "overwrite", "estimate", "profile")
+# flag of other trainers -> the one here
+RELATED = {"--epochs": "--max-iterations", "--num-epochs": "--max-iterations", "--max-epochs": "--max-iterations"}
+
+
+class UsageError(ValueError):
+    """A command line that cannot be read."""
+
+
+class Parser(argparse.ArgumentParser):
+    """ArgumentParser that takes `--save_dir` for `--save-dir` and raises `UsageError`, with the nearest flag.
+
+    Args:
+        description: for `--help`.
+        legacy: flags that are accepted and have no effect -> (whether they take a value, what replaces them).
+    """
+
+    def __init__(
+        self, description: str, legacy: Mapping[str, tuple[bool, str]] | None = None, prog: str | None = None
+    ) -> None:
+        super().__init__(
+            prog=prog, description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        self._legacy = legacy or {}
+        for flag, (takes_value, _) in self._legacy.items():
+            options = {"nargs": "*"} if takes_value else {"action": "store_const", "const": ""}
+            self.add_argument(flag, dest=_legacy_name(flag), default=None, help=argparse.SUPPRESS, **options)
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        """As argparse's; says on stderr which legacy flags were given and what replaces them."""
+        words = [_hyphenate(word) for word in (sys.argv[1:] if args is None else args)]
+        parsed = super().parse_args(words, namespace)
+        for flag, (_, instead) in self._legacy.items():
+            if getattr(parsed, _legacy_name(flag)) is not None:
+                print(f"{self.prog}: {flag} has no effect: {instead}.", file=sys.stderr)
+            delattr(parsed, _legacy_name(flag))
+        return parsed
+
+    def error(self, message: str):
+        """Raises UsageError."""
+        if message.startswith("unrecognized arguments:"):
+            unknown = [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]
+            known = [option for action in self._actions for option in action.option_strings]
+            for flag in unknown:
+                near = RELATED.get(flag)
+                near = [near] if near in known else difflib.get_close_matches(flag, known, n=1)
+                message += f". {flag}: did you mean {near[0]}?" if near else ""
+        raise UsageError(f"{message}\nSee `python {self.prog} --help` for all options.")
+
+
+def parse_config(
+    config: type,
+    description: str,
+    words: Sequence[str] | None = None,
+    *,
+    legacy: Mapping[str, tuple[bool, str]] | None = None,
+    prog: str | None = None,
+    migrate: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> Any:
+    """The config of a command line: of its flags, which win over the file that `--config` names.
+
+    Args:
+        config: class whose fields are sections; see `utils.flags`.
+        description: for `--help`.
+        words: of the command line; None: this process's.
+        legacy, prog: as for `Parser`.
+        migrate: settings of a file of an earlier version -> of this one.
+
+    Raises:
+        UsageError, ValueError: what is wrong with it.
+    """
+    parser = Parser(description, legacy, prog)
+    parser.add_argument(
+        "--config", type=Path, metavar="RUN.yaml", help="take settings from a run's args.yaml; flags win over it"
+    )
+    flags.add_flags(parser, config)
+    given = vars(parser.parse_args(words))
+    path = given.pop("config")
+    from_file = {} if path is None else read_settings(path, flags.names(config), migrate)
+    return flags.read(config, from_file | given)
+
+
+def read_settings(
+    path: Path, known: set[str], migrate: Callable[[dict[str, Any]], dict[str, Any]] = dict
+) -> dict[str, Any]:
+    """The settings in a YAML file: a mapping of names to values, or an args.yaml with such a mapping in it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such mapping, or it names what is no setting.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"--config {path}: there is no such file; expected the args.yaml of a run.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"--config {path}: expected YAML, got {error}") from error
+    if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
+        values = {name: value for name, value in values["arguments"].items() if name not in REQUESTS}
+    if not isinstance(values, dict):
+        raise ValueError(f"--config {path}: expected `name: value` lines, got {type(values).__name__}.")
+    values = migrate({str(name).lstrip("-").replace("-", "_"): value for name, value in values.items()})
+    unknown = sorted(set(values) - known)
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"--config {path}: {', '.join(unknown)}: not a setting of this program.{hint}")
+    return values
+
+
+def run_cli(main: Callable[[], int | None], resumable: bool = False) -> None:
+    """Runs `main`; exits 2 after one clear message for a user's error, 130 after Ctrl-C, else with what it returns.
+
+    A resumable `main` is a training run's: SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it with 75, after the step and the
+    save that are due. 130 is then left to a second, impatient Ctrl-C.
+
+    Where several processes run, those that are left when one of them has ended exit 3 with its reason.
+    CIRKD_TRACEBACK=1 in the environment shows where such an error came from.
+    """
+    # Gradients of a sharp softmax are full of numbers below 1e-38, which a CPU multiplies many times slower than 0.
+    # Threads take the setting from the one that starts them, so this comes before all work.
+    torch.set_flush_denormal(True)
+    if resumable:
+        end_at_once()
+    try:
+        with _failure_noted(), lost_processes_explained(lambda: "outside training"):
+            code = main()
+        if code:
+            _exit(code)
+    except Interrupted as interrupted:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"interrupted: {interrupted}", file=sys.stderr, flush=True)
+        _exit(EXIT_RESUMABLE)
+    except LostProcesses as error:
+        if os.environ.get("CIRKD_TRACEBACK"):
+            raise
+        print(
+            f"error (process {os.environ.get('RANK', 0)}): {error}. What a training run has saved is kept: "
+            "--resume auto continues from it.",
+            file=sys.stderr,
+            flush=True,
+        )
+        _exit(EXIT_LOST_PROCESSES)
+    except USER_ERRORS as error:
+        if os.environ.get("CIRKD_TRACEBACK"):
+            raise
+        rank = os.environ.get("RANK")
+        where = f" (process {rank})" if rank not in (None, "0") else ""
+        print(f"error{where}: {error}", file=sys.stderr, flush=True)
+        _exit(EXIT_USER_ERROR)
+    except torch.OutOfMemoryError as error:
+        print(
+            f"error: the GPU's memory is full: {error}\nA smaller --batch-size, more --accumulation-steps or --amp "
+            "bf16 need less; an evaluation, --slide-crop and a smaller --window-batch.",
+            file=sys.stderr,
+            flush=True,
+        )
+        _exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        hint = "; what a training run has saved, --resume auto continues." if resumable else ""
+        print(f"interrupted{hint}", file=sys.stderr, flush=True)
+        _exit(EXIT_INTERRUPTED)
+    finally:
+        cleanup_distributed()
+
+
+@contextmanager
+def _failure_noted() -> Iterator[None]:
+    """Leaves the reason why this process ends for those that go on without it."""
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, LostProcesses) and getattr(error, "code", 1):  # sys.exit(0) is no failure
+            note_failure(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        raise
+
+
+def _exit(code: int) -> None:
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _hyphenate(word: str) -> str:
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _legacy_name(flag: str) -> str:
+    return "legacy_" + flag.strip("-").replace("-", "_")

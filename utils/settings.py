@@ -1,0 +1,155 @@
+"""How a setting is declared: a field of a dataclass that knows its default, help, check and rule for resuming.
+
+    @dataclass(frozen=True)
+    class OptimConfig(Settings):
+        lr: float = setting(0.02, "base learning rate", check=POSITIVE)
+        log_iter: int = setting(10, "iterations between log lines", check=AT_LEAST_1, resume="free")
+
+`utils.flags` makes flags, records and comparisons of it.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+Check = tuple[Callable[[Any], bool], str]
+POSITIVE: Check = (lambda v: v > 0, "a number above 0")
+NON_NEGATIVE: Check = (lambda v: v >= 0, "a number of at least 0")
+AT_LEAST_0: Check = (lambda v: v >= 0, "a whole number of at least 0")
+AT_LEAST_1: Check = (lambda v: v >= 1, "a whole number of at least 1")
+FRACTION: Check = (lambda v: 0 <= v < 1, "a number from 0 up to, but not, 1")
+Resume = Literal["same", "free"] | Callable[[Any, Any], bool]
+
+
+def setting(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    check: Check | None = None,
+    flag: str | bool | None = None,
+    resume: Resume = "same",
+    per_host: bool = False,
+    parse: Callable[[str], Any] | None = None,
+    convert: Callable[[Any], Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    aliases: tuple[str, ...] = (),
+) -> Any:
+    """A field of a config.
+
+    Args:
+        default: value where nothing is given; without it the setting has to be given.
+        help: for `--help` and the table of flags.
+        check: what the value has to fulfil beside its type, unless it is None.
+        flag: its name where that is not the field's; False: no flag of its own, it takes the value of another section's
+            setting of that name.
+        resume: "free" where it may differ when a run is resumed, or (then, now) -> whether it may.
+        per_host: machines may have values of their own; implies resume="free".
+        parse: word -> value; raises ValueError with what was expected. By default as the type says.
+        convert: value -> value after parsing, for a list of words as a whole.
+        options: further keyword arguments for `add_argument`.
+        aliases: other flags for it.
+    """
+    metadata = {
+        "help": help,
+        "check": check,
+        "flag": flag,
+        "resume": "free" if per_host else resume,
+        "per_host": per_host,
+        "parse": parse,
+        "convert": convert,
+        "options": options or {},
+        "aliases": aliases,
+    }
+    return field(default=default, metadata=metadata)
+
+
+def section(title: str, **overrides: Any) -> Any:
+    """A field of a config that is a config itself, under a title in `--help`.
+
+    Args:
+        title: of the group of flags.
+        overrides: setting -> default that differs here.
+    """
+    return field(metadata={"title": title, "overrides": overrides})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of configs: every value is of the declared type, finite, and fulfils its check.
+
+    Raises:
+        ValueError: a value does not; names the flag, the value and what was expected.
+    """
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            value = getattr(self, f.name)
+            object.__setattr__(self, f.name, _typed(f, hints[f.name], value))
+
+
+def require(condition: bool, flag: str, got: Any, expected: str) -> None:
+    """Raises ValueError that names the flag, what was given and what it takes."""
+    if not condition:
+        raise ValueError(f"{flag} {got}: expected {expected}.")
+
+
+def flag_of(name: str, declaration: Mapping[str, Any] | None = None) -> str:
+    """The flag of a setting: `--lambda-at` for `at_weight`, `--dkd-alpha` for `dkd_alpha`."""
+    word = (declaration or {}).get("flag")
+    if not isinstance(word, str):
+        word = f"lambda_{name.removesuffix('_weight')}" if name.endswith("_weight") else name
+    return "--" + word.replace("_", "-")
+
+
+def unwrap(hint: Any) -> tuple[Any, bool]:
+    """(type, whether it may be None) of `T` or `T | None`; other unions stay as they are."""
+    if get_origin(hint) in (Union, UnionType) and NoneType in get_args(hint):
+        rest = [kind for kind in get_args(hint) if kind is not NoneType]
+        return (rest[0], True) if len(rest) == 1 else (hint, True)
+    return hint, False
+
+
+def _typed(f: Field, hint: Any, value: Any) -> Any:
+    """The value as its declared type; a ValueError names the flag."""
+    declaration, flag = f.metadata, flag_of(f.name, f.metadata)
+    kind, optional = unwrap(hint)
+    if value is None:
+        require(optional, flag, value, "a value")
+        return None
+    if declaration.get("convert") is not None:
+        value = declaration["convert"](value)
+    if get_origin(kind) is Literal:
+        expected = f"one of {', '.join(map(str, get_args(kind)))}"
+        require(value in get_args(kind), flag, repr(value), expected)
+    elif get_origin(kind) is tuple:
+        inner = get_args(kind)[0]
+        values = value if isinstance(value, (list, tuple)) else [value]
+        value = tuple(_scalar(flag, inner, item) for item in values)
+    elif isinstance(kind, type):
+        value = _scalar(flag, kind, value)
+    check = declaration.get("check")
+    if check is not None:
+        shown = list(value) if isinstance(value, tuple) else value
+        require(check[0](value), flag, shown, check[1])
+    return value
+
+
+def _scalar(flag: str, kind: type, value: Any) -> Any:
+    if kind is bool:
+        require(isinstance(value, bool), flag, repr(value), "true or false")
+    elif kind is int:
+        require(isinstance(value, int) and not isinstance(value, bool), flag, repr(value), "a whole number")
+    elif kind is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        require(number and math.isfinite(value), flag, value if number else repr(value), "a finite number")
+        value = float(value)
+    elif kind is Path:
+        require(isinstance(value, (str, Path)), flag, repr(value), "a path")
+        value = Path(value).expanduser()
+    elif kind is str:
+        require(isinstance(value, str), flag, repr(value), "a text")
+    return value
