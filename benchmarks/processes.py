@@ -26,7 +26,7 @@ from benchmarks.process_cases import BATCH, CLASSES, Case, DrawnImages, all_case
 from dataset.loaders import build_eval_loader
 from engine.config.schema import OptimConfig
 from engine.evaluate import evaluate
-from engine.optim import build_optimizer, build_separate_optimizer
+from engine.optim import build_discriminator_optimizer, build_optimizer
 from engine.parallel import distribute, synchronize_batch_norms
 from engine.task import DistillationTask, disable_dropout
 from losses import build_combined
@@ -68,10 +68,10 @@ def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[
     disable_dropout(task.modules())
     task.to(dtype).train()
     teacher.to(dtype)
-    separate = task.separate_parameters()
+    separate = task.discriminator_parameters()
     optimizers = [
         build_optimizer(task, (), kind="sgd", lr=LR, weight_decay=1e-4, momentum=0.9, separate=separate),
-        build_separate_optimizer(separate),
+        build_discriminator_optimizer(separate),
     ]
     optimizers = [optimizer for optimizer in optimizers if optimizer is not None]
     model = distribute(task, torch.device("cpu"))

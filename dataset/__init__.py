@@ -9,6 +9,7 @@ from dataset.cityscapes import Cityscapes
 from dataset.coco_stuff_164k import COCOStuff164k
 from dataset.custom import Custom, Synthetic
 from dataset.voc import PascalVOC
+from utils.names import did_you_mean
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "citys": Cityscapes,
@@ -44,7 +45,8 @@ def build_dataset(
         FileNotFoundError: something is missing; the message says what, how much of it, and the layout expected.
     """
     if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+        hint = did_you_mean(name, DATASETS, {"pascal": "voc", "coco_stuff": "coco_stuff_164k"})
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}.{hint}")
     return DATASETS[name](root, split, list_file, ignore_label, max_missing=max_missing)
 
 

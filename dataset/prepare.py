@@ -233,5 +233,9 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def run() -> None:
+    run_cli(main, interrupted="the same command goes on where this one stopped")
+
+
 if __name__ == "__main__":
-    run_cli(main)
+    run()

@@ -12,8 +12,8 @@ from dataset import build_dataset
 from dataset.bad_samples import BadSamples, listed
 from dataset.base import SegmentationDataset
 from dataset.loaders import SegmentationLoader, build_train_loader
-from engine.agreement import on_main_process
 from engine.config.schema import DataConfig, TrainConfig
+from engine.rank_checks import on_main_process
 from utils.distributed import all_gather_object, get_rank, get_world_size, is_main_process
 from utils.logger import RunLogger
 

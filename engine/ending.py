@@ -2,64 +2,52 @@
 
 from collections.abc import Callable
 
-import torch
-
-from engine.finite import FiniteGuard
+from engine.checkpointer import Checkpointer, write_bad_batches
+from engine.nonfinite import NonFiniteCheck
 from engine.run import Run
-from engine.saving import Saver, write_bad_batches
-from engine.state import Training
+from engine.state import TrainState
 from utils.logger import RunLogger
-from utils.signals import Interrupted, Interrupts
+from utils.signals import Interrupted, SignalHandler
 
 
-def stop_if_not_finite(
-    training: Training,
-    guard: FiniteGuard,
-    saver: Saver,
+def raise_if_not_finite(
+    state: TrainState,
+    nonfinite: NonFiniteCheck,
+    checkpointer: Checkpointer,
     run: Run,
     image_path: Callable[[int], str] | None,
     parameters_too: bool,
 ) -> None:
-    """Ends the run, on all processes alike, after a bad step of any of them: saves what was good before it.
+    """Ends the run, on all processes alike, after a bad step of any of them.
 
     Args:
-        training: what trains.
-        guard: knows of bad steps.
-        saver: saves the good state.
+        state: what trains.
+        nonfinite: knows of bad steps.
+        checkpointer: knows the last good state.
         run: names the files.
         image_path: position in the training stream -> file.
         parameters_too: look at the parameters as well, which finite gradients can still make infinite.
 
     Raises:
-        FloatingPointError: there was one; with iteration and term, and what was saved.
+        FloatingPointError: there was one; with iteration and term, and the state to go on from.
     """
-    finding = guard.finding()
-    if finding is not None:
-        guard.rewind(finding[0])
-    good = finding is None and not parameters_too or _parameters_are_finite(training)
-    if finding is None and good:
+    what = nonfinite.first_bad()
+    if what is None and parameters_too and not nonfinite.parameters_are_finite():
+        what = f"the parameters are not finite after iteration {state.iteration}"
+    if what is None:
         return
-    what = f"the parameters are not finite after iteration {training.iteration}" if finding is None else finding[1]
-    kept = "No state is saved from there on"
-    if good:
-        kept = f"The state before it, of iteration {training.iteration}, is saved as {run.last_state}"
-        try:
-            saver.save(final=True)
-        except OSError as error:
-            kept = f"The state before it could not be saved: {error}"
+    saved = checkpointer.saved_iteration
+    kept = "No state was saved before it"
+    if saved is not None:
+        kept = f"The last state before it, of iteration {saved}, is {run.last_state}"
     raise FloatingPointError(
-        f"{what}. {kept}. {write_bad_batches(run, guard.positions, image_path)} --resume auto goes on with the same "
-        "settings and meets the same images; to change settings, start a new run from the checkpoint with --pretrained "
-        "(or --student-pretrained). A lower --lr, --warmup-iters, --clip-grad or --amp off may help."
+        f"{what}. {kept}. {write_bad_batches(run, nonfinite.positions, image_path)} --resume auto goes on with the "
+        "same settings and meets the same images; to change settings, start a new run from the checkpoint with "
+        "--pretrained (or --student-pretrained). A lower --lr, --warmup-iters, --clip-grad or --amp off may help."
     )
 
 
-def _parameters_are_finite(training: Training) -> bool:
-    norms = torch._foreach_norm([parameter.detach() for parameter in training.task.parameters()])
-    return bool(torch.stack(norms).isfinite().all())
-
-
-def end_interrupted(training: Training, interrupts: Interrupts, run: Run, logger: RunLogger) -> None:
+def end_interrupted(training: TrainState, interrupts: SignalHandler, run: Run, logger: RunLogger) -> None:
     """Raises `Interrupted` with what continues the run.
 
     Args:

@@ -24,15 +24,15 @@ from engine.estimate_report import (
     time_rows,
 )
 from engine.evaluate import evaluate
-from engine.finite import FiniteGuard
 from engine.fit import prepare
+from engine.nonfinite import NonFiniteCheck
 from engine.parallel import distribute
 from engine.progress import peak_rss_mib
 from engine.protocol import default_protocol
 from engine.run import Run
 from engine.space import tensor_bytes
-from engine.state import Training
-from engine.stopping import StepAgreement
+from engine.state import TrainState
+from engine.stopping import RankFlags
 from engine.task import SegmentationTask
 from engine.train import take_step
 from losses.memory_bank import MemoryBank
@@ -135,13 +135,13 @@ def _measure(
 
 
 def _time_steps(
-    model: nn.Module, training: Training, data: Data, config: TrainConfig, device: torch.device
+    model: nn.Module, training: TrainState, data: Data, config: TrainConfig, device: torch.device
 ) -> tuple[float, list[float], list[float], int]:
     """Seconds of the first step, of the measured steps' waiting and computing, and the loader processes' bytes."""
     last = training.iteration + WARMUP_STEPS + STEPS
     far = replace(config, optim=replace(config.optim, max_iterations=last))
     batches = iter(train_loader(data, far, device, training.iteration))
-    guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
+    nonfinite = NonFiniteCheck(training, device, RankFlags(device, lambda: False))
     durations: list[tuple[float, float]] = []
     ready = [0.0]
 
@@ -152,7 +152,7 @@ def _time_steps(
     steps = WARMUP_STEPS + STEPS
     while len(durations) < steps:
         start = time.perf_counter()
-        take_step(model, training, batches, config, device, mark, guard)
+        take_step(model, training, batches, config, device, mark, nonfinite)
         _synchronize(device)
         durations.append((ready[0] - start, time.perf_counter() - ready[0]))
         if len(durations) == WARMUP_STEPS and broadcast_object(sum(durations[-1])) > SLOW_STEP_SECONDS:
@@ -174,7 +174,7 @@ def _read_seconds(data: Data, config: TrainConfig, device: torch.device) -> floa
 
 
 def _validation_seconds(
-    training: Training, data: Data, config: TrainConfig, device: torch.device
+    training: TrainState, data: Data, config: TrainConfig, device: torch.device
 ) -> tuple[float, float]:
     """Seconds of one image's prediction and of its reading."""
     network = training.evaluated_network

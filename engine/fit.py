@@ -13,21 +13,21 @@ from dataset.bad_samples import BadSamples
 from dataset.base import SegmentationDataset
 from dataset.loaders import build_eval_loader
 from dataset.samplers import StreamBatchSampler
-from engine.agreement import fingerprint, on_main_process, require_agreement
 from engine.amp import gpu_amp, grad_scaler, measure_amp, slow_bf16_warning
+from engine.averaging import AveragedWeights
 from engine.compiling import check_compiler, uncompiled
 from engine.config.schema import TrainConfig
 from engine.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.evaluate import evaluate
-from engine.finite import Averaged, MaskedAverage
-from engine.optim import build_optimizer, build_separate_optimizer
+from engine.optim import build_discriminator_optimizer, build_optimizer
 from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
 from engine.pictures import ValidationPanels
 from engine.profile import StepProfiler
 from engine.protocol import default_protocol
+from engine.rank_checks import fingerprint, on_main_process, require_equal_across_ranks
 from engine.run import Run
 from engine.space import space_warning
-from engine.state import Best, Training
+from engine.state import Best, TrainState
 from engine.stopping import until_interrupted
 from engine.task import SegmentationTask, disable_dropout
 from engine.train import train
@@ -45,7 +45,7 @@ from utils.distributed import (
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
-from utils.signals import Interrupts
+from utils.signals import SignalHandler
 
 
 def build_training_network(
@@ -167,7 +167,7 @@ def fit(
     loader = train_loader(data, config, device, training.iteration, bad_samples)
     lost = lost_processes_explained(lambda: f"after iteration {training.iteration}")
     validate = None
-    with Interrupts() as interrupts, lost, ExitStack() as last:
+    with SignalHandler() as interrupts, lost, ExitStack() as last:
         if profiler is not None:
             last.callback(profiler.close)  # the trace is kept where training ends early, too
         if not config.run.skip_val:
@@ -188,7 +188,7 @@ def fit(
     return best
 
 
-def _require_equal_start(training: Training, data: Data) -> None:
+def _require_equal_start(training: TrainState, data: Data) -> None:
     """Refuses processes that found other data, weights or another state: each reads the files of its own machine."""
     if get_world_size() == 1:
         return
@@ -198,7 +198,9 @@ def _require_equal_start(training: Training, data: Data) -> None:
         "iteration to start from": training.iteration,
         "the weights' hash": fingerprint(filter(None, (training.task, teacher))),
     }
-    require_agreement(values, "Every machine needs the same data set, weights and state; --data and such name them.")
+    require_equal_across_ranks(
+        values, "Every machine needs the same data set, weights and state; --data and such name them."
+    )
 
 
 def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
@@ -209,7 +211,7 @@ def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
         raise ValueError("--resume: the training data is not that of the run: " + "; ".join(differences))
 
 
-def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -> Training:
+def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -> TrainState:
     """All that has to happen to the task, in this order: memory format, optimisers, averaged weights, compile."""
     optim = config.optim
     scaler = grad_scaler(device, config.machine.amp)
@@ -228,15 +230,13 @@ def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -
         weight_decay=optim.weight_decay,
         momentum=optim.momentum,
         head_lr_mult=optim.head_lr_mult,
-        separate=task.separate_parameters(),
+        separate=task.discriminator_parameters(),
     )
-    separate_optimizer = build_separate_optimizer(task.separate_parameters())
-    ema = None
-    if optim.ema_decay > 0:
-        ema = Averaged(task.network, multi_avg_fn=MaskedAverage(optim.ema_decay), use_buffers=True)
+    discriminator_optimizer = build_discriminator_optimizer(task.discriminator_parameters())
+    ema = AveragedWeights(task.network, optim.ema_decay) if optim.ema_decay > 0 else None
     if config.run.compile:
         task.network.compile()  # in place, so that parameters keep their names
-    return Training(task, optimizer, scaler, ema, separate_optimizer)
+    return TrainState(task, optimizer, scaler, ema, discriminator_optimizer)
 
 
 def _validator(
@@ -245,7 +245,7 @@ def _validator(
     config: TrainConfig,
     device: torch.device,
     logger: RunLogger,
-    interrupts: Interrupts,
+    interrupts: SignalHandler,
 ) -> Callable[[nn.Module, int], SegMetrics]:
     loader = build_eval_loader(
         dataset,

@@ -45,7 +45,7 @@ def build_optimizer(
         backbone: the parameters that `head_lr_mult` leaves alone.
         kind: "sgd" or "adamw".
         head_lr_mult: the rate of all other parameters is multiplied by this.
-        separate: parameters that `build_separate_optimizer` takes.
+        separate: parameters that `build_discriminator_optimizer` takes.
     """
     backbone_ids = {id(parameter) for parameter in backbone}
     separate_ids = {id(parameter) for parameter in separate}
@@ -69,7 +69,7 @@ def build_optimizer(
     raise ValueError(f"unknown optimiser {kind!r}: expected sgd or adamw.")
 
 
-def build_separate_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer | None:
+def build_discriminator_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer | None:
     """Adam with the published settings of the adversarial methods' discriminator; its rate never changes.
 
     Args:

@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 
 from engine.health import bank_filling
-from engine.state import Training
+from engine.state import TrainState
 from utils.distributed import is_main_process
 from utils.logger import RunLogger
 from utils.meters import RateMeter, format_duration
@@ -24,7 +24,7 @@ def progress_bar(iteration: int, max_iterations: int | None) -> tqdm:
 
 
 def log_progress(
-    training: Training,
+    training: TrainState,
     rates: RateMeter,
     lr: float,
     max_iterations: int,
@@ -66,7 +66,7 @@ def log_progress(
     bar.set_postfix_str(f"best mIoU {best}  loss {total:.3f}  {terms}")
 
 
-def _health(training: Training, logger: RunLogger) -> dict[str, Any]:
+def _health(training: TrainState, logger: RunLogger) -> dict[str, Any]:
     """What was measured of the losses' health since the last log, for the record; says what is wrong."""
     if not training.health:
         return {}

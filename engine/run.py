@@ -12,9 +12,9 @@ from typing import Any
 import torch
 import yaml
 
-from engine.agreement import on_main_process
 from engine.config.legacy_flags import migrate_names
 from engine.config.schema import RunConfig, TrainConfig
+from engine.rank_checks import on_main_process
 from engine.resume import ASIDE_SUFFIX, find_state
 from models.file_names import BEST_SUFFIX, STATE_NAME
 from utils.checkpoint import load_file

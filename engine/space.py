@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from engine.run import Run
-from engine.state import Training
+from engine.state import TrainState
 from utils.files import previous_of
 
 STATES = 3  # the last one, the one before it, and the one that is being written
@@ -15,7 +15,7 @@ CHECKPOINTS = 2  # last and best
 MIB = 2**20
 
 
-def space_warning(training: Training, run: Run) -> str | None:
+def space_warning(training: TrainState, run: Run) -> str | None:
     """A warning where less is free than the run's files take at most; files that lie there already count as free.
 
     A warning only: quotas, and what else is written or removed meanwhile, are not known. The log is not counted.
@@ -32,8 +32,8 @@ def space_warning(training: Training, run: Run) -> str | None:
     )
 
 
-def _state_bytes(training: Training) -> int:
-    optimizers = [training.optimizer, training.separate_optimizer]
+def _state_bytes(training: TrainState) -> int:
+    optimizers = [training.optimizer, training.discriminator_optimizer]
     ema = {} if training.ema is None else training.ema.state_dict()
     of_optimizers = sum(map(_optimizer_bytes, filter(None, optimizers)))
     return tensor_bytes(training.task.trained_state()) + tensor_bytes(ema) + of_optimizers

@@ -22,14 +22,14 @@ class Best:
 
 
 @dataclass
-class Training:
+class TrainState:
     """The moving parts of a run.
 
     Attributes:
         task: holds the network and, in distillation, the distiller with its banks.
         optimizer, scaler: as in torch.
         ema: the network with averaged weights, or None.
-        separate_optimizer: of the task's separate parameters, or None where it has none.
+        discriminator_optimizer: of the task's separate parameters, or None where it has none.
         meter: losses since they were last logged.
         best: the best validation so far.
         health: what was last measured of the losses' health; watch: what was said of it. Neither is saved.
@@ -43,7 +43,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: nn.Module | None = None
-    separate_optimizer: torch.optim.Optimizer | None = None
+    discriminator_optimizer: torch.optim.Optimizer | None = None
     meter: LossMeter = field(default_factory=LossMeter)
     best: Best = field(default_factory=Best)
     health: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -73,7 +73,9 @@ class Training:
             "train_seconds": None if arguments.get("max_seconds") is None else self.seconds,
             **self.task.trained_state(),
             "optimizer": self.optimizer.state_dict(),
-            "separate_optimizer": None if self.separate_optimizer is None else self.separate_optimizer.state_dict(),
+            "separate_optimizer": None
+            if self.discriminator_optimizer is None
+            else self.discriminator_optimizer.state_dict(),
             "schedule": {"kind": "poly", "power": POLY_POWER} | {name: arguments[name] for name in names},
             "scaler": self.scaler.state_dict(),
             "ema": None if self.ema is None else self.ema.state_dict(),
@@ -100,7 +102,7 @@ class Training:
         except (RuntimeError, KeyError) as error:
             raise ValueError(f"--resume: the state does not fit this network and its losses: {error}") from error
         load_optimizer_state(self.optimizer, state["optimizer"])
-        self._load_separate_optimizer(state.get("separate_optimizer"))  # not in states from before there was one
+        self._load_discriminator_optimizer(state.get("separate_optimizer"))  # not in states from before there was one
         self.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -112,15 +114,15 @@ class Training:
             restore_generators(state["generators"][get_rank()], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)
 
-    def _load_separate_optimizer(self, saved: dict[str, Any] | None) -> None:
-        if (saved is None) != (self.separate_optimizer is None):
+    def _load_discriminator_optimizer(self, saved: dict[str, Any] | None) -> None:
+        if (saved is None) != (self.discriminator_optimizer is None):
             raise ValueError(
                 "--resume: the state does not fit these losses: expected one "
-                f"{'without' if self.separate_optimizer is None else 'with'} a discriminator's optimiser, got one "
+                f"{'without' if self.discriminator_optimizer is None else 'with'} a discriminator's optimiser, got one "
                 f"{'without' if saved is None else 'with'} it"
             )
         if saved is not None:
-            load_optimizer_state(self.separate_optimizer, saved)
+            load_optimizer_state(self.discriminator_optimizer, saved)
 
 
 def generators(device: torch.device) -> dict[str, Any]:

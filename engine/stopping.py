@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from utils.distributed import all_gather_object, all_reduce_sum, get_world_size
-from utils.signals import Interrupts
+from utils.signals import SignalHandler
 from utils.types import Batch
 
 LAG = 3  # steps by which a GPU may be ahead of what the host knows of it
@@ -17,7 +17,7 @@ class ValidationBrokenOff(Exception):
     """A signal came during validation."""
 
 
-class StepAgreement:
+class RankFlags:
     """What all processes have to know alike after a step: whether it was bad, and whether training is to stop.
 
     Several processes exchange two numbers in one small all-reduce a step. The answer about the step stays on the
@@ -63,7 +63,7 @@ class StepAgreement:
         return flags[0]
 
 
-def until_interrupted(batches: Iterable[Batch], interrupts: Interrupts) -> Iterator[Batch]:
+def until_interrupted(batches: Iterable[Batch], interrupts: SignalHandler) -> Iterator[Batch]:
     """The batches of this process, which end with an error where any process was asked to end. One collective.
 
     Raises:

@@ -61,7 +61,7 @@ class SegmentationTask(nn.Module):
                     module.eval()
         return self
 
-    def separate_parameters(self) -> list[nn.Parameter]:
+    def discriminator_parameters(self) -> list[nn.Parameter]:
         """Parameters that an optimiser of their own trains, stepped after the main one."""
         return []
 
@@ -103,8 +103,8 @@ class DistillationTask(SegmentationTask):
         with record_function("distiller"):
             return losses | self.distiller(student, teacher, target, step)
 
-    def separate_parameters(self) -> list[nn.Parameter]:
-        return self.distiller.separate_parameters()
+    def discriminator_parameters(self) -> list[nn.Parameter]:
+        return self.distiller.discriminator_parameters()
 
     def trained_state(self) -> dict[str, dict[str, Tensor]]:
         return super().trained_state() | {"distiller": self.distiller.state_dict()}

@@ -10,29 +10,29 @@ from torch.profiler import record_function
 from dataset.transforms import normalize
 from engine.amp import autocast
 from engine.budget import TimeBudget
+from engine.checkpointer import Checkpointer
 from engine.config.schema import TrainConfig
-from engine.ending import end_interrupted, stop_if_not_finite
-from engine.finite import FiniteGuard, step_masked
+from engine.ending import end_interrupted, raise_if_not_finite
 from engine.health import measure
+from engine.nonfinite import NonFiniteCheck, step_masked
 from engine.optim import poly_lr, set_lr
 from engine.parallel import distribute
 from engine.profile import StepProfiler
 from engine.progress import log_progress, progress_bar
 from engine.run import Run
-from engine.saving import Saver
-from engine.state import Best, Training
-from engine.stopping import StepAgreement, ValidationBrokenOff
+from engine.state import Best, TrainState
+from engine.stopping import RankFlags, ValidationBrokenOff
 from utils.distributed import is_distributed
 from utils.flags import record
 from utils.logger import RunLogger
 from utils.meters import RateMeter
 from utils.metrics import SegMetrics
-from utils.signals import Interrupts
+from utils.signals import SignalHandler
 from utils.types import Batch, Step
 
 
 def train(
-    training: Training,
+    training: TrainState,
     loader: Iterable[Batch],
     *,
     config: TrainConfig,
@@ -41,7 +41,7 @@ def train(
     logger: RunLogger,
     validate: Callable[[nn.Module, int], SegMetrics] | None = None,
     profiler: StepProfiler | None = None,
-    interrupts: Interrupts | None = None,
+    interrupts: SignalHandler | None = None,
     image_path: Callable[[int], str] | None = None,
 ) -> Best:
     """Trains until `max_iterations` or `max_seconds` have passed, logging, validating and saving on the way.
@@ -62,14 +62,14 @@ def train(
         The best validation.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite; names it and the iteration. The state before is saved.
+        FloatingPointError: a loss or gradient is not finite; names it and the iteration. Nothing is saved then.
         Interrupted: a signal came; the state after the last step is saved.
         OSError: the state could not be saved.
     """
     optim, intervals = config.optim, config.run
-    interrupts = interrupts or Interrupts()
-    agreement = StepAgreement(device, lambda: interrupts.pending)
-    saver = Saver(training, record(config), device, run, logger, config.run.on_save_error)
+    interrupts = interrupts or SignalHandler()
+    agreement = RankFlags(device, lambda: interrupts.pending)
+    saver = Checkpointer(training, record(config), device, run, logger, config.run.on_save_error)
     budget = TimeBudget(optim.max_seconds, training.seconds)
     ended = training.iteration >= optim.max_iterations or budget.spent
     training.task.train()
@@ -85,14 +85,14 @@ def train(
     if training.validation_due:
         end_interrupted(training, interrupts, run, logger)
     model = distribute(training.task, device)
-    guard = FiniteGuard(training, device, agreement)
+    nonfinite = NonFiniteCheck(training, device, agreement)
     batches = iter(loader)
     rates = RateMeter()
     bar = progress_bar(training.iteration, optim.max_iterations if optim.max_seconds is None else None)
     while not ended:
         lr = poly_lr(optim.lr, training.iteration, optim.max_iterations, optim.warmup_iters, budget.progress)
         set_lr(training.optimizer, lr)
-        take_step(model, training, batches, config, device, rates.data_ready, guard)
+        take_step(model, training, batches, config, device, rates.data_ready, nonfinite)
         if profiler is not None:
             profiler.step_done()
         rates.step_done(optim.batch_size)
@@ -109,12 +109,13 @@ def train(
             for interval in (intervals.log_iter, intervals.val_per_iters, intervals.save_per_iters)
         )
         validate_now = validate_now and validate is not None
-        if guard.on_host or log_now or validate_now or save_now or stop:
+        if log_now or validate_now or save_now or stop:  # the one look at the device
             training.seconds = budget.seconds
-            stop_if_not_finite(training, guard, saver, run, image_path, parameters_too=validate_now or save_now or stop)
+            parameters_too = validate_now or save_now or stop
+            raise_if_not_finite(training, nonfinite, saver, run, image_path, parameters_too)
         if log_now:
             log_progress(training, rates, lr, optim.max_iterations, optim.max_seconds, device, logger, bar)
-            guard.positions.clear()
+            nonfinite.positions.clear()
         if not (validate_now or save_now or stop):
             continue
         with budget.paused():
@@ -134,21 +135,21 @@ def train(
 
 def take_step(
     model: nn.Module,
-    training: Training,
+    training: TrainState,
     batches: Iterator[Batch],
     config: TrainConfig,
     device: torch.device,
     data_ready: Callable[[], None],
-    guard: FiniteGuard,
+    nonfinite: NonFiniteCheck,
 ) -> None:
     """One iteration at the learning rate that is set: takes its micro-batches, calls `data_ready`, trains on them."""
     with record_function("data"):
         taken = [next(batches) for _ in range(config.optim.accumulation_steps)]
         micro_batches = [_to_device(batch, device) for batch in taken]
     data_ready()
-    guard.begin([batch.positions for batch in taken])
+    nonfinite.note_samples([batch.positions for batch in taken])
     training.task.keep_features = config.run.loss_health and (training.iteration + 1) % config.run.log_iter == 0
-    _step(model, training, micro_batches, config, device, guard)
+    _step(model, training, micro_batches, config, device, nonfinite)
     training.iteration += 1
 
 
@@ -159,13 +160,13 @@ def _to_device(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor]:
 
 def _step(
     model: nn.Module,
-    training: Training,
+    training: TrainState,
     micro_batches: list[tuple[Tensor, Tensor]],
     config: TrainConfig,
     device: torch.device,
-    guard: FiniteGuard,
+    nonfinite: NonFiniteCheck,
 ) -> None:
-    """Forward and backward of every micro-batch, then one step of each optimiser, unless the guard finds it bad."""
+    """Forward and backward of every micro-batch, then one step of each optimiser, masked from the first bad one on."""
     count = len(micro_batches)
     all_targets = torch.cat([target for _, target in micro_batches]) if count > 1 else None
     terms = []
@@ -181,35 +182,33 @@ def _step(
                 training.scaler.scale(sum(losses.values()) / count).backward()
         terms.append({name: loss.detach() for name, loss in losses.items()})
     optimizers = [training.optimizer]
-    if training.separate_optimizer is not None:
-        optimizers.append(training.separate_optimizer)
+    if training.discriminator_optimizer is not None:
+        optimizers.append(training.discriminator_optimizer)
     with record_function("optimizer"):
-        guard.judge(terms)
-        if training.scaler.is_enabled() or not guard.skip:
-            _update(training, optimizers, config.optim.clip_grad, guard)
+        nonfinite.update(terms)
+        _update(training, optimizers, config.optim.clip_grad, nonfinite.masked)
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
-        if training.ema is not None and not guard.skip:
-            training.ema.multi_avg_fn.masked = None if guard.on_host else guard.masked
-            training.ema.update_parameters(training.task.network)
+        if training.ema is not None:
+            training.ema.update_parameters(training.task.network, nonfinite.masked)
 
 
-def _update(training: Training, optimizers: list[torch.optim.Optimizer], clip_grad: float, guard: FiniteGuard) -> None:
-    """Clips the gradients and takes a step of each optimiser; the scaler and the guard leave bad ones out."""
+def _update(training: TrainState, optimizers: list[torch.optim.Optimizer], clip_grad: float, masked: Tensor) -> None:
+    """Clips the gradients and takes a step of each optimiser; the scaler or the mask leaves bad ones out."""
     if clip_grad > 0:
         training.scaler.unscale_(training.optimizer)
         # not the separate parameters: a discriminator's gradients say nothing about the size of the student's step
         clipped = [parameter for group in training.optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(clipped, clip_grad)
     for optimizer in optimizers:
-        if training.scaler.is_enabled() or guard.on_host:
+        if training.scaler.is_enabled():
             training.scaler.step(optimizer)
         else:
-            step_masked(optimizer, guard.masked)
+            step_masked(optimizer, masked)
     training.scaler.update()
 
 
-def _validate(training: Training, validate: Callable[[nn.Module, int], SegMetrics], logger: RunLogger) -> bool:
+def _validate(training: TrainState, validate: Callable[[nn.Module, int], SegMetrics], logger: RunLogger) -> bool:
     """Evaluates and logs; returns whether it is the best so far. A signal leaves it due. All processes alike."""
     try:
         metrics = validate(training.evaluated_network, training.iteration)

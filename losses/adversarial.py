@@ -36,7 +36,7 @@ class Adversarial(Distiller):
     """
 
     Config = AdversarialConfig
-    separate_terms = frozenset({"loss_d"})
+    discriminator_terms = frozenset({"loss_d"})
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class Adversarial(Distiller):
             losses["loss_d"] = hinge_loss(*scores) * self.config.d_weight
         return losses
 
-    def separate_parameters(self) -> list[nn.Parameter]:
-        """Those of the discriminator; see :meth:`Distiller.separate_parameters`."""
+    def discriminator_parameters(self) -> list[nn.Parameter]:
+        """Those of the discriminator; see :meth:`Distiller.discriminator_parameters`."""
         if self.discriminator is None or not self.config.d_weight:
             return []
         return list(self.discriminator.parameters())

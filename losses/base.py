@@ -56,8 +56,8 @@ class Distiller(nn.Module):
     """Whether the method was published beside pixel KD of weight 1, which it does not compute itself."""
     includes_adversarial: ClassVar[bool] = False
     """Whether the method was published beside the adversarial term, which it does not compute itself."""
-    separate_terms: ClassVar[frozenset[str]] = frozenset()
-    """Names of the terms that train `separate_parameters` alone and not the student."""
+    discriminator_terms: ClassVar[frozenset[str]] = frozenset()
+    """Names of the terms that train `discriminator_parameters` alone and not the student."""
     needs_teacher_aux: bool = False
     """Whether ``teacher.aux_logits`` is read; where False the teacher may skip its auxiliary head."""
 
@@ -77,6 +77,6 @@ class Distiller(nn.Module):
         """
         raise NotImplementedError
 
-    def separate_parameters(self) -> list[nn.Parameter]:
+    def discriminator_parameters(self) -> list[nn.Parameter]:
         """Parameters that an optimiser of their own trains, stepped after the student's: those of a discriminator."""
         return []

@@ -35,9 +35,11 @@ class Combined(Distiller):
             with record_function(f"method_{method}"):
                 terms = part(student, teacher, target, step)
             assert not terms.keys() & losses.keys(), f"{method} gives {sorted(terms.keys() & losses.keys())} again"
-            losses |= {name: value if name in part.separate_terms else value * factor for name, value in terms.items()}
+            losses |= {
+                name: value if name in part.discriminator_terms else value * factor for name, value in terms.items()
+            }
         return losses
 
-    def separate_parameters(self) -> list[nn.Parameter]:
-        """Those of all parts; see :meth:`Distiller.separate_parameters`."""
-        return [parameter for part in self.parts.values() for parameter in part.separate_parameters()]
+    def discriminator_parameters(self) -> list[nn.Parameter]:
+        """Those of all parts; see :meth:`Distiller.discriminator_parameters`."""
+        return [parameter for part in self.parts.values() for parameter in part.discriminator_parameters()]

@@ -43,8 +43,6 @@ class MemoryBank(nn.Module):
         if dtype not in BANK_DTYPES.values():
             raise ValueError(f"bank dtype must be one of {', '.join(BANK_DTYPES)}, got {dtype}")
         self.num_rings, self.size, self.dim = num_rings, size, dim
-        self.journal: list[tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
-        """While it is a list, what `undo` needs of each write: slots, their rows, pointers and counts before."""
         self.register_buffer("queue", _lazy_zeros(num_rings * size + 1, dim, dtype))
         self.register_buffer("queue_ptr", torch.zeros(num_rings, dtype=torch.int64))
         self.register_buffer("queue_count", torch.zeros(num_rings, dtype=torch.int64))
@@ -75,20 +73,9 @@ class MemoryBank(nn.Module):
         slot = safe_ring * self.size + (self.queue_ptr[safe_ring] + position) % self.size
         slot = torch.where(kept, slot, self.num_rings * self.size)
         rows = torch.where(kept[:, None], rows, 0).to(self.queue.dtype)
-        if self.journal is not None:
-            before = self.queue.index_select(0, slot)
-            self.journal.append((slot, before, self.queue_ptr.clone(), self.queue_count.clone()))
         self.queue.index_copy_(0, slot, rows)
         self.queue_ptr.copy_((self.queue_ptr + written) % self.size)
         self.queue_count.copy_((self.queue_count + written).clamp(max=self.size))
-
-    @torch.no_grad()
-    def undo(self, where: Tensor) -> None:
-        """Takes the writes in `journal` back where `where`, a 0-dimensional bool on the bank's device, is True."""
-        for slot, rows, pointer, count in reversed(self.journal or ()):
-            self.queue.index_copy_(0, slot, torch.where(where, rows, self.queue.index_select(0, slot)))
-            self.queue_ptr.copy_(torch.where(where, pointer, self.queue_ptr))
-            self.queue_count.copy_(torch.where(where, count, self.queue_count))
 
     @torch.no_grad()
     def draw(self, rows_per_ring: int, *keys: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from models.pspnet import PSPNet
 from models.segformer import SegFormer
 from models.upernet import UPerNet
 from models.weights import load_backbone_weights
+from utils.names import did_you_mean
 
 RESNETS = ("resnet18", "resnet50", "resnet101")
 MOBILENETS_V3 = ("mobilenetv3_small", "mobilenetv3_large")
@@ -71,13 +72,28 @@ def resolve_names(name: str, backbone: str) -> tuple[str, str]:
     plain = name.lower()
     candidates = [model for model in ALIASES.get(plain, (plain,)) if model in NETWORKS]
     if not candidates:
-        raise ValueError(f"unknown model {name!r}; models and their backbones are\n{listing}")
+        hint = did_you_mean(name, [*NETWORKS, *ALIASES])
+        raise ValueError(f"unknown model {name!r}.{hint} Models and their backbones are\n{listing}")
     model = next((model for model in candidates if backbone in NETWORKS[model].backbones), None)
     if model is None and (backbone.startswith(TIMM_PREFIX) or (plain in ALIASES and backbone in BACKBONES)):
         model = candidates[0]
     if model is None:
-        raise ValueError(f"model {name!r} has no backbone {backbone!r}; models and their backbones are\n{listing}")
+        hint = _timm_hint(backbone) or did_you_mean(backbone, BACKBONES)
+        raise ValueError(
+            f"model {name!r} has no backbone {backbone!r}.{hint} Models and their backbones are\n{listing}"
+        )
     return model, backbone
+
+
+def _timm_hint(backbone: str) -> str:
+    """ " Did you mean timm:...?" where timm has networks of such a name, or ""."""
+    import timm
+
+    name = backbone.lower()
+    found = [name] if timm.is_model(name) else timm.list_models(f"*{name}*")[:3]
+    if backbone in BACKBONES or not found:
+        return ""
+    return f" Did you mean {' or '.join(TIMM_PREFIX + other for other in found)}?"
 
 
 def build_model(

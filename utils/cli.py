@@ -1,7 +1,6 @@
 """How a program begins and ends: its command line; a user's error as one message, all else with its traceback."""
 
 import argparse
-import difflib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +13,7 @@ import yaml
 
 from utils import flags
 from utils.distributed import LostProcesses, cleanup_distributed, lost_processes_explained, note_failure
+from utils.names import did_you_mean
 from utils.signals import Interrupted, end_at_once
 
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
@@ -66,9 +66,8 @@ class Parser(argparse.ArgumentParser):
             unknown = [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]
             known = [option for action in self._actions for option in action.option_strings]
             for flag in unknown:
-                near = RELATED.get(flag)
-                near = [near] if near in known else difflib.get_close_matches(flag, known, n=1)
-                message += f". {flag}: did you mean {near[0]}?" if near else ""
+                hint = did_you_mean(flag, known, RELATED)
+                message += f". {flag}:{hint.lower()}" if hint else ""
         raise UsageError(f"{message}\nSee `python {self.prog} --help` for all options.")
 
 
@@ -126,14 +125,15 @@ def read_settings(
     values = migrate({str(name).lstrip("-").replace("-", "_"): value for name, value in values.items()})
     unknown = sorted(set(values) - known)
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(unknown[0], known)
         raise ValueError(f"--config {path}: {', '.join(unknown)}: not a setting of this program.{hint}")
     return values
 
 
-def run_cli(main: Callable[[], int | None], resumable: bool = False) -> None:
+def run_cli(main: Callable[[], int | None], resumable: bool = False, interrupted: str = "") -> None:
     """Runs `main`; exits 2 after one clear message for a user's error, 130 after Ctrl-C, else with what it returns.
+
+    `interrupted` is what to say after Ctrl-C.
 
     A resumable `main` is a training run's: SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it with 75, after the step and the
     save that are due. 130 is then left to a second, impatient Ctrl-C.
@@ -151,9 +151,9 @@ def run_cli(main: Callable[[], int | None], resumable: bool = False) -> None:
             code = main()
         if code:
             _exit(code)
-    except Interrupted as interrupted:
+    except Interrupted as reason:
         if os.environ.get("RANK", "0") == "0":
-            print(f"interrupted: {interrupted}", file=sys.stderr, flush=True)
+            print(f"interrupted: {reason}", file=sys.stderr, flush=True)
         _exit(EXIT_RESUMABLE)
     except LostProcesses as error:
         if os.environ.get("CIRKD_TRACEBACK"):
@@ -181,8 +181,8 @@ def run_cli(main: Callable[[], int | None], resumable: bool = False) -> None:
         )
         _exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
-        hint = "; what a training run has saved, --resume auto continues." if resumable else ""
-        print(f"interrupted{hint}", file=sys.stderr, flush=True)
+        hint = "what a training run has saved, --resume auto continues." if resumable else interrupted
+        print(f"interrupted{'; ' if hint else ''}{hint}", file=sys.stderr, flush=True)
         _exit(EXIT_INTERRUPTED)
     finally:
         cleanup_distributed()

@@ -163,7 +163,7 @@ def _word_parser(declaration: Mapping[str, Any], hint: Any) -> Callable[[str], A
     parse = declaration.get("parse") or (_path if kind is Path else kind)
 
     def parse_word(word: str) -> Any:
-        if optional and word.lower() in ("none", ""):
+        if optional and declaration.get("parse") is None and word.lower() in ("none", ""):
             return None
         try:
             return parse(word)

@@ -14,7 +14,7 @@ class Interrupted(BaseException):
     """A signal ended the run, which can be continued. Like KeyboardInterrupt it is no error that a reader may catch."""
 
 
-class Interrupts:
+class SignalHandler:
     """Notes the signals that ask a run to end while it is entered: SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's).
 
     A second Ctrl-C raises KeyboardInterrupt at once. Signals can only be noted in the main thread; in others, and where
@@ -34,7 +34,7 @@ class Interrupts:
         """Whether this process was asked to end."""
         return self.name is not None
 
-    def __enter__(self) -> "Interrupts":
+    def __enter__(self) -> "SignalHandler":
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
@@ -53,7 +53,7 @@ class Interrupts:
 
 
 def end_at_once() -> None:
-    """From now on the signals raise `Interrupted`; `Interrupts` takes over while there is something to save.
+    """From now on the signals raise `Interrupted`; `SignalHandler` takes over while there is something to save.
 
     Does nothing outside the main thread.
     """

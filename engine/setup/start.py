@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from engine.agreement import join_processes
 from engine.config.schema import MachineConfig
+from engine.rank_checks import join_processes
 from utils.seed import seed_everything, set_deterministic
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dataset.check import PUBLISHED_COUNTS, check_dataset, main
 from dataset.prepare import prepare
+from tests.programs import exit_code
 from tests.pseudo_datasets import (
     MASK_VALUES,
     SPLITS,
@@ -31,7 +32,7 @@ def own(tmp_path):
 
 def run(capsys, *arguments):
     """Exit code, standard output and standard error."""
-    code = main([*map(str, arguments), "--workers", "0"])
+    code = exit_code(main, [*map(str, arguments), "--workers", "0"])
     return code, *capsys.readouterr()
 
 
@@ -85,7 +86,7 @@ def test_every_kind_of_bad_file_is_named_and_none_hides_another(own, tmp_path, c
     write_mask(root / "masks/train_005.png", illegal)
     write_image(root / "masks/val_002.png", np.zeros((32, 48, 3), dtype=np.uint8))
     path = tmp_path / "report.json"
-    code = main(["custom", str(root), "--json", str(path), "--workers", str(workers)])
+    code = exit_code(main, ["custom", str(root), "--json", str(path), "--workers", str(workers)])
     output = capsys.readouterr().out
     report = json.loads(path.read_text())
     found = {
@@ -189,10 +190,8 @@ def test_what_cannot_be_checked(own, tmp_path, capsys):
     ):
         code, output, error = run(capsys, *arguments)
         assert code == 2 and not output.startswith("custom in") and error.startswith("error: ") and message in error
-    assert main(["custom", str(own), "--workers", "-1"]) == 2
-    with pytest.raises(SystemExit) as ended:
-        main(["cityscapes", str(own)])
-    assert ended.value.code == 2
+    assert exit_code(main, ["custom", str(own), "--workers", "-1"]) == 2
+    assert exit_code(main, ["cityscapes", str(own)]) == 2
 
 
 def test_camvid_as_it_is_on_disk():

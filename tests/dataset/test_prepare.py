@@ -198,7 +198,7 @@ def test_list_files_pick_from_the_copy(tmp_path, name):
         build_dataset(name, out, "train", list_file=str(own))
 
 
-_RUN = "import sys; from dataset.prepare import main; sys.exit(main(sys.argv[1:]))"
+_RUN = "from dataset.prepare import run; run()"
 
 
 @pytest.mark.parametrize("signal_name", ["INT", "KILL"])

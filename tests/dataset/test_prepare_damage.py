@@ -13,6 +13,7 @@ from dataset import build_dataset
 from dataset.loaders import build_train_loader
 from dataset.prepare import main, prepare
 from dataset.prepared import MANIFEST, part_path
+from tests.programs import exit_code
 from tests.pseudo_datasets import assert_same_samples, files_of, write_mask, write_source
 
 SMALL_PART = 20_000  # three or so samples a file
@@ -40,7 +41,7 @@ def test_a_corrupted_byte_is_found(source, tmp_path, capsys):
     out = tmp_path / "out"
     prepare("custom", source, out, workers=0)
     arguments = ["custom", str(source), str(out), "--verify", "--workers"]
-    assert main([*arguments, "2"]) == 0 and "equal to its source" in capsys.readouterr().out
+    assert exit_code(main, [*arguments, "2"]) == 0 and "equal to its source" in capsys.readouterr().out
     table = build_dataset("custom", out, "train").copy._copy.table
     with open(part_path(out, "train", 0), "r+b") as file:
         file.seek(int(table.offsets[3]) + 100)
@@ -48,7 +49,7 @@ def test_a_corrupted_byte_is_found(source, tmp_path, capsys):
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([byte ^ 1]))
     for workers in ("0", "2"):
-        assert main([*arguments, workers]) == 1
+        assert exit_code(main, [*arguments, workers]) == 1
         output = capsys.readouterr().out
         assert "train_003.png" in output and "checksum differs" in output and len(output.splitlines()) == 1
     data = build_dataset("custom", out, "train")
@@ -77,12 +78,12 @@ def test_verify_finds_a_source_that_has_changed(source, tmp_path, capsys):
     out = tmp_path / "out"
     prepare("custom", source, out, workers=0)
     write_mask(source / "masks/train_001.png", np.full((41, 29), 2, dtype=np.uint8))
-    assert main(["custom", str(source), str(out), "--verify", "--workers", "0"]) == 1
+    assert exit_code(main, ["custom", str(source), str(out), "--verify", "--workers", "0"]) == 1
     assert "train_001.png is not what the copy" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"1 sample\(s\) have changed since, first images/train_001\.png"):
         prepare("custom", source, out, workers=0)
     prepare("custom", source, out, workers=0, overwrite=True)
-    assert main(["custom", str(source), str(out), "--verify", "--workers", "0"]) == 0
+    assert exit_code(main, ["custom", str(source), str(out), "--verify", "--workers", "0"]) == 0
 
 
 def test_a_copy_that_another_process_writes_is_left_alone(source, tmp_path, capsys):
@@ -91,7 +92,7 @@ def test_a_copy_that_another_process_writes_is_left_alone(source, tmp_path, caps
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with open(out / "prepared.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert main(["custom", str(source), str(out), "--workers", "0", "--overwrite"]) == 2
+        assert exit_code(main, ["custom", str(source), str(out), "--workers", "0", "--overwrite"]) == 2
     assert f"another process is writing to {out}" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
@@ -100,7 +101,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(source, tmp_path,
     out = tmp_path / "deep" / "out"
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
-    assert main(["custom", str(source), str(out), "--workers", "0"]) == 2
+    assert exit_code(main, ["custom", str(source), str(out), "--workers", "0"]) == 2
     output = capsys.readouterr()
     assert "error: the copy needs 0.0 MiB more" in output.err and "make room" in output.err
     assert "train: 5 samples" in output.out and not (tmp_path / "deep").exists()
@@ -135,11 +136,13 @@ def test_other_names_folders_and_manifests(source, tmp_path, capsys):
         file.write(b" ")
     with pytest.raises(ValueError, match=r"samples\.npz is missing or has been changed"):
         build_dataset("custom", out, "train")
-    assert main(["custom", str(tmp_path / "nowhere"), str(out)]) == 2 and "nowhere" in capsys.readouterr().err
+    assert (
+        exit_code(main, ["custom", str(tmp_path / "nowhere"), str(out)]) == 2 and "nowhere" in capsys.readouterr().err
+    )
 
 
 def test_a_bad_sample_is_named_and_stops_the_run(source, tmp_path, capsys):
     (source / "masks/train_002.png").write_bytes(b"\x89PNG")
     for workers in ("0", "2"):
-        assert main(["custom", str(source), str(tmp_path / "out"), "--workers", workers]) == 2
+        assert exit_code(main, ["custom", str(source), str(tmp_path / "out"), "--workers", workers]) == 2
         assert "masks/train_002.png cannot be read" in capsys.readouterr().err

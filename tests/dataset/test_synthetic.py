@@ -10,6 +10,7 @@ import pytest
 from dataset import build_dataset
 from dataset.scenes import CLASSES
 from dataset.synthetic import MARKER, main, synthetic_sample, write_synthetic
+from tests.programs import exit_code
 
 SMALL = {"num_train": 3, "num_val": 1, "num_test": 1, "size": (32, 48)}
 
@@ -113,8 +114,8 @@ def test_command_line(tmp_path, capsys):
     command = [sys.executable, "-m", "dataset.synthetic", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("wrote 3 scenes of 20x30")
-    assert main(options) == 0 and "already there" in capsys.readouterr().out
-    assert main([*options, "--seed", "1"]) == 2 and "error: " in capsys.readouterr().err
+    assert exit_code(main, options) == 0 and "already there" in capsys.readouterr().out
+    assert exit_code(main, [*options, "--seed", "1"]) == 2 and "error: " in capsys.readouterr().err
     assert not (tmp_path / "s/test.txt").exists()
 
 

@@ -11,17 +11,17 @@ import pytest
 import torch
 import yaml
 
+import engine.checkpointer
 import engine.evaluate
-import engine.saving
 import engine.train
 import utils.signals
-from engine.stopping import StepAgreement, ValidationBrokenOff, until_interrupted
+from engine.stopping import RankFlags, ValidationBrokenOff, until_interrupted
 from tests.conftest import assert_same, at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.cli import EXIT_RESUMABLE, run_cli
 from utils.distributed import get_rank
-from utils.signals import SIGNALS, Interrupted, Interrupts
+from utils.signals import SIGNALS, Interrupted, SignalHandler
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,11 +75,11 @@ def test_signal_breaks_validation_off_and_resuming_makes_it_again(run_main, base
     assert not [line for line in metric_lines(folder) if "validation" in line]
 
     # killed after the validation was logged, before the state that knows of it: it is made once more and logged once
-    save = engine.train.Saver.save
+    save = engine.train.Checkpointer.save
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.train.Saver, "save", killed)
+        patch.setattr(engine.train.Checkpointer, "save", killed)
         run_main("train_baseline", *baseline, "--resume", "auto")
-    assert engine.train.Saver.save is save
+    assert engine.train.Checkpointer.save is save
     assert [line["iteration"] for line in metric_lines(folder) if "validation" in line] == [2]
     assert_continues_as_unbroken(run_main, baseline, folder)
     text = (folder / "log.txt").read_text()
@@ -105,7 +105,9 @@ def test_killed_between_the_files_of_every_save(run_main, baseline, tmp_path, mo
     folder, start = tmp_path / "run", []
     for ending, lines in (("last_state.pth", 1), ("custom.pth", 1), ("last_state.pth", 3), ("best_model.pth", 1)):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(engine.saving, "save_atomic", dying_at(engine.saving.save_atomic, ending, lines, folder))
+            patch.setattr(
+                engine.checkpointer, "save_atomic", dying_at(engine.checkpointer.save_atomic, ending, lines, folder)
+            )
             run_main("train_baseline", *baseline, *start)
         start = ["--resume", "auto"]
     assert_continues_as_unbroken(run_main, baseline, folder)
@@ -116,7 +118,9 @@ def test_killed_between_the_files_of_every_save(run_main, baseline, tmp_path, mo
 def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.saving, "save_atomic", dying_at(engine.saving.save_atomic, "best_model.pth", 0, folder))
+        patch.setattr(
+            engine.checkpointer, "save_atomic", dying_at(engine.checkpointer.save_atomic, "best_model.pth", 0, folder)
+        )
         run_main("train_baseline", *baseline)
     state = load_file(tmp_path / "run/last_state.pth")
     assert state["iteration"] == state["best"]["iteration"] == 2 and not list((tmp_path / "run").glob("*best*"))
@@ -152,7 +156,7 @@ def test_run_continued_elsewhere_can_be_continued_from_its_first_moment(run_main
 def test_second_ctrl_c_ends_at_once_unless_torchrun_passed_the_first_on(monkeypatch):
     clock = iter([0.0, 0.5, 3.0])
     monkeypatch.setattr(utils.signals.time, "monotonic", lambda: next(clock))
-    with Interrupts() as interrupts:
+    with SignalHandler() as interrupts:
         assert not interrupts.pending
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
@@ -176,8 +180,8 @@ def test_signal_at_start_up_has_the_same_exit_code(number, capsys):
 
 def agree_on_two_processes() -> list:
     """Rank 1 is asked to stop at the second step, and finds the third bad; then validation breaks off."""
-    interrupts = Interrupts()
-    agreement = StepAgreement(torch.device("cpu"), lambda: interrupts.pending)
+    interrupts = SignalHandler()
+    agreement = RankFlags(torch.device("cpu"), lambda: interrupts.pending)
     answers = []
     for step in range(4):
         if step == 1 and get_rank() == 1:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-import engine.agreement
+import engine.rank_checks
 import train_baseline
-from engine.agreement import fingerprint, require_agreement
+from engine.rank_checks import fingerprint, require_equal_across_ranks
 from models import build_model
 from tests.conftest import STUDENT
 from tests.processes import run_processes
@@ -68,11 +68,11 @@ def test_processes_that_differ_end_with_what_differs(baseline, tmp_path):
 
 
 def test_what_differs_is_named_with_where(monkeypatch):
-    require_agreement({"a": 1}, "")  # alone, with itself
+    require_equal_across_ranks({"a": 1}, "")  # alone, with itself
     everyone = [{"a": "1", "b": "2"}, {"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}]
-    monkeypatch.setattr(engine.agreement, "all_gather_object", lambda own: everyone)
+    monkeypatch.setattr(engine.rank_checks, "all_gather_object", lambda own: everyone)
     with pytest.raises(ValueError) as caught:
-        require_agreement(everyone[0], "Do this.")
+        require_equal_across_ranks(everyone[0], "Do this.")
     assert str(caught.value) == (
         "the processes of this run do not agree: b is 2 on processes 0, 1 and 3 on process 2; "
         "c is not there on processes 0, 1 and 4 on process 2. Do this."

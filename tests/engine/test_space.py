@@ -7,15 +7,15 @@ from torch import nn
 from engine import space
 from engine.run import Run
 from engine.space import space_warning
-from engine.state import Training
+from engine.state import TrainState
 from engine.task import SegmentationTask
 from utils.checkpoint import plain, save_atomic
 
 
-def training(kind: type) -> Training:
+def training(kind: type) -> TrainState:
     task = SegmentationTask(nn.Linear(1000, 250, bias=False))  # 1 MB
     optimizer = kind(task.parameters(), lr=0.1, **({"momentum": 0.9} if kind is torch.optim.SGD else {}))
-    return Training(task, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    return TrainState(task, optimizer, torch.amp.GradScaler("cpu", enabled=False))
 
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])

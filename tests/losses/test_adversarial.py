@@ -96,8 +96,8 @@ def test_each_loss_reaches_its_side_alone():
     assert grads[0].any() and all(grad is None for grad in grads[1:])
     grads = torch.autograd.grad(losses["loss_d"], inputs, allow_unused=True)
     assert grads[0] is None and all(grad is not None for grad in grads[1:])
-    assert {id(p) for p in module.separate_parameters()} == {id(p) for p in module.parameters()}
-    assert module.separate_terms == {"loss_d"}
+    assert {id(p) for p in module.discriminator_parameters()} == {id(p) for p in module.parameters()}
+    assert module.discriminator_terms == {"loss_d"}
 
 
 def golden_step(monkeypatch=None):
@@ -191,14 +191,14 @@ def test_spectral_norm_converges_to_the_largest_singular_value_and_rests_in_eval
 def test_weight_zero_builds_no_discriminator():
     batch = make_batch()
     module = build(Adversarial, batch, adv_weight=0.0)
-    assert module(*batch) == {} and not module.state_dict() and module.separate_parameters() == []
+    assert module(*batch) == {} and not module.state_dict() and module.discriminator_parameters() == []
 
 
 def test_discriminator_without_a_loss_of_its_own_does_not_train():
     batch = make_batch()
     module = build(Adversarial, batch, d_weight=0.0)
     assert list(module(*batch)) == ["loss_adv"]
-    assert module.separate_parameters() == [] and not any(p.requires_grad for p in module.parameters())
+    assert module.discriminator_parameters() == [] and not any(p.requires_grad for p in module.parameters())
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -122,5 +122,5 @@ def test_published_settings():
         afdcd_feature_weight=4e-5, afdcd_contrast_weight=0.001, afdcd_mask_ratio=0.75, afdcd_temperature=0.07
     )
     assert AFDCDConfig() == expected
-    with pytest.raises(ValueError, match="afdcd_mask_ratio must be at least 0 and below 1, got 2"):
+    with pytest.raises(ValueError, match="--afdcd-mask-ratio 2.0: expected a number from 0"):
         AFDCDConfig(afdcd_mask_ratio=2)

@@ -301,13 +301,13 @@ def test_published_defaults():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"kd_weight": -1}, "kd_weight"),
-        ({"kd_weight": float("nan")}, "kd_weight"),
-        ({"contrast_temperature": 0}, "contrast_temperature"),
-        ({"pixel_memory_size": 0}, "pixel_memory_size"),
+        ({"kd_weight": -1}, "--lambda-kd"),
+        ({"kd_weight": float("nan")}, "--lambda-kd"),
+        ({"contrast_temperature": 0}, "--contrast-temperature"),
+        ({"pixel_memory_size": 0}, "--pixel-memory-size"),
         ({"minibatch_partners": 0}, "minibatch_partners"),
         ({"bank_dtype": "int8"}, "bfloat16, float16, float32"),
-        ({"distill_warmup_iters": -1}, "distill_warmup_iters"),
+        ({"distill_warmup_iters": -1}, "--distill-warmup-iters"),
         ({"lambda_kd": 1}, "lambda_kd"),
     ],
 )

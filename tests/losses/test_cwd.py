@@ -16,6 +16,7 @@ from tests.losses.distillers import (
     check_processes,
     make_batch,
 )
+from utils.settings import flag_of
 from utils.types import SegOutput
 
 
@@ -90,7 +91,7 @@ def test_equal_channels_need_no_adapter():
 
 @pytest.mark.parametrize(("field", "value"), [("cwd_scaling", "old"), ("cwd_temperature", 0.0)])
 def test_settings_out_of_range_are_refused(field, value):
-    with pytest.raises(ValueError, match=f"{field} must be .* got"):
+    with pytest.raises(ValueError, match=f"{flag_of(field)} .*: expected"):
         CWD.Config(**{field: value})
 
 

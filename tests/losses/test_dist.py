@@ -72,5 +72,5 @@ def test_constant_probabilities_are_uncorrelated_and_have_finite_gradients(size)
 
 
 def test_refuses_a_negative_factor():
-    with pytest.raises(ValueError, match="dist_aux_factor must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="--dist-aux-factor -1.*at least 0"):
         DISTConfig(dist_aux_factor=-1)

@@ -29,5 +29,5 @@ def test_published_settings():
 
 
 def test_refuses_a_mask_that_hides_everything():
-    with pytest.raises(ValueError, match="mgd_mask_ratio must be at least 0 and below 1, got 1"):
+    with pytest.raises(ValueError, match="--mgd-mask-ratio 1.0: expected a number from 0"):
         MGDConfig(mgd_mask_ratio=1.0)

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 import engine.train
-from engine.finite import FiniteGuard
-from engine.optim import build_optimizer, build_separate_optimizer
-from engine.state import Training
-from engine.stopping import StepAgreement
+from engine.nonfinite import NonFiniteCheck
+from engine.optim import build_discriminator_optimizer, build_optimizer
+from engine.state import TrainState
+from engine.stopping import RankFlags
 from losses.adversarial import Adversarial
 from tests.configs import make_config
 from tests.conftest import assert_same, metric_lines
@@ -146,13 +146,12 @@ def one_step(task: Pair, scaler: torch.amp.GradScaler, clip_grad: float = 0.0) -
     optimizer = build_optimizer(
         task, [], kind="sgd", lr=0.1, weight_decay=0.0, momentum=0.0, head_lr_mult=1.0, separate=separate
     )
-    training = Training(task, optimizer, scaler, separate_optimizer=build_separate_optimizer(separate))
+    training = TrainState(task, optimizer, scaler, discriminator_optimizer=build_discriminator_optimizer(separate))
     config = make_config(clip_grad=clip_grad)
     batch = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2)
     device = torch.device("cpu")
-    guard = FiniteGuard(training, device, StepAgreement(device, lambda: False))
-    guard.begin()
-    engine.train._step(task, training, [batch, batch], config, device, guard)
+    nonfinite = NonFiniteCheck(training, device, RankFlags(device, lambda: False))
+    engine.train._step(task, training, [batch, batch], config, device, nonfinite)
     assert all(parameter.grad is None for parameter in task.parameters())
     return task.network.weight.item(), task.discriminator.weight.item()
 
@@ -172,4 +171,4 @@ def test_overflow_in_the_discriminator_skips_the_whole_step_and_lowers_the_scale
 
 
 def test_no_separate_parameters_need_no_optimiser():
-    assert build_separate_optimizer([]) is None
+    assert build_discriminator_optimizer([]) is None

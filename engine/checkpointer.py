@@ -6,20 +6,23 @@ from typing import Any
 
 import torch
 
-from engine.agreement import on_main_process
+from engine.rank_checks import on_main_process
 from engine.run import BAD_BATCHES, Run
-from engine.state import Training
+from engine.state import TrainState
 from utils.checkpoint import save_atomic
 from utils.distributed import all_gather_object, is_main_process
 from utils.files import write_text
 from utils.logger import RunLogger
 
 
-class Saver:
+class Checkpointer:
     """Writes the state and the checkpoints; what fails on the main process is known to all.
 
     The order makes the files agree whenever the run is killed: the state first, then the last checkpoint and the best
     one. A run that continues writes the checkpoints of its state again, and the best one if it is of that iteration.
+
+    Attributes:
+        saved_iteration: of the state on disk; None where this run has written none.
 
     Args:
         training: what is saved.
@@ -32,7 +35,7 @@ class Saver:
 
     def __init__(
         self,
-        training: Training,
+        training: TrainState,
         arguments: dict[str, Any],
         device: torch.device,
         run: Run,
@@ -43,6 +46,7 @@ class Saver:
         self._run, self._logger, self._on_error = run, logger, on_error
         self._written_best = replace(training.best)
         self._state_written = False
+        self.saved_iteration: int | None = training.iteration if run.continues_in_place else None
 
     def save(self, *, final: bool = False) -> None:
         """Writes everything. All processes together.
@@ -61,7 +65,8 @@ class Saver:
             self._state_written = True
             self._write_checkpoints()
 
-        self._guarded(write, final)
+        if self._guarded(write, final):
+            self.saved_iteration = self._training.iteration
 
     def complete(self) -> None:
         """Writes the checkpoints that belong to the state which was loaded, in case the run was killed before."""
@@ -77,7 +82,8 @@ class Saver:
         if self._best_is_now():
             save_atomic(weights, self._run.best_checkpoint)
 
-    def _guarded(self, write: Callable[[], None], final: bool) -> None:
+    def _guarded(self, write: Callable[[], None], final: bool) -> bool:
+        """Whether it was written."""
         self._state_written = False
         try:
             on_main_process(write)
@@ -87,7 +93,7 @@ class Saver:
             failure = error
         else:
             self._written_best = replace(self._training.best)
-            return
+            return True
         # The best network of a validation whose files failed is gone at the next step: a later one may take its place.
         self._training.best = replace(self._written_best)
         missing = "only the state was" if self._state_written else "nothing was"  # the main process's logger says it
@@ -95,6 +101,7 @@ class Saver:
             f"{missing} saved at iteration {self._training.iteration}: {failure}. The last good state stays; the "
             "next save tries again (--on-save-error continue)"
         )
+        return False
 
 
 def write_bad_batches(run: Run, positions: list[tuple[int, list[int]]], image_path: Callable[[int], str] | None) -> str:

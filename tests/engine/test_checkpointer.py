@@ -5,9 +5,9 @@ import os
 
 import pytest
 
-import engine.saving
+import engine.checkpointer
 import engine.train
-from engine.saving import Saver
+from engine.checkpointer import Checkpointer
 from tests.conftest import metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
@@ -16,7 +16,7 @@ from utils.distributed import get_rank
 
 def full_from(monkeypatch, tmp_path, first: int, last: int) -> list[int]:
     """The disk is full for the state's writes `first` to `last`; returns the list in which writes are counted."""
-    write, count = engine.saving.save_atomic, []
+    write, count = engine.checkpointer.save_atomic, []
 
     def fails(obj, path, *rest, **also):
         if path.name == "last_state.pth":
@@ -25,7 +25,7 @@ def full_from(monkeypatch, tmp_path, first: int, last: int) -> list[int]:
                 raise OSError(errno.ENOSPC, "No space left on device", str(path))
         write(obj, path, *rest, **also)
 
-    monkeypatch.setattr(engine.saving, "save_atomic", fails)
+    monkeypatch.setattr(engine.checkpointer, "save_atomic", fails)
     return count
 
 
@@ -96,10 +96,10 @@ def fail_on_main_process() -> str:
         assert get_rank() == 0
         raise PermissionError(errno.EACCES, "Permission denied", "x")
 
-    engine.saving.save_atomic = fails
+    engine.checkpointer.save_atomic = fails
     run = type("Run", (), {"last_state": None})
     try:
-        Saver(_Training(), {}, None, run, Logger()).save()
+        Checkpointer(_Training(), {}, None, run, Logger()).save()
     except PermissionError as error:
         return f"{type(error).__name__} {error.errno}"
     return "went on"

@@ -47,7 +47,7 @@ def join_processes(config: Any, machine: MachineConfig) -> torch.device:
             if not leaf.declaration.get("per_host")
         }
         values |= {"torch": torch.__version__, "Python": platform.python_version(), "the code's hash": _code_hash()}
-        require_agreement(values, "Start every process from one copy of the project with one command line.")
+        require_equal_across_ranks(values, "Start every process from one copy of the project with one command line.")
     return device
 
 
@@ -65,7 +65,7 @@ def on_main_process(function: Callable[[], Any]) -> Any:
     return outcome
 
 
-def require_agreement(values: Mapping[str, Any], remedy: str) -> None:
+def require_equal_across_ranks(values: Mapping[str, Any], remedy: str) -> None:
     """Compares values, by their text, across processes; every process has to call it.
 
     Raises:
