@@ -44,7 +44,7 @@ class SegmentationTask(nn.Module):
         """
         output = self.run_network(images)
         with record_function("loss_task"):
-            return segmentation_loss(output, target, step=step)
+            return segmentation_loss(output, target, step=step, label_smoothing=self.config.label_smoothing)
 
     def run_network(self, images: Tensor) -> SegOutput:
         """The network's output; its features are kept where `keep_features` asks for it."""
@@ -99,7 +99,7 @@ class DistillationTask(SegmentationTask):
             teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux)
         student = self.run_network(images)
         with record_function("loss_task"):
-            losses = segmentation_loss(student, target, step=step)
+            losses = segmentation_loss(student, target, step=step, label_smoothing=self.config.label_smoothing)
         with record_function("distiller"):
             return losses | self.distiller(student, teacher, target, step)
 

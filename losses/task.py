@@ -12,7 +12,11 @@ from utils.types import SegOutput, Step
 
 
 def segmentation_loss(
-    output: SegOutput, target: Tensor, aux_weight: float = 0.4, step: Step | None = None
+    output: SegOutput,
+    target: Tensor,
+    aux_weight: float = 0.4,
+    step: Step | None = None,
+    label_smoothing: float = 0.0,
 ) -> dict[str, Tensor]:
     """Cross entropy at the size of the labels, averaged over the pixels of the global batch that are not ignored.
 
@@ -21,15 +25,16 @@ def segmentation_loss(
         target: (N, H, W) int64, 255 = ignored.
         aux_weight: weight of the auxiliary head's loss; at 0, or without such a head, there is no such term.
         step: where in the run this micro-batch stands.
+        label_smoothing: share of each label that is spread evenly over all classes (Szegedy et al., CVPR 2016).
 
     Returns:
         "loss_task" and, with an auxiliary head, "loss_aux", already weighted. 0 with zero gradients where every pixel
         is ignored.
     """
     scale = mean_scale(target, step, lambda labels: (labels != IGNORE_INDEX).sum())
-    losses = {"loss_task": _cross_entropy_sum(output.logits, target) * scale}
+    losses = {"loss_task": _cross_entropy_sum(output.logits, target, label_smoothing) * scale}
     if output.aux_logits is not None and aux_weight:
-        losses["loss_aux"] = _cross_entropy_sum(output.aux_logits, target) * (scale * aux_weight)
+        losses["loss_aux"] = _cross_entropy_sum(output.aux_logits, target, label_smoothing) * (scale * aux_weight)
     return losses
 
 
@@ -52,6 +57,6 @@ def mean_scale(target: Tensor, step: Step | None, count: Callable[[Tensor], Tens
     return global_mean_scale(count(step.target)) * step.num_micro_batches
 
 
-def _cross_entropy_sum(logits: Tensor, target: Tensor) -> Tensor:
+def _cross_entropy_sum(logits: Tensor, target: Tensor, label_smoothing: float) -> Tensor:
     logits = F.interpolate(logits.to(compute_dtype(logits)), size=target.shape[1:], mode="bilinear", align_corners=True)
-    return F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="sum")
+    return F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing)

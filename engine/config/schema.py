@@ -133,6 +133,9 @@ class OptimConfig(Settings):
     warmup_iters: int = setting(0, "linear rise of the learning rate", check=AT_LEAST_0)
     head_lr_mult: float = setting(1.0, "learning rate of all but the backbone, times", check=POSITIVE)
     clip_grad: float = setting(0.0, "largest gradient norm; 0 leaves gradients alone", check=NON_NEGATIVE)
+    label_smoothing: float = setting(
+        0.0, "share of each label that is spread over all classes, in the task and the auxiliary loss", check=FRACTION
+    )
     ema_decay: float = setting(0.0, "keep, evaluate and save averaged weights; 0 is off", check=FRACTION)
     freeze_bn: bool = setting(False, "batch norms use and keep their running statistics")
     no_dropout: bool = setting(False)
