@@ -70,7 +70,7 @@ def rules(spec: Spec) -> dict[str, str]:
         "reached",
         "train_seconds": "of each seed, the last validation at or before the smallest training time that a method took",
     }
-    schedule = ". There the longer runs are read before their learning rate has come down"
+    schedule = ". Longer runs are read there while their learning rate is still high"
     by_iterations = spec.iterations is not None
     return {
         "equal_iterations": ends["iteration"] if by_iterations else cuts["iteration"] + schedule,

@@ -112,12 +112,12 @@ def check_teacher_on(data: Data, teacher: nn.Module, amp: str, device: torch.dev
     Raises:
         ValueError: see `check_teacher`.
     """
+    images = min(TEACHER_CHECK_IMAGES, len(data.val))
     loader = build_eval_loader(
         data.val, rank=get_rank(), world_size=get_world_size(), workers=0, limit=TEACHER_CHECK_IMAGES
     )
     with uncompiled():
-        metrics = check_teacher(teacher, loader, data.val.num_classes, device, amp)
-    images = min(TEACHER_CHECK_IMAGES, len(data.val))
+        metrics = check_teacher(teacher, loader, data.val.num_classes, device, amp, images=images)
     return (
         f"teacher: mIoU {metrics.miou:.2%}, pixel accuracy {metrics.pixel_accuracy:.2%} on {images} validation images"
     )

@@ -109,12 +109,19 @@ def evaluate(
 
 
 def check_teacher(
-    teacher: nn.Module, loader: Iterable[Batch], num_classes: int, device: torch.device, amp: str = "off"
+    teacher: nn.Module,
+    loader: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+    amp: str = "off",
+    *,
+    images: int,
 ) -> SegMetrics:
     """Refuses a teacher that knows no more than which class is frequent.
 
     Args:
         loader: some validation images; all processes' loaders together make the sample.
+        images: how many these are.
 
     Raises:
         ValueError: when the teacher's mIoU is not above 1.5 times that of the best constant prediction.
@@ -123,9 +130,9 @@ def check_teacher(
     bound = TEACHER_CHECK_FACTOR * metrics.best_constant_miou()
     if not metrics.miou > bound:
         raise ValueError(
-            f"the teacher's mIoU on {int(TEACHER_CHECK_IMAGES)} validation images at most is {metrics.miou:.2%}, "
+            f"the teacher's mIoU on {images} validation images is {metrics.miou:.2%}, "
             f"expected more than {bound:.2%} (1.5 times that of the best constant prediction, "
             f"{metrics.best_constant_miou():.2%}). Check --teacher-pretrained, --teacher-model and --teacher-backbone; "
-            "--skip-teacher-check goes on all the same."
+            "--skip-teacher-check accepts it."
         )
     return metrics

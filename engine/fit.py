@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from dataset.bad_samples import BadSamples
 from dataset.base import SegmentationDataset
@@ -26,6 +27,7 @@ from engine.profile import StepProfiler
 from engine.protocol import default_protocol
 from engine.rank_checks import fingerprint, on_main_process, require_equal_across_ranks
 from engine.run import Run
+from engine.setup.banner import end_banner, start_banner
 from engine.space import space_warning
 from engine.state import Best, TrainState
 from engine.stopping import until_interrupted
@@ -42,6 +44,7 @@ from utils.distributed import (
     lost_processes_explained,
     main_process_first,
 )
+from utils.flags import record
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
@@ -157,6 +160,9 @@ def fit(
         training.load(run.state, device)
         training.seconds = training.seconds or logger.last("train_seconds")
         logger.info(f"continuing at iteration {training.iteration} of {config.optim.max_iterations}")
+    for line in start_banner(task, data, config, run, device):
+        logger.info(line)
+    logger.text("settings", "\n".join(f"    {name}: {value}" for name, value in record(config).items()))
     if is_main_process() and (warning := space_warning(training, run)):
         logger.warning(warning)
     profiler = None
@@ -185,6 +191,7 @@ def fit(
             image_path=loader.samples.image_path,
         )
     report_bad_samples(bad_samples, logger)
+    logger.info(end_banner(best, config, run))
     return best
 
 
@@ -259,10 +266,12 @@ def _validator(
 
     def validate(network: nn.Module, iteration: int) -> SegMetrics:
         panels = ValidationPanels(dataset)
-        with uncompiled():
+        hidden = None if is_main_process() else True
+        bar = tqdm(loader, desc="validation", unit="image", disable=hidden, dynamic_ncols=True, leave=False)
+        with uncompiled(), bar:
             metrics = evaluate(
                 network,
-                until_interrupted(loader, interrupts),
+                until_interrupted(bar, interrupts),
                 dataset.num_classes,
                 device,
                 predictor=predictor,

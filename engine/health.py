@@ -10,7 +10,7 @@ from utils.distributed import all_reduce_sum
 
 TASK = "loss_task"
 # Shares of the task gradient's norm below which a term is as good as absent, and above which the task is.
-DEAD, DROWNING = 1e-4, 10.0
+VANISHING, DOMINATING = 1e-4, 10.0
 
 
 def measure(losses: Mapping[str, Tensor], features: Tensor, scale: float = 1.0) -> dict[str, dict[str, float]]:
@@ -57,26 +57,26 @@ def bank_filling(module: nn.Module) -> dict[str, float]:
     return {name: float(bank.queue_count.sum()) / (bank.num_rings * bank.size) for name, bank in banks.items()}
 
 
-class HealthWatch:
+class LossHealth:
     """Turns measurements into warnings, each said once until it is over."""
 
     def __init__(self) -> None:
         self._current: set[tuple[str, str]] = set()
 
     def warnings(self, health: Mapping[str, Mapping[str, float]]) -> list[str]:
-        """What is new and wrong: terms without gradient, and terms that drown the task."""
+        """What is new and wrong: terms whose gradient vanishes, and terms that dominate the task."""
         found: dict[tuple[str, str], str] = {}
         for name, figures in health.items():
             term, ratio = name.removeprefix("loss_"), figures["ratio"]
-            if name != TASK and ratio < DEAD:
-                found[term, "dead"] = (
-                    f"{term} is dead: its gradient on the features is {ratio:.1e} of the task's. A larger weight "
+            if name != TASK and ratio < VANISHING:
+                found[term, "vanishing"] = (
+                    f"{term} vanishes: its gradient on the features is {ratio:.1e} of the task's. A larger weight "
                     "helps, or 0, which spends no time on it"
                 )
-            elif name != TASK and ratio > DROWNING:
-                found[term, "drowning"] = (
-                    f"{term} drowns the task: its gradient on the features is {ratio:.1f} times the task's. A smaller "
-                    "weight or --distill-warmup-iters helps"
+            elif name != TASK and ratio > DOMINATING:
+                found[term, "dominating"] = (
+                    f"{term} dominates the task: its gradient on the features is {ratio:.1f} times the task's. A "
+                    "smaller weight or --distill-warmup-iters helps"
                 )
         fresh = [text for key, text in found.items() if key not in self._current]
         self._current = set(found)

@@ -150,12 +150,11 @@ def _refuse_held(run: Run, options: RunConfig) -> None:
     held = [path.name for path in files if path.exists()]
     if not held or run.continues_in_place or options.overwrite or options.estimate:
         return
-    how = f"Continue it with --resume auto (which needs {STATE_NAME}), put"
+    how = f"Continue it with --resume auto (which needs {STATE_NAME}), replace"
     if options.resume == "auto":
-        how = f"There is no {STATE_NAME} to continue from: put"
+        how = f"There is no {STATE_NAME} to continue from: replace"
     raise FileExistsError(
-        f"{run.folder} holds a run ({', '.join(held)}). {how} this one in its place with --overwrite, or choose "
-        "another --save-dir-name."
+        f"{run.folder} holds a run ({', '.join(held)}). {how} it with --overwrite, or choose another --save-dir-name."
     )
 
 

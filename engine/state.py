@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.health import HealthWatch
+from engine.health import LossHealth
 from engine.optim import POLY_POWER, load_optimizer_state
 from engine.run import STATE_FORMAT
 from utils.distributed import all_gather_object, get_rank, get_world_size
@@ -47,7 +47,7 @@ class TrainState:
     meter: LossMeter = field(default_factory=LossMeter)
     best: Best = field(default_factory=Best)
     health: dict[str, dict[str, float]] = field(default_factory=dict)
-    watch: HealthWatch = field(default_factory=HealthWatch)
+    watch: LossHealth = field(default_factory=LossHealth)
     iteration: int = 0
     seconds: float = 0.0
     data: dict[str, Any] = field(default_factory=dict)

@@ -170,7 +170,7 @@ def _check_images(names: Sequence[str], sizes: Sequence[tuple[int, int]], any_co
         raise ValueError(f"masks are named after their images, which have to end in .png: {_shown(wrong_end)}")
     if any_count:
         return
-    advice = "Complete the data set, or take this one all the same with --any-count"
+    advice = "Complete the data set, or accept this one with --any-count"
     if len(names) != PUBLISHED_COUNT:
         raise ValueError(
             f"the test split has {len(names)} images; the server expects the masks of {PUBLISHED_COUNT}. {advice}."

@@ -220,10 +220,15 @@ def _validate(training: TrainState, validate: Callable[[nn.Module, int], SegMetr
     if improved:
         training.best = Best(metrics.miou, training.iteration)
     logger.info(
-        f"validation at {training.iteration}: mIoU {metrics.miou:.2%} (over occurring classes "
-        f"{metrics.miou_present:.2%})  mAcc {metrics.macc:.2%}  pixel accuracy {metrics.pixel_accuracy:.2%}  "
+        f"validation at {training.iteration}: {metrics.describe_miou()}  mAcc {metrics.macc:.2%}  "
+        f"pixel accuracy {metrics.pixel_accuracy:.2%}  "
         f"best mIoU {training.best.miou:.2%} at {training.best.iteration}"
     )
-    logger.metrics({"iteration": training.iteration, "train_seconds": training.seconds, "validation": figures})
+    classes = dict(zip(training.data.get("classes", ()), metrics.iou.tolist(), strict=False))
+    if classes:
+        logger.info("IoU %: " + ", ".join(f"{name} {100 * iou:.1f}" for name, iou in classes.items()))
+    record_of = {"iteration": training.iteration, "train_seconds": training.seconds}
+    logger.metrics(record_of | {"validation": figures | {"class_iou": classes}})
     logger.scalars({f"val/{name}": value for name, value in figures.items()}, training.iteration)
+    logger.scalars({f"val_iou/{name}": value for name, value in classes.items()}, training.iteration)
     return improved

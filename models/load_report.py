@@ -69,7 +69,7 @@ class LoadReport:
             ("missing in the file", [self._shown(name) for name in self.missing]),
             ("unexpected in the file", self.unexpected),
             ("of another shape or kind", forms),
-            ("left out on purpose", self.dropped),
+            ("not used by this network", self.dropped),
         ):
             if names:
                 lines.append(f"  {len(names)} {title}: {_first_of(names)}")

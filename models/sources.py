@@ -68,8 +68,8 @@ def fetch(
         network = download(library, name, tag)
     except Exception as error:  # libraries raise whatever their download tools do
         raise ValueError(
-            f"{source}: the weights cannot be had ({first_line(error)}). They are fetched over the network on first "
-            "use: check the connection, or give a file of them instead"
+            f"{source}: the weights cannot be downloaded ({first_line(error)}). They are fetched over the network on "
+            "first use: check the connection, or give a file of them instead"
         ) from error
     state = {key: tensor.detach() for key, tensor in network.state_dict().items()}
     eps = {module.eps for module in network.modules() if isinstance(module, _BatchNorm)}

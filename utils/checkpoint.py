@@ -129,5 +129,7 @@ def _neighbours(folder: Path) -> str:
     except OSError:
         return ""
     if not names:
-        return f" ({folder} holds no .pth or .safetensors file)"
+        runs = sorted({path.parent.name for path in folder.glob("*/*.pth")})
+        found = f"; there are the run folders {', '.join(runs[:5])}" if runs else ""
+        return f" ({folder} has no .pth or .safetensors file{found})"
     return f" ({folder} holds {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''})"

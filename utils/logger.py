@@ -5,7 +5,6 @@ import json
 import logging
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,11 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from utils.checkpoint import plain
-from utils.event_files import cut_events
 from utils.files import write_text
-
-VALIDATION_TAGS = ("val/", "validation/")
-_PROGRESS = re.compile(r"\S+ \S+ \w+ +(?P<what>iteration|validation at) (?P<number>\d+)\b")  # after date and level
 
 
 class RunLogger:
@@ -33,8 +28,9 @@ class RunLogger:
         folder: the run's folder; made where it is missing.
         main_process: False turns every method into a no-op.
         tensorboard: whether to write event files.
-        start_iteration: the iteration the run continues from (0 = from the start): what was written of later ones by
-            the run that was interrupted is cut. None cuts nothing and adds to what is there.
+        start_iteration: the iteration the run continues from (0 = from the start): figures of later ones, which the run
+            that was interrupted has written, are cut from metrics.jsonl and passed over by TensorBoard; log.txt says
+            "resumed". None cuts nothing and adds to what is there.
         validation_due: the validation after `start_iteration` is to be made again, so its figures are cut too.
     """
 
@@ -49,6 +45,7 @@ class RunLogger:
         self.folder = Path(folder)
         self.enabled = main_process
         self._use_tensorboard = tensorboard and main_process
+        self._purge_step = start_iteration + 1 if start_iteration else None
         self._writer: Any = None
         self._metrics_file: Any = None
         self._reported: set[str] = set()
@@ -60,7 +57,9 @@ class RunLogger:
         self._log.addHandler(_console_handler())
         self._log.addHandler(_FileHandler(self.folder / "log.txt", self._report))
         if start_iteration is not None:
-            self.truncate_after(start_iteration, validation_due)
+            _cut_lines(self.folder / "metrics.jsonl", start_iteration, validation_due)
+        if start_iteration and (self.folder / "log.txt").is_file():
+            self.info(f"resumed at iteration {start_iteration}")
 
     def info(self, message: str) -> None:
         """One message to the console and log.txt."""
@@ -103,27 +102,6 @@ class RunLogger:
     def text(self, tag: str, text: str, iteration: int = 0) -> None:
         """A TensorBoard text (Markdown)."""
         self._board(lambda writer: writer.add_text(tag, text, iteration))
-
-    def truncate_after(self, iteration: int, validation_due: bool = False) -> None:
-        """Cuts what was written of iterations later than `iteration` from all three logs, and unfinished ends.
-
-        Args:
-            iteration: the last that stays.
-            validation_due: cut its validation as well.
-
-        Raises:
-            OSError: a file could not be rewritten.
-        """
-        if not self.enabled:
-            return
-        self._close_files()
-        validated = iteration - 1 if validation_due else iteration
-        _cut_lines(self.folder / "metrics.jsonl", lambda lines: [x for x in lines if _stays(x, iteration, validated)])
-        _cut_lines(self.folder / "log.txt", lambda lines: _up_to(lines, iteration, validated))
-        cut_events(
-            self.folder / "tensorboard",
-            lambda step, tag: step <= (validated if tag.startswith(VALIDATION_TAGS) else iteration),
-        )
 
     def last(self, name: str) -> float:
         """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""
@@ -175,7 +153,8 @@ class RunLogger:
             def build() -> None:
                 if not self.folder.is_dir():  # which it would make anew, where a mount has vanished
                     raise FileNotFoundError(errno.ENOENT, "the run's folder has gone", str(self.folder))
-                self._writer = SummaryWriter(str(self.folder / "tensorboard"))
+                self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self._purge_step)
+                self._purge_step = None  # of the first writer alone
 
             self._guarded("tensorboard", build)
         if self._writer is not None and not self._guarded("tensorboard", lambda: write(self._writer)):
@@ -265,17 +244,17 @@ def _jsonable(obj: Any) -> Any:
     return obj
 
 
-def _cut_lines(path: Path, keep: Callable[[list[str]], list[str]]) -> None:
-    """Replaces a text by the lines of it that `keep` returns; a last line without an end is gone before."""
+def _cut_lines(path: Path, iteration: int, validation_due: bool) -> None:
+    """Removes the lines of later iterations from metrics.jsonl, and a last line without an end."""
     if not path.is_file():
         return
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = keep([line for line in lines if line.endswith("\n")])
+    kept = [line for line in lines if line.endswith("\n") and _stays(line, iteration, validation_due)]
     if kept != lines:
         write_text(path, "".join(kept))
 
 
-def _stays(line: str, iteration: int, validated: int) -> bool:
+def _stays(line: str, iteration: int, validation_due: bool) -> bool:
     """Whether a line of metrics.jsonl is of no later iteration; one without an iteration is."""
     try:
         value = json.loads(line)
@@ -283,14 +262,5 @@ def _stays(line: str, iteration: int, validated: int) -> bool:
         return False
     if not isinstance(value, dict):
         return False
-    last = validated if "validation" in value else iteration
+    last = iteration - 1 if validation_due and "validation" in value else iteration
     return not isinstance(value.get("iteration"), (int, float)) or value["iteration"] <= last
-
-
-def _up_to(lines: list[str], iteration: int, validated: int) -> list[str]:
-    """The lines of log.txt before the first that tells of a later iteration or validation."""
-    for index, line in enumerate(lines):
-        found = _PROGRESS.match(line)
-        if found and int(found["number"]) > (iteration if found["what"] == "iteration" else validated):
-            return lines[:index]
-    return lines

@@ -60,6 +60,13 @@ class SegMetrics:
         """Pixels counted, ignored ones apart."""
         return int(self.matrix.sum())
 
+    def describe_miou(self) -> str:
+        """mIoU in words; where some classes do not occur in the truth, what it is without them."""
+        present, count = int((self.matrix.sum(axis=1) > 0).sum()), len(self.matrix)
+        if present == count:
+            return f"mIoU {self.miou:.2%}"
+        return f"mIoU {self.miou:.2%} of all {count} classes ({self.miou_present:.2%} of the {present} that occur)"
+
     @property
     def boundary_miou(self) -> float:
         """Mean boundary IoU over all classes, one that occurs nowhere counting 0, where it was asked for."""

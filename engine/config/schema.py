@@ -227,9 +227,19 @@ class BaselineConfig(TrainConfig):
 
     network: NetworkConfig = section("network")
 
+    @property
+    def has_initial_weights(self) -> bool:
+        """Whether anything is loaded into the network before training."""
+        return (self.network.pretrained or self.network.pretrained_base) is not None
+
 
 @dataclass(frozen=True)
 class DistillConfig(TrainConfig):
     """A run with a teacher; subclasses add the methods."""
 
     networks: DistillationConfig = section("networks")
+
+    @property
+    def has_initial_weights(self) -> bool:
+        """Whether anything is loaded into the student before training."""
+        return (self.networks.student_pretrained or self.networks.student_pretrained_base) is not None

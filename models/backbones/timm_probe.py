@@ -219,8 +219,8 @@ def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
         if not pretrained:
             raise
         raise ValueError(
-            f"timm's weights of {name} cannot be had: {first_line(error)}. They are fetched from the Hugging Face hub "
-            "on first use: check the connection, or give a file of them instead"
+            f"timm's weights of {name} cannot be downloaded: {first_line(error)}. They are fetched from the Hugging "
+            "Face hub on first use: check the connection, or give a file of them instead"
         ) from error
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.health import HealthWatch, bank_filling, measure
+from engine.health import LossHealth, bank_filling, measure
 from losses.memory_bank import MemoryBank
 from tests.conftest import assert_same, metric_lines
 from utils.checkpoint import load_file
@@ -31,17 +31,17 @@ def test_gradients_on_the_features_by_hand():
 
 
 def test_warnings_come_once_and_again_after_they_were_over():
-    watch = HealthWatch()
+    watch = LossHealth()
 
     def said(**ratios):
         return watch.warnings({f"loss_{name}": {"ratio": ratio} for name, ratio in ratios.items()})
 
     assert said(task=1.0, kd=0.5, at=1e-6, cwd=11.0) != []
     first = said(task=1.0, kd=0.0, at=1e-7, cwd=12.0)
-    assert len(first) == 1 and first[0].startswith("kd is dead")
+    assert len(first) == 1 and first[0].startswith("kd vanishes")
     assert said(task=1.0, kd=1.0, at=1e-7, cwd=1.0) == []
     again = said(task=1.0, kd=1.0, at=20.0, cwd=30.0)
-    assert [text.split(":")[0] for text in again] == ["at drowns the task", "cwd drowns the task"]
+    assert [text.split(":")[0] for text in again] == ["at dominates the task", "cwd dominates the task"]
     assert said(task=100.0, kd=1.0) == []  # the task is not compared with itself
 
 
@@ -66,7 +66,7 @@ def test_a_run_logs_the_health_of_its_terms_and_is_not_changed_by_it(run_main, d
     assert (
         0 < first["banks"]["distiller.pixel_memory.pixel_bank"] < second["banks"]["distiller.pixel_memory.pixel_bank"]
     )
-    assert "drowns the task" in (tmp_path / "run/log.txt").read_text()  # channels at weight 100 on a tiny crop
+    assert "dominates the task" in (tmp_path / "run/log.txt").read_text()  # channels at weight 100 on a tiny crop
     run_main("train_cirkdv2", *words, "--save-dir-name", "plain")
     with_health, without = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "plain"))
     assert_same(with_health["network"], without["network"])

@@ -83,7 +83,7 @@ def test_signal_breaks_validation_off_and_resuming_makes_it_again(run_main, base
     assert [line["iteration"] for line in metric_lines(folder) if "validation" in line] == [2]
     assert_continues_as_unbroken(run_main, baseline, folder)
     text = (folder / "log.txt").read_text()
-    assert text.count("validation at 2:") == 1 and text.count("iteration 2/4") == 1
+    assert text.count("resumed at iteration 2") == 2 and text.count("iteration 2/4") == 1
 
 
 def killed(*unused, **also) -> None:

@@ -23,10 +23,13 @@ NOT_NUMBERS = ("nan", "inf", "-inf", "1e999", "many")
 # What is not refused: 0 switches off, or counts from 0.
 ZERO_IS_FINE = set(
     "--skip-bad-samples --ignore-label --workers --momentum --weight-decay --warmup-iters --clip-grad --ema-decay "
+    "--label-smoothing "
     "--seed --distill-warmup-iters --dist-aux-factor --mgd-mask-ratio --afdcd-mask-ratio --dkd-alpha --dkd-beta".split()
 )
 BELOW_ZERO_IS_FINE = {"--ignore-label": "-2"}  # -1 means 255
-NUMBERS_ABOVE_1_ARE_NOT = set("--momentum --ema-decay --mgd-mask-ratio --afdcd-mask-ratio --boundary-ratio".split())
+NUMBERS_ABOVE_1_ARE_NOT = set(
+    "--momentum --ema-decay --label-smoothing --mgd-mask-ratio --afdcd-mask-ratio --boundary-ratio".split()
+)
 
 
 def accepts(entry: str, words: list[str]) -> bool:

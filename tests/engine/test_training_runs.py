@@ -243,3 +243,29 @@ def test_compiled_network_keeps_its_names(run_main, baseline, tmp_path):
     torch.compiler.reset()
     saved = load_file(tmp_path / "run/psp_mobile_mobilenetv3_small_custom.pth")
     assert not any("_orig_mod" in name for name in saved)
+
+
+def test_a_run_says_what_it_is_at_its_start_and_how_to_go_on_at_its_end(run_main, baseline, distillation, tmp_path):
+    run_main("train_baseline", *baseline)
+    log = (tmp_path / "run/log.txt").read_text()
+    for text in (
+        f"run      {tmp_path / 'run'}",
+        "4 training images, 4 validation images, 3 classes",
+        "network  psp_mobile on mobilenetv3_small, 2.",
+        "float32, 1 process(es), 2 images a step",
+        "WARNING: the network starts from RANDOM weights",
+        "python eval.py --pretrained",
+    ):
+        assert text in log, text
+    assert log.index("RANDOM") < log.index("iteration 1/4") < log.index("best mIoU") < log.index("evaluate it: ")
+    classes = [line["validation"]["class_iou"] for line in metric_lines(tmp_path / "run") if "validation" in line]
+    validation = [line["validation"] for line in metric_lines(tmp_path / "run") if "validation" in line][-1]
+    assert len(classes[-1]) == 3
+    assert sum(classes[-1].values()) / 3 == pytest.approx(validation["miou"])
+    file = next((tmp_path / "run").glob("*_best_model.pth"))
+    run_main("train_baseline", *baseline, "--save-dir-name", "again", "--pretrained", file, "--max-iterations", 1)
+    assert "RANDOM" not in (tmp_path / "again/log.txt").read_text()
+    run_main("train_cirkdv2", *distillation, "--save-dir-name", "kd", "--max-iterations", 1, "--skip-val")
+    log = (tmp_path / "kd/log.txt").read_text()
+    assert "student  psp_mobile on" in log and "teacher  deeplabv3_mobilenet_ssseg on" in log
+    assert "the student starts from RANDOM weights" in log

@@ -40,7 +40,7 @@ def test_published_files_cover_the_whole_backbone(save, backbone, name):
     assert same(network.backbone, expected) and same(network.head, head)
     assert report.complete and sorted(report.dropped) == sorted(left)
     assert f"{len(expected)} of {len(expected)} tensors of the backbone loaded" in said[0]
-    assert f"{len(left)} left out on purpose: {report.dropped[0]}" in said[0]
+    assert f"{len(left)} not used by this network: {report.dropped[0]}" in said[0]
     assert "read as published" in said[0]
     assert network.input_convention == PUBLISHED and network.batch_norm_eps is None
     assert "images as the released checkpoints expect them; batch-norm eps as built" in said[0]

@@ -125,7 +125,7 @@ def test_a_failed_download_is_told_with_name_and_cause(monkeypatch):
 
     monkeypatch.setattr(sources, "download", download)
     network = build_model("psp_mobile", "mobilenetv3_small", 3)
-    said = r"timm:mobilenetv3_small_100: the weights cannot be had \(ConnectionError: no route to host\)"
+    said = r"timm:mobilenetv3_small_100: the weights cannot be downloaded \(ConnectionError: no route to host\)"
     with Untouched(network, said):
         load_backbone_weights(network, "timm:mobilenetv3_small_100", log=silent)
 

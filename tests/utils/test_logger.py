@@ -96,13 +96,13 @@ def test_resume_drops_an_unfinished_line_and_keeps_others(tmp_path):
     assert lines(tmp_path) == [{"kind": "start"}, {"iteration": 10}, {"iteration": 30}]
 
 
-def test_truncate_after_while_open(tmp_path):
-    with RunLogger(tmp_path, tensorboard=False) as run:
-        run.metrics({"iteration": 10})
-        run.metrics({"iteration": 20})
-        run.truncate_after(10)
-        run.metrics({"iteration": 11})
-    assert [line["iteration"] for line in lines(tmp_path)] == [10, 11]
+def test_resume_is_said_in_the_log_that_goes_on(tmp_path, capsys):
+    with RunLogger(tmp_path, tensorboard=False, start_iteration=0) as run:
+        run.info("first")
+    with RunLogger(tmp_path, tensorboard=False, start_iteration=20) as run:
+        run.info("second")
+    messages = [line.split(maxsplit=3)[3] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert messages == ["first", "resumed at iteration 20", "second"]
 
 
 def test_tensorboard(tmp_path):
@@ -147,7 +147,6 @@ def test_other_processes_do_nothing(tmp_path, capsys):
         run.scalars({"lr": 1.0}, 1)
         run.image("i", np.zeros((2, 2, 3), np.uint8), 1)
         run.text("t", "x")
-        run.truncate_after(1)
         run.flush()
     assert not folder.exists() and capsys.readouterr().out == ""
 
