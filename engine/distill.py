@@ -19,13 +19,11 @@ from engine.run import open_run
 from engine.setup.start import start
 from engine.task import DistillationTask
 from engine.teacher import prepare_teacher
-from losses.base import Distiller
+from losses.base import Distiller, Shape
 from models import build_model
 from models.weights import is_backbone_file, load_weights, read_file
 from utils.complexity import feature_shapes
 from utils.distributed import get_rank, get_world_size
-
-Shape = tuple[int, int, int]
 
 
 def distil(config: DistillConfig, build: Callable[[Shape, Shape, int], Distiller], run_name: str = "") -> None:

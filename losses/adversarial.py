@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Shape, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -38,18 +38,10 @@ class Adversarial(Distiller):
     Config = AdversarialConfig
     discriminator_terms = frozenset({"loss_d"})
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: AdversarialConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or AdversarialConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         self.discriminator = None
         if self.config.adv_weight > 0:
-            self.discriminator = Discriminator(num_classes)
+            self.discriminator = Discriminator(self.num_classes)
             self.discriminator.requires_grad_(self.config.d_weight > 0)
 
     def forward(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, shared_seed, temperature, weight
+from losses.base import Distiller, Shape, shared_seed, temperature, weight
 from losses.functional import compute_dtype
 from losses.reconstruction import MaskedReconstruction, reconstruction_error
 from utils.settings import FRACTION, Settings, setting
@@ -41,15 +41,8 @@ class AFDCD(Distiller):
     Config = AFDCDConfig
     includes_kd = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: AFDCDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config = config or AFDCDConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        config = self.config
         self.reconstruction = None
         if config.afdcd_feature_weight or config.afdcd_contrast_weight:
             self.reconstruction = MaskedReconstruction(

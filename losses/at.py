@@ -27,16 +27,6 @@ class AT(Distiller):
     Config = ATConfig
     includes_kd = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: ATConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or ATConfig()
-
     def forward(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
     ) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from utils.settings import AT_LEAST_0, NON_NEGATIVE, POSITIVE, setting
 from utils.types import SegOutput, Step
 
 IGNORE_INDEX = 255
+Shape = tuple[int, int, int]
 
 
 def weight(default: float, help: str = "") -> Any:
@@ -46,9 +47,13 @@ class Distiller(nn.Module):
     It is a child of the one module that is trained, so that its parameters are reduced and optimised with the
     student's and its buffers are in the checkpoint. It never holds the teacher network.
 
-    Subclasses are built as ``Method(student_shape, teacher_shape, num_classes, config)``, the shapes being (C, h, w) of
-    the features at the training crop and ``config`` an instance of ``Method.Config``, a frozen dataclass of plain
-    values whose defaults are the published settings.
+    Subclasses have a ``Config``, a frozen dataclass of plain values whose defaults are the published settings, and
+    build what they train in `build`.
+
+    Args:
+        student_shape, teacher_shape: (C, h, w) of the features at the training crop. Other sizes work too.
+        num_classes: number of classes.
+        config: an instance of ``Config``, None = the published settings.
     """
 
     Config: ClassVar[type]
@@ -60,6 +65,15 @@ class Distiller(nn.Module):
     """Names of the terms that train `discriminator_parameters` alone and not the student."""
     needs_teacher_aux: bool = False
     """Whether ``teacher.aux_logits`` is read; where False the teacher may skip its auxiliary head."""
+
+    def __init__(self, student_shape: Shape, teacher_shape: Shape, num_classes: int, config: Any | None = None) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.config = config or self.Config()
+        self.build(student_shape, teacher_shape)
+
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        """Makes the modules of the method; `config` and `num_classes` are set."""
 
     def forward(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from losses.base import entries, shared_seed, temperature, weight
+from losses.base import Shape, entries, shared_seed, temperature, weight
 from losses.cirkdv2 import CIRKDV2, CIRKDV2Config
 from losses.memory_bank import BankDtype
 from losses.partners import Partners, partners_setting
@@ -47,11 +47,6 @@ class CIRKD(CIRKDV2):
     Config = CIRKDConfig
     includes_kd = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: CIRKDConfig | None = None,
-    ) -> None:
-        super().__init__(student_shape, teacher_shape, num_classes, (config or CIRKDConfig()).as_cirkdv2())
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        self.config = self.config.as_cirkdv2()
+        super().build(student_shape, teacher_shape)

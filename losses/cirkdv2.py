@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from losses.base import Distiller, entries, shared_seed, temperature, warmup_factor, warmup_setting, weight
+from losses.base import Distiller, Shape, entries, shared_seed, temperature, warmup_factor, warmup_setting, weight
 from losses.context import GraphContext
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.memory_bank import BANK_DTYPES, BankDtype
@@ -71,22 +71,9 @@ class CIRKDV2(Distiller):
 
     Config = CIRKDV2Config
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: CIRKDV2Config | None = None,
-    ) -> None:
-        """Build what the terms with weight need, and nothing else.
-
-        Args:
-            student_shape, teacher_shape: (C, h, w) of the features at the training crop. Other sizes work too.
-            num_classes: Y.
-            config: settings, None = the published ones.
-        """
-        super().__init__()
-        self.config = config = config or CIRKDV2Config()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        """Build what the terms with weight need, and nothing else."""
+        config = self.config
         student_channels, teacher_channels = student_shape[0], teacher_shape[0]
         dtype = BANK_DTYPES[config.bank_dtype]
 
@@ -112,7 +99,7 @@ class CIRKDV2(Distiller):
         if self.uses_pixel_memory:
             self.pixel_projector = make_projector(student_channels, teacher_channels)
             self.pixel_memory = PixelMemory(
-                num_classes,
+                self.num_classes,
                 teacher_channels,
                 config.pixel_memory_size if config.memory_pixel_weight > 0 else 0,
                 config.region_memory_size if config.memory_region_weight > 0 else 0,

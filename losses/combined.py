@@ -19,7 +19,7 @@ class Combined(Distiller):
     """
 
     def __init__(self, parts: Mapping[str, Distiller], distill_warmup_iters: int = 0) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # its parts have the shapes and configs
         self.parts = nn.ModuleDict(parts)
         self.distill_warmup_iters = distill_warmup_iters
         self.needs_teacher_aux = any(part.needs_teacher_aux for part in parts.values())

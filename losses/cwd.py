@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, temperature, weight
+from losses.base import Distiller, Shape, temperature, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings, setting
 from utils.types import SegOutput, Step
@@ -36,15 +36,7 @@ class CWD(Distiller):
     includes_kd = True
     includes_adversarial = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: CWDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or CWDConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         channels_s, channels_t = student_shape[0], teacher_shape[0]
         self.adapter = None
         if self.config.cwd_fea_weight > 0 and channels_s != channels_t:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Shape, weight
 from losses.functional import compute_dtype, resize_like
 from utils.distributed import all_gather_with_grad, all_reduce_sum, get_world_size
 from utils.settings import NON_NEGATIVE, Settings, setting
@@ -36,15 +36,8 @@ class DIST(Distiller):
 
     Config = DISTConfig
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: DISTConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config = config or DISTConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        config = self.config
         self.needs_teacher_aux = config.dist_weight > 0 and config.dist_aux_factor > 0
 
     def forward(

@@ -31,16 +31,6 @@ class DKD(Distiller):
 
     Config = DKDConfig
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: DKDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or DKDConfig()
-
     def forward(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
     ) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Shape, weight
 from losses.functional import compute_dtype, resize_like, unit
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -32,15 +32,7 @@ class DSD(Distiller):
 
     Config = DSDConfig
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: DSDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or DSDConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         self.needs_teacher_aux = self.config.psd_weight > 0
 
     def forward(

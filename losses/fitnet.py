@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Shape, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -27,15 +27,7 @@ class FitNet(Distiller):
     Config = FitNetConfig
     includes_kd = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: FitNetConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or FitNetConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         self.adapter = None
         if self.config.fitnet_weight:
             self.adapter = nn.Conv2d(student_shape[0], teacher_shape[0], 1, bias=False)

@@ -26,17 +26,6 @@ class IFVD(Distiller):
     includes_kd = True
     includes_adversarial = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: IFVDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or IFVDConfig()
-        self.num_classes = num_classes
-
     def forward(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
     ) -> dict[str, Tensor]:

@@ -23,16 +23,6 @@ class KD(Distiller):
 
     Config = KDConfig
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: KDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or KDConfig()
-
     def forward(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
     ) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from losses.base import Distiller, shared_seed, weight
+from losses.base import Distiller, Shape, shared_seed, weight
 from losses.reconstruction import MaskedReconstruction, reconstruction_error
 from utils.settings import FRACTION, Settings, setting
 from utils.types import SegOutput, Step
@@ -25,15 +25,8 @@ class MGD(Distiller):
     Config = MGDConfig
     includes_kd = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: MGDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config = config or MGDConfig()
+    def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
+        config = self.config
         self.reconstruction = None
         if config.mgd_weight:
             self.reconstruction = MaskedReconstruction(

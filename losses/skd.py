@@ -26,16 +26,6 @@ class SKD(Distiller):
     includes_kd = True
     includes_adversarial = True
 
-    def __init__(
-        self,
-        student_shape: tuple[int, int, int],
-        teacher_shape: tuple[int, int, int],
-        num_classes: int,
-        config: SKDConfig | None = None,
-    ) -> None:
-        super().__init__()
-        self.config = config or SKDConfig()
-
     def forward(
         self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
     ) -> dict[str, Tensor]:
