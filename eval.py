@@ -18,7 +18,7 @@ from dataset.loaders import build_eval_loader
 from engine.amp import settle_inference_amp
 from engine.config.evaluation import EvalConfig
 from engine.config.identify import identify_network
-from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS
+from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
 from engine.evaluate import evaluate
 from engine.predictions import PredictionWriter
 from engine.protocol import default_protocol
@@ -27,12 +27,12 @@ from engine.setup.start import start
 from engine.submission import Submission, check_submission_request
 from models import build_model, resolve_names
 from models.weights import load_weights
-from utils.cli import parse_config, run_cli
+from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
 
 
 def parse(words: list[str] | None = None) -> EvalConfig:
-    return parse_config(EvalConfig, "Evaluate a segmentation network.", words, legacy=LEGACY_EVALUATION_FLAGS)
+    return read_command_line(EvalConfig, "Evaluate a segmentation network.", words, legacy=LEGACY_EVALUATION_FLAGS)
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def main() -> None:
         dataset,
         rank=get_rank(),
         world_size=get_world_size(),
-        workers=data.loader_workers,
+        workers=data.workers,
         pin_memory=device.type == "cuda",
     )
 

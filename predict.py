@@ -11,7 +11,7 @@ import torch
 from engine.amp import settle_inference_amp
 from engine.config.evaluation import PredictConfig
 from engine.config.identify import identify_network, read_name
-from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS
+from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
 from engine.evaluate import evaluate
 from engine.images import ImageFiles, ReadableBatches, classes_of_network, refuse_unreadable
 from engine.predictions import PredictionWriter
@@ -19,12 +19,12 @@ from engine.protocol import default_protocol
 from engine.setup.start import start
 from models import build_model, resolve_names
 from models.weights import load_weights
-from utils.cli import parse_config, run_cli
+from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
 
 
 def parse(words: list[str] | None = None) -> PredictConfig:
-    return parse_config(PredictConfig, "Predict images without labels.", words, legacy=LEGACY_EVALUATION_FLAGS)
+    return read_command_line(PredictConfig, "Predict images without labels.", words, legacy=LEGACY_EVALUATION_FLAGS)
 
 
 def main() -> None:
@@ -57,7 +57,7 @@ def main() -> None:
         images,
         rank=get_rank(),
         world_size=get_world_size(),
-        workers=wanted.loader_workers,
+        workers=wanted.workers,
         pin_memory=device.type == "cuda",
     )
     writer = PredictionWriter(images, output, wanted.mask, wanted.blend, wanted.panel, names=images.names)

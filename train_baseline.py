@@ -5,7 +5,7 @@ torchrun --nproc-per-node=4 train_baseline.py ...
 """
 
 from engine.config.identify import checkpoint_stem
-from engine.config.legacy_flags import LEGACY_FLAGS, migrate_names
+from engine.config.legacy_flags import read_command_line
 from engine.config.schema import BaselineConfig
 from engine.data import build_data
 from engine.estimate import print_estimate
@@ -13,12 +13,12 @@ from engine.fit import build_training_network, check_setup, fit, settle_amp
 from engine.run import open_run
 from engine.setup.start import start
 from engine.task import SegmentationTask
-from utils.cli import parse_config, run_cli
+from utils.cli import run_cli
 
 
 def parse(words: list[str] | None = None) -> BaselineConfig:
     description = "Train a segmentation network on labels alone."
-    return parse_config(BaselineConfig, description, words, legacy=LEGACY_FLAGS, migrate=migrate_names)
+    return read_command_line(BaselineConfig, description, words)
 
 
 def main() -> None:

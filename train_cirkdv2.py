@@ -7,16 +7,16 @@
 
 from functools import partial
 
-from engine.config.legacy_flags import LEGACY_FLAGS, migrate_names
+from engine.config.legacy_flags import read_command_line
 from engine.config.methods import CIRKDV2RunConfig
 from engine.distill import distil
 from losses import build_distiller
-from utils.cli import parse_config, run_cli
+from utils.cli import run_cli
 
 
 def parse(words: list[str] | None = None) -> CIRKDV2RunConfig:
     description = "Distil a teacher into a student with CIRKDV2."
-    return parse_config(CIRKDV2RunConfig, description, words, legacy=LEGACY_FLAGS, migrate=migrate_names)
+    return read_command_line(CIRKDV2RunConfig, description, words)
 
 
 def main() -> None:

@@ -6,15 +6,15 @@
     torchrun --nproc-per-node=8 train_kd.py --method skd ...
 """
 
-from engine.config.legacy_flags import LEGACY_FLAGS, migrate_names
+from engine.config.legacy_flags import read_command_line
 from engine.config.methods import KDConfig
 from engine.distill import distil
-from utils.cli import parse_config, run_cli
+from utils.cli import run_cli
 
 
 def parse(words: list[str] | None = None) -> KDConfig:
     description = "Distil a teacher into a student with one or several methods."
-    return parse_config(KDConfig, description, words, legacy=LEGACY_FLAGS, migrate=migrate_names)
+    return read_command_line(KDConfig, description, words)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from dataset import build_dataset
 from dataset.loaders import build_eval_loader
 from engine.amp import settle_inference_amp
 from engine.config.evaluation import VisualizeConfig
-from engine.config.legacy_flags import LEGACY_FLAGS
+from engine.config.legacy_flags import read_command_line
 from engine.embeddings import (
     chosen_classes,
     draw_embeddings,
@@ -23,12 +23,12 @@ from engine.embeddings import (
 from engine.setup.start import start
 from models import build_model
 from models.weights import load_weights
-from utils.cli import parse_config, run_cli
+from utils.cli import run_cli
 from utils.distributed import get_world_size
 
 
 def parse(words: list[str] | None = None) -> VisualizeConfig:
-    return parse_config(VisualizeConfig, "Draw the embeddings of pixels by class.", words, legacy=LEGACY_FLAGS)
+    return read_command_line(VisualizeConfig, "Draw the embeddings of pixels by class.", words)
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     name = found[0][0].dataset
     dataset = build_dataset(name, data.data, data.split, list_file=data.list_file, ignore_label=data.ignore_label)
     chosen = chosen_classes(dataset.classes, wanted.only)
-    loader = build_eval_loader(dataset, workers=data.loader_workers, limit=wanted.num_images)
+    loader = build_eval_loader(dataset, workers=data.workers, limit=wanted.num_images)
     folder = wanted.save_dir / (wanted.save_dir_name or f"embeddings_{name}_{data.split}")
     folder.mkdir(parents=True, exist_ok=True)
 

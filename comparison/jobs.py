@@ -9,12 +9,11 @@ from comparison.flags import Flags, flag_words
 from comparison.spec import BASELINE, CIRKDV2, Method, Spec
 from dataset import build_dataset
 from engine.config.evaluation import EvalConfig
-from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, LEGACY_FLAGS
+from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, LEGACY_FLAGS, read_command_line
 from engine.config.methods import CIRKDV2RunConfig, KDConfig
 from engine.config.schema import BaselineConfig
 from models import resolve_names
 from models.file_names import BEST_SUFFIX, STATE_NAME, SUFFIXES, find_checkpoint
-from utils.cli import parse_config
 from utils.flags import leaves, plain_value
 from utils.settings import flag_of
 
@@ -175,12 +174,12 @@ def program_config(program: str, flags: Flags) -> Any:
         ValueError: it refuses it.
     """
     legacy = LEGACY_EVALUATION_FLAGS if program == "eval.py" else LEGACY_FLAGS
-    return parse_config(PROGRAMS[program], "", flag_words(flags), legacy=legacy, prog=program)
+    return read_command_line(PROGRAMS[program], "", flag_words(flags), legacy=legacy, prog=program)
 
 
 def changed_settings(job: Job, then: Flags) -> list[str]:
     """What differs between the command line that a run was started with and the job's; machines may differ."""
-    before = program_config(job.program, {name: job.flags[name] for name in ("data",)} | then)
+    before = program_config(job.program, {"data": job.flags["data"]} | then)
     return [
         f"{flag_of(old.name, old.declaration)} was {plain_value(old.value)} and is now {plain_value(new.value)}"
         for old, new in zip(leaves(before), leaves(program_config(job.program, job.flags)), strict=True)

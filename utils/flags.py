@@ -11,7 +11,6 @@ import argparse
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from utils.settings import flag_of, unwrap
@@ -35,12 +34,10 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
             own(parser)
             continue
         group = parser.add_argument_group(f.metadata["title"])
-        add_section_flags(group, hints[f.name], f.metadata["overrides"])
+        add_section_flags(group, hints[f.name])
 
 
-def add_section_flags(
-    group: Any, config: type, overrides: Mapping[str, Any] = MappingProxyType({}), skip: Collection[str] = ()
-) -> None:
+def add_section_flags(group: Any, config: type, skip: Collection[str] = ()) -> None:
     """The flags of one config class but those to skip. `--help` shows defaults, but not those that say nothing."""
     hints = get_type_hints(config)
     for f in fields(config):
@@ -48,7 +45,7 @@ def add_section_flags(
         if declaration.get("flag") is False or f.name in skip:
             continue
         kind, _ = unwrap(hints[f.name])
-        default = overrides.get(f.name, f.default)
+        default = f.default
         text = declaration.get("help", "")
         if default not in (MISSING, None, False, ()):
             shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
@@ -86,7 +83,7 @@ def read(config: type, given: Mapping[str, Any]) -> Any:
         if own is not None:
             sections[f.name] = own(given)
         else:
-            sections[f.name] = read_section(hints[f.name], f.metadata["overrides"] | dict(given))
+            sections[f.name] = read_section(hints[f.name], given)
     return config(**sections)
 
 
@@ -119,10 +116,8 @@ def leaves(config: Any) -> Iterator[Leaf]:
         if hasattr(part, "leaves"):
             yield from part.leaves()
         elif is_dataclass(part):
-            overrides = f.metadata.get("overrides", {})
             for inner in fields(part):
-                default = overrides.get(inner.name, inner.default)
-                yield Leaf(inner.name, inner.metadata, getattr(part, inner.name), default)
+                yield Leaf(inner.name, inner.metadata, getattr(part, inner.name), inner.default)
 
 
 def record(config: Any) -> dict[str, Any]:
@@ -188,6 +183,6 @@ def table(config: type) -> Iterable[tuple[str, str, str, str]]:
         for inner in _declared(get_type_hints(config)[f.name]):
             if inner.metadata.get("flag") is False:
                 continue
-            default = f.metadata["overrides"].get(inner.name, inner.default)
+            default = inner.default
             shown = "required" if default is MISSING else "" if default in (None, False) else str(plain_value(default))
             yield f.metadata["title"], flag_of(inner.name, inner.metadata), shown, inner.metadata.get("help", "")

@@ -66,14 +66,9 @@ def setting(
     return field(default=default, metadata=metadata)
 
 
-def section(title: str, **overrides: Any) -> Any:
-    """A field of a config that is a config itself, under a title in `--help`.
-
-    Args:
-        title: of the group of flags.
-        overrides: setting -> default that differs here.
-    """
-    return field(metadata={"title": title, "overrides": overrides})
+def section(title: str) -> Any:
+    """A field of a config that is a config itself, under a title in `--help`."""
+    return field(metadata={"title": title})
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from dataset import DATASETS
-from engine.config.schema import LIST_HELP, PIXEL_VALUE, MachineConfig, default_workers, size
+from engine.config.schema import LIST_HELP, PIXEL_VALUE, LoaderConfig, MachineConfig, size, workers_setting
 from engine.protocol import Protocol
 from models import list_models
-from utils.settings import AT_LEAST_0, AT_LEAST_1, Settings, require, section, setting
+from utils.settings import AT_LEAST_1, Settings, require, section, setting
 
 MODELS = ", ".join(list_models())
 INFERRED = "; default: inferred from the file"
@@ -26,7 +26,7 @@ class TrainedConfig(Settings):
 
 
 @dataclass(frozen=True)
-class SplitConfig(Settings):
+class SplitConfig(LoaderConfig):
     """The split of a data set that is looked at."""
 
     data: Path = setting(help="the data set's root folder", per_host=True, options={"metavar": "FOLDER"})
@@ -36,18 +36,12 @@ class SplitConfig(Settings):
     train_list: Path | None = setting(None, "the same for --split train", per_host=True)
     test_list: Path | None = setting(None, "the same for --split test", per_host=True)
     ignore_label: int = setting(-1, "a further void value in the masks; -1 means 255", check=PIXEL_VALUE)
-    workers: int | None = setting(
-        None, "loader processes per process", check=AT_LEAST_0, per_host=True, aliases=("-j",)
-    )
+    workers: int | None = workers_setting()
 
     @property
     def list_file(self) -> Path | None:
         """The list of the split."""
         return getattr(self, f"{self.split}_list")
-
-    @property
-    def loader_workers(self) -> int:
-        return default_workers() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)
@@ -138,7 +132,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class PredictionConfig(Settings):
+class PredictionConfig(LoaderConfig):
     """Which images are predicted, and what is written of them."""
 
     images: Path = setting(
@@ -155,19 +149,13 @@ class PredictionConfig(Settings):
     panel: bool = setting(False, "write image and prediction side by side, with a legend")
     save_dir: Path = setting(Path("runs"), per_host=True)
     save_dir_name: str | None = setting(None, "default: predict_<checkpoint>")
-    workers: int | None = setting(
-        None, "loader processes per process", check=AT_LEAST_0, per_host=True, aliases=("-j",)
-    )
+    workers: int | None = workers_setting()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.mask or self.blend or self.panel):  # nothing asked for: everything
             for name in ("mask", "blend", "panel"):
                 object.__setattr__(self, name, True)
-
-    @property
-    def loader_workers(self) -> int:
-        return default_workers() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True)

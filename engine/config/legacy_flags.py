@@ -1,6 +1,9 @@
 """Flags of the published scripts that have no effect here: accepted, so that old command lines run, and said so."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from utils.cli import parse_config
 
 # flag -> (takes a value, what replaces it)
 LEGACY_FLAGS = {
@@ -25,6 +28,18 @@ LEGACY_EVALUATION_FLAGS = LEGACY_FLAGS | {
     "--log-iter": (True, "a bar shows the progress"),
     "--skip-val": (False, "choose what to evaluate with --split"),
 }
+
+
+def read_command_line(
+    config: type,
+    description: str,
+    words: Sequence[str] | None = None,
+    *,
+    legacy: Mapping[str, tuple[bool, str]] = LEGACY_FLAGS,
+    prog: str | None = None,
+) -> Any:
+    """`utils.cli.parse_config` with the flags and the names of settings of earlier versions."""
+    return parse_config(config, description, words, legacy=legacy, prog=prog, migrate=migrate_names)
 
 
 def migrate_names(values: dict[str, Any]) -> dict[str, Any]:

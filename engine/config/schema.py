@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dataset import DATASETS
 from models import list_models
@@ -58,6 +58,21 @@ def size(numbers: Sequence[int], flag: str = "--crop-size") -> tuple[int, int]:
     return numbers[0], numbers[1]
 
 
+def workers_setting() -> Any:
+    """The setting of the number of loader processes; see `LoaderConfig`."""
+    return setting(None, "loader processes per process", check=AT_LEAST_0, per_host=True, aliases=("-j",))
+
+
+@dataclass(frozen=True)
+class LoaderConfig(Settings):
+    """Base of configs with a `workers_setting` named `workers`, which it fills in where it is not given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.workers is None:
+            object.__setattr__(self, "workers", default_workers())
+
+
 @dataclass(frozen=True)
 class NetworkConfig(Settings):
     """The network of a run on labels alone."""
@@ -98,7 +113,7 @@ class DistillationConfig(Settings):
 
 
 @dataclass(frozen=True)
-class DataConfig(Settings):
+class DataConfig(LoaderConfig):
     """The data set and how it is read."""
 
     dataset: str = setting(help=", ".join(DATASETS))
@@ -107,14 +122,7 @@ class DataConfig(Settings):
     val_list: Path | None = setting(None, LIST_HELP, per_host=True)
     skip_bad_samples: int = setting(0, SKIP_BAD_SAMPLES_HELP, check=AT_LEAST_0, resume="free", options={"metavar": "N"})
     ignore_label: int = setting(-1, "a further void value in the masks; -1 means 255", check=PIXEL_VALUE)
-    workers: int | None = setting(
-        None, "loader processes per training process", check=AT_LEAST_0, per_host=True, aliases=("-j",)
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.workers is None:
-            object.__setattr__(self, "workers", default_workers())
+    workers: int | None = workers_setting()
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ class RunConfig(Settings):
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What every training run is told."""
+    """The settings of every training run."""
 
     data: DataConfig = section("data")
     optim: OptimConfig = section("optimisation")

@@ -16,7 +16,7 @@ from utils.settings import AT_LEAST_1, FRACTION, POSITIVE, Settings, section, se
 class Numbers(Settings):
     required: Path = setting(help="a folder")
     lr: float = setting(0.1, "rate", check=POSITIVE)
-    steps: int = setting(3, "count", check=AT_LEAST_1, resume="free", aliases=("-n",))
+    steps: int = setting(7, "count", check=AT_LEAST_1, resume="free", aliases=("-n",))
     share: float | None = setting(None, "part", check=FRACTION)
     sizes: tuple[int, ...] = setting((1, 2), "sizes")
     kind: Literal["a", "b"] = setting("a")
@@ -36,7 +36,7 @@ class Machine(Settings):
 
 @dataclass(frozen=True)
 class Config:
-    numbers: Numbers = section("numbers", steps=7)
+    numbers: Numbers = section("numbers")
     machine: Machine = section("machine")
 
 
