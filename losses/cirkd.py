@@ -3,30 +3,16 @@
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from losses.base import Shape, entries, shared_seed, temperature, weight
-from losses.cirkdv2 import CIRKDV2, CIRKDV2Config
-from losses.memory_bank import BankDtype
-from losses.partners import Partners, partners_setting
-from utils.settings import Settings, setting
+from losses.base import Shape
+from losses.cirkdv2 import CIRKDV2, CIRKDV2Config, PixelRelationConfig
+from utils.settings import setting
 
 
 @dataclass(frozen=True)
-class CIRKDConfig(Settings):
+class CIRKDConfig(PixelRelationConfig):
     """Settings; the defaults are the published ones (VOC: both memory weights 0.01)."""
 
-    minibatch_pixel_weight: float = weight(1.0)
-    memory_pixel_weight: float = weight(0.1)
-    memory_region_weight: float = weight(0.1)
-    pixel_memory_size: int = entries(20000, "pixel bank: rows kept per class")
-    region_memory_size: int = entries(2000, "region bank: rows kept per class")
-    pixel_contrast_size: int = entries(4096, "pixel bank: rows drawn a step")
-    region_contrast_size: int = entries(1024, "region bank: rows drawn a step")
-    contrast_temperature: float = temperature(0.1, "of the similarities")
-    contrast_kd_temperature: float = temperature(1.0, "divides the similarities of the memory terms again")
-    minibatch_partners: Partners = partners_setting()
-    bank_dtype: BankDtype = setting("bfloat16", "of the banks' rows")
     relation_dtype: Literal["float32", "bfloat16"] = setting("float32", "of the relations' matrix products")
-    seed: int = shared_seed()
 
     def as_cirkdv2(self) -> CIRKDV2Config:
         """The same with everything that CIRKDV2 added switched off, and pixel KD, which is a method of its own."""

@@ -25,33 +25,43 @@ LARGE_MAP = 256 * 256
 
 
 @dataclass(frozen=True)
-class CIRKDV2Config(Settings):
-    """Weights, sizes and temperatures; the defaults are the published ones. A term of weight 0 costs nothing."""
+class PixelRelationConfig(Settings):
+    """What CIRKD and CIRKDV2 share: relations of pixels and regions across images. The defaults are the published ones.
 
-    kd_weight: float = weight(1.0, "pixel KD of the logits")
-    fitnet_weight: float = weight(1.0, "context: adapted student features to the teacher's")
+    A term of weight 0 costs nothing.
+    """
+
     minibatch_pixel_weight: float = weight(1.0, "pixel relations across the images of the batch")
     memory_pixel_weight: float = weight(0.1, "pixel relations to the pixel bank")
     memory_region_weight: float = weight(0.1, "pixel relations to the region bank")
+    pixel_memory_size: int = entries(20000, "pixel bank: rows kept per class")
+    pixel_contrast_size: int = entries(4096, "pixel bank: rows drawn a step")
+    region_memory_size: int = entries(2000, "region bank: rows kept per class")
+    region_contrast_size: int = entries(1024, "region bank: rows drawn a step")
+    contrast_temperature: float = temperature(0.1, "of the similarities")
+    contrast_kd_temperature: float = temperature(1.0, "divides the similarities of the memory terms again")
+    minibatch_partners: Partners = partners_setting()
+    bank_dtype: BankDtype = setting("bfloat16", "of the banks' rows")
+    seed: int = shared_seed()
+
+
+@dataclass(frozen=True)
+class CIRKDV2Config(PixelRelationConfig):
+    """Weights, sizes and temperatures; the defaults are the published ones."""
+
+    kd_weight: float = weight(1.0, "pixel KD of the logits")
+    fitnet_weight: float = weight(1.0, "context: adapted student features to the teacher's")
     minibatch_channel_weight: float = weight(1.0, "channel relations across the images of the batch")
     memory_channel_weight: float = weight(0.1, "channel relations to the channel bank")
     channel_kd_weight: float = weight(
         100.0, "normalised channel maps; scale it by p/512 for crops with p pooled positions"
     )
-    pixel_memory_size: int = entries(20000, "pixel bank: rows kept per class")
-    pixel_contrast_size: int = entries(4096, "pixel bank: rows drawn a step")
-    region_memory_size: int = entries(2000, "region bank: rows kept per class")
-    region_contrast_size: int = entries(1024, "region bank: rows drawn a step")
     channel_memory_size: int = entries(10000, "channel bank: rows kept")
     channel_contrast_size: int = entries(2048, "channel bank: rows drawn a step")
-    contrast_temperature: float = temperature(0.1, "of the similarities")
-    contrast_kd_temperature: float = temperature(1.0, "divides the similarities of the memory terms again")
     kd_temperature: float = temperature(1.0, "of the logits")
-    minibatch_partners: Partners = partners_setting()
     context: bool | None = setting(
         None, "graph context module on the student's features (default: unless they are 256x256 or larger)"
     )
-    bank_dtype: BankDtype = setting("bfloat16", "of the banks' rows")
     relation_dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto",
         "of the factors of the relations' matrix products; statistics and sums stay float32. bfloat16 is several times "
@@ -59,7 +69,6 @@ class CIRKDV2Config(Settings):
         "0.1. auto takes it under autocast to bfloat16 (--amp bf16), and float32 otherwise",
     )
     distill_warmup_iters: int = warmup_setting()
-    seed: int = shared_seed()
 
 
 class CIRKDV2(Distiller):
