@@ -9,7 +9,8 @@ from engine.config.legacy_flags import read_command_line
 from engine.config.schema import BaselineConfig
 from engine.data import build_data
 from engine.estimate import print_estimate
-from engine.fit import build_training_network, check_setup, fit, settle_amp
+from engine.fit import fit
+from engine.networks import build_training_network, check_setup, settle_amp
 from engine.run import open_run
 from engine.setup.start import start
 from engine.task import SegmentationTask

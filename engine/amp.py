@@ -1,14 +1,10 @@
 """Mixed precision by name, and the choice of it."""
 
-import copy
 import sys
-import time
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from models.checkpointing import checkpoint_blocks
 from utils.distributed import is_main_process
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -74,38 +70,3 @@ def settle_inference_amp(amp: str, device: torch.device) -> str:
     if is_main_process() and (warning := slow_bf16_warning(device, amp)):
         print(f"WARNING {warning}", file=sys.stderr)
     return amp
-
-
-def measure_amp(
-    network: nn.Module,
-    device: torch.device,
-    shape: tuple[int, int, int, int],
-    channels_last: bool,
-    grad_checkpointing: bool = False,
-) -> dict[str, float]:
-    """Seconds of a forward and backward pass on a CPU in "off" and "bf16", the better of two each, in turns.
-
-    On a copy of the network, with the random numbers put back: nothing of the training changes.
-
-    Args:
-        network: a student, on any device.
-        device: where it will train.
-        shape: of the images, (N, 3, H, W).
-        channels_last, grad_checkpointing: as in the training.
-    """
-    seconds = dict.fromkeys(("off", "bf16"), float("inf"))
-    with torch.random.fork_rng(devices=[]):
-        network = copy.deepcopy(network).to(device).train()
-        images = torch.randn(shape, device=device)
-        if grad_checkpointing:
-            checkpoint_blocks(network.backbone)
-        if channels_last:
-            network, images = (x.to(memory_format=torch.channels_last) for x in (network, images))
-        for _ in range(2):
-            for amp in seconds:
-                started = time.perf_counter()
-                with autocast(device, amp):
-                    logits = network(images).logits
-                logits.float().square().mean().backward()
-                seconds[amp] = min(seconds[amp], time.perf_counter() - started)
-    return seconds

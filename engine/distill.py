@@ -14,7 +14,8 @@ from engine.config.schema import DistillationConfig, DistillConfig
 from engine.data import Data, build_data
 from engine.estimate import print_estimate
 from engine.evaluate import TEACHER_CHECK_IMAGES, check_teacher
-from engine.fit import build_training_network, check_setup, fit, settle_amp
+from engine.fit import fit
+from engine.networks import build_training_network, check_setup, settle_amp
 from engine.run import open_run
 from engine.setup.start import start
 from engine.task import DistillationTask

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,19 +11,18 @@ from tqdm import tqdm
 from dataset.bad_samples import BadSamples
 from dataset.base import SegmentationDataset
 from dataset.loaders import build_eval_loader
-from dataset.samplers import StreamBatchSampler
-from engine.amp import gpu_amp, grad_scaler, measure_amp, slow_bf16_warning
+from engine.amp import grad_scaler
 from engine.averaging import AveragedWeights
-from engine.compiling import check_compiler, uncompiled
+from engine.compiling import uncompiled
 from engine.config.schema import TrainConfig
 from engine.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.evaluate import evaluate
 from engine.optim import build_discriminator_optimizer, build_optimizer
-from engine.parallel import check_batch_norm_batch, synchronize_batch_norms
+from engine.parallel import synchronize_batch_norms
 from engine.pictures import ValidationPanels
 from engine.profile import StepProfiler
 from engine.protocol import default_protocol
-from engine.rank_checks import fingerprint, on_main_process, require_equal_across_ranks
+from engine.rank_checks import fingerprint, require_equal_across_ranks
 from engine.run import Run
 from engine.setup.banner import end_banner, start_banner
 from engine.space import space_warning
@@ -33,115 +30,19 @@ from engine.state import Best, TrainState
 from engine.stopping import until_interrupted
 from engine.task import SegmentationTask, disable_dropout
 from engine.train import train
-from models import build_model
 from models.base import SegmentationNetwork
-from models.checkpointing import checkpoint_blocks, list_blocks
-from models.weights import is_backbone_file, load_backbone_weights, load_weights, read_file
+from models.checkpointing import checkpoint_blocks
 from utils.distributed import (
     get_rank,
     get_world_size,
     is_main_process,
     lost_processes_explained,
-    main_process_first,
 )
 from utils.flags import record
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
 from utils.signals import SignalHandler
-
-
-def build_training_network(
-    model: str,
-    backbone: str,
-    num_classes: int,
-    *,
-    pretrained_base: str | Path | None,
-    pretrained: Path | None,
-    allow_partial: bool,
-    log: Callable[[str], None],
-) -> SegmentationNetwork:
-    """A network with the weights it starts from.
-
-    Args:
-        model, backbone, num_classes: as for `build_model`.
-        pretrained_base: ImageNet weights of the backbone, a file or a library's, as for `load_backbone_weights`.
-        pretrained: the whole network's weights; a backbone file is loaded as one, with a warning.
-        allow_partial: accept files that cover only a part.
-        log: gets the report of every load.
-    """
-    network = build_model(model, backbone, num_classes)
-    if pretrained_base is not None:
-        with main_process_first():  # a library's weights are fetched once
-            load_backbone_weights(network, pretrained_base, allow_partial=allow_partial, log=log)
-    if pretrained is None:
-        return network
-    file = read_file(pretrained)
-    if is_backbone_file(file.state, network):
-        log(f"WARNING: {pretrained} holds a backbone alone: the head starts untrained.")
-        load_backbone_weights(network, file, allow_partial=allow_partial, log=log)
-    else:
-        load_weights(network, file, allow_partial=allow_partial, log=log)
-    return network
-
-
-def check_setup(network: SegmentationNetwork, config: TrainConfig, device: torch.device) -> None:
-    """Meets what would fail at the first step before anything is written.
-
-    Raises:
-        ValueError: the batch, the processes, the network and the device do not go together.
-    """
-    optim = config.optim
-    grad_scaler(device, config.machine.amp)
-    if config.run.compile:
-        check_compiler(device)
-    if config.run.grad_checkpointing:
-        list_blocks(network.backbone)
-    world_size = get_world_size()
-    StreamBatchSampler(
-        optim.batch_size, optim.max_iterations, accumulation_steps=optim.accumulation_steps, world_size=world_size
-    )
-    check_batch_norm_batch(
-        pools_globally=network.pools_globally,
-        images_per_process=optim.batch_size // (optim.accumulation_steps * world_size),
-        batch_size=optim.batch_size,
-        freeze_bn=optim.freeze_bn,
-    )
-
-
-def settle_amp(
-    config: TrainConfig, network: SegmentationNetwork, run: Run, device: torch.device, log: Callable[[str], None]
-) -> TrainConfig:
-    """The config with `--amp auto` replaced by what it chooses, or has chosen where the run is continued.
-
-    Args:
-        config: of the run.
-        network: the student, or what else trains.
-        run: whose state, if any, holds the choice.
-        device: where it trains.
-        log: gets the choice, and a warning of a slow one.
-    """
-    amp = config.machine.amp
-    if amp == "auto" and run.state is not None:
-        amp = run.state["arguments"]["amp"]
-        log(f"--amp auto: {amp}, as the run was started with")
-    elif amp == "auto" and device.type != "cpu":
-        amp = on_main_process(gpu_amp)  # GPUs of two kinds have to train in one precision
-        log(f"--amp auto: {amp}, since this GPU has {'' if amp == 'bf16' else 'no '}bfloat16 arithmetic")
-    elif amp == "auto":
-        optim = config.optim
-        images = optim.batch_size // (optim.accumulation_steps * get_world_size())
-        shape = (max(images, 2), 3, *optim.crop_size)  # one image alone has no statistics of its global pool
-        seconds = on_main_process(
-            lambda: measure_amp(network, device, shape, config.machine.channels_last, config.run.grad_checkpointing)
-        )
-        amp = min(seconds, key=seconds.get)
-        taken = ", ".join(f"{value:.3g} s in {name.replace('off', 'float32')}" for name, value in seconds.items())
-        log(f"--amp auto: {amp}; forward and backward pass of {shape[0]} images take {taken}")
-    grad_scaler(device, amp)  # refuses what a run took elsewhere and this device cannot do
-    if warning := slow_bf16_warning(device, config.machine.amp):  # not of what was measured
-        log(f"WARNING: {warning}")
-    return replace(config, machine=replace(config.machine, amp=amp))
 
 
 def fit(

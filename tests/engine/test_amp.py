@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import engine.fit
+from engine import networks
 from engine import amp as amp_module
-from engine.amp import measure_amp, settle_inference_amp, slow_bf16_warning
+from engine.amp import settle_inference_amp, slow_bf16_warning
 from engine.run import Run
 from losses.relation_products import Products
 from models import build_model
@@ -31,7 +31,7 @@ def measured(monkeypatch):
 
     def measure(off: float, bf16: float) -> list:
         seconds = {"off": off, "bf16": bf16}
-        monkeypatch.setattr(engine.fit, "measure_amp", lambda *args: calls.append(args) or seconds)
+        monkeypatch.setattr(networks, "measure_amp", lambda *args: calls.append(args) or seconds)
         return calls
 
     return measure
@@ -45,7 +45,7 @@ def test_measuring_changes_nothing_and_runs_both():
         lambda module, _, output: dtypes.append(output.dtype) if isinstance(module, torch.nn.Conv2d) else None
     )
     with hook:
-        seconds = measure_amp(network, CPU, (2, 3, 40, 56), channels_last=True)
+        seconds = networks.measure_amp(network, CPU, (2, 3, 40, 56), channels_last=True)
     assert list(seconds) == ["off", "bf16"] and all(0 < value < float("inf") for value in seconds.values())
     assert dtypes.count(torch.float32) == dtypes.count(torch.bfloat16) > 0
     assert torch.equal(torch.get_rng_state(), generator) and network.training
@@ -87,14 +87,14 @@ def test_distillation_follows_the_choice(run_main, distillation, tmp_path, measu
 def test_what_was_chosen_on_a_gpu_is_refused_at_once_on_a_cpu():
     run = Run(Path("x"), "x", {"arguments": {"amp": "fp16"}})
     with pytest.raises(ValueError, match="--amp fp16: expected a GPU"):
-        engine.fit.settle_amp(make_config(amp="auto"), None, run, CPU, print)
+        networks.settle_amp(make_config(amp="auto"), None, run, CPU, print)
 
 
 def test_a_measured_choice_is_not_warned_of(measured, monkeypatch, tmp_path):
     measured(2.0, 0.5)
     monkeypatch.setattr(amp_module.slow_bf16_warning, "__defaults__", (cpuinfo(tmp_path, "avx2"),))
     said, flags = [], {"batch_size": 2, "accumulation_steps": 1, "crop_size": (8, 8)}
-    config = engine.fit.settle_amp(make_config(amp="auto", **flags), None, Run(Path("x"), "x"), CPU, said.append)
+    config = networks.settle_amp(make_config(amp="auto", **flags), None, Run(Path("x"), "x"), CPU, said.append)
     assert config.machine.amp == "bf16"
     assert len(said) == 1 and "WARNING" not in said[0]
 
@@ -103,7 +103,7 @@ def test_on_a_gpu_nothing_is_measured(monkeypatch, measured):
     calls, said = measured(1.0, 2.0), []
     for supported, expected in ((True, "bf16"), (False, "off")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)  # noqa: B023
-        config = engine.fit.settle_amp(make_config(amp="auto"), None, Run(Path("x"), "x"), GPU, said.append)
+        config = networks.settle_amp(make_config(amp="auto"), None, Run(Path("x"), "x"), GPU, said.append)
         assert config.machine.amp == expected == settle_inference_amp("auto", GPU)
     assert not calls and "has bfloat16" in said[0] and "has no bfloat16" in said[1]
 
