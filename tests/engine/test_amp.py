@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import networks
 from engine import amp as amp_module
+from engine import networks
 from engine.amp import settle_inference_amp, slow_bf16_warning
 from engine.run import Run
 from losses.relation_products import Products
