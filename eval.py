@@ -14,19 +14,19 @@ from dataclasses import replace
 import torch
 
 from dataset import build_dataset
-from dataset.loaders import build_eval_loader
-from engine.amp import settle_inference_amp
+from dataset.loading.loaders import build_eval_loader
 from engine.config.evaluation import EvalConfig
 from engine.config.identify import identify_network
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
-from engine.evaluate import evaluate
-from engine.predictions import PredictionWriter
-from engine.protocol import default_protocol
-from engine.report import describe_network, prepare_report, write_report
+from engine.config.protocol import default_protocol
+from engine.evaluation.cityscapes_submission import Submission, check_submission_request
+from engine.evaluation.evaluator import evaluate
+from engine.evaluation.prediction_writer import PredictionWriter
+from engine.evaluation.report import describe_network, prepare_report, write_report
 from engine.setup.start import start
-from engine.submission import Submission, check_submission_request
 from models import build_model, resolve_names
 from models.weights import load_weights
+from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
 

@@ -8,17 +8,17 @@
 
 import torch
 
-from engine.amp import settle_inference_amp
 from engine.config.evaluation import PredictConfig
 from engine.config.identify import identify_network, read_name
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
-from engine.evaluate import evaluate
-from engine.images import ImageFiles, ReadableBatches, classes_of_network, refuse_unreadable
-from engine.predictions import PredictionWriter
-from engine.protocol import default_protocol
+from engine.config.protocol import default_protocol
+from engine.evaluation.evaluator import evaluate
+from engine.evaluation.prediction_writer import PredictionWriter
+from engine.evaluation.unlabeled_images import ImageFiles, ReadableBatches, classes_of_network, refuse_unreadable
 from engine.setup.start import start
 from models import build_model, resolve_names
 from models.weights import load_weights
+from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
 

@@ -7,13 +7,13 @@ torchrun --nproc-per-node=4 train_baseline.py ...
 from engine.config.identify import checkpoint_stem
 from engine.config.legacy_flags import read_command_line
 from engine.config.schema import BaselineConfig
-from engine.data import build_data
-from engine.estimate import print_estimate
-from engine.fit import fit
-from engine.networks import build_training_network, check_setup, settle_amp
-from engine.run import open_run
+from engine.run.directory import open_run
+from engine.setup.data import build_data
+from engine.setup.dry_run import print_estimate
+from engine.setup.fit import fit
+from engine.setup.networks import build_training_network, check_setup, settle_amp
 from engine.setup.start import start
-from engine.task import SegmentationTask
+from engine.setup.tasks import SegmentationTask
 from utils.cli import run_cli
 
 

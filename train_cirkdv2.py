@@ -9,7 +9,7 @@ from functools import partial
 
 from engine.config.legacy_flags import read_command_line
 from engine.config.methods import CIRKDV2RunConfig
-from engine.distill import distil
+from engine.setup.distill import distil
 from losses import build_distiller
 from utils.cli import run_cli
 

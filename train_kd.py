@@ -8,7 +8,7 @@
 
 from engine.config.legacy_flags import read_command_line
 from engine.config.methods import KDConfig
-from engine.distill import distil
+from engine.setup.distill import distil
 from utils.cli import run_cli
 
 

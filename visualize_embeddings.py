@@ -7,11 +7,10 @@
 """
 
 from dataset import build_dataset
-from dataset.loaders import build_eval_loader
-from engine.amp import settle_inference_amp
+from dataset.loading.loaders import build_eval_loader
 from engine.config.evaluation import VisualizeConfig
 from engine.config.legacy_flags import read_command_line
-from engine.embeddings import (
+from engine.evaluation.embeddings import (
     chosen_classes,
     draw_embeddings,
     identify_networks,
@@ -23,6 +22,7 @@ from engine.embeddings import (
 from engine.setup.start import start
 from models import build_model
 from models.weights import load_weights
+from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_world_size
 

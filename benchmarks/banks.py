@@ -19,10 +19,10 @@ from torch import Tensor
 
 from benchmarks.host_reads import HostReads
 from benchmarks.measured import PeakMemory, finish, machine, target
-from losses import relations
-from losses.cirkdv2 import CIRKDV2Config
-from losses.memory_bank import ClasswiseBank
-from losses.relations import PIXELS_PER_CLASS, ChannelMemory, PixelMemory
+from losses.methods.cirkdv2 import CIRKDV2Config
+from losses.modules import cross_image
+from losses.modules.cross_image import PIXELS_PER_CLASS, ChannelMemory, PixelMemory
+from losses.modules.memory_bank import ClasswiseBank
 from utils.distributed import ring_bytes
 from utils.types import Step
 
@@ -64,7 +64,7 @@ def wire_share(classes: int, size: tuple[int, int], channels: int, batch: int) -
         reduced.append(tensor)
         return tensor
 
-    with patch.object(relations, "all_gather_cat", gather), patch.object(relations, "all_reduce_sum", reduce):
+    with patch.object(cross_image, "all_gather_cat", gather), patch.object(cross_image, "all_reduce_sum", reduce):
         pixels._enqueue(maps, torch.zeros(1, positions, dtype=torch.int64), Step())
         channel_memory._enqueue(torch.zeros(channels, pooled[0] * pooled[1]), Step())
     return ring_bytes(gathered, reduced, batch) / ring_bytes([maps], [], batch)

@@ -32,11 +32,11 @@ from PIL import Image
 
 from benchmarks.measured import finish, machine, target
 from dataset import build_dataset
-from dataset.files import read_image, read_mask
-from dataset.loaders import TrainStream
+from dataset.loading.loaders import TrainStream
+from dataset.loading.transforms import BGR_MEAN, TrainTransform, rows_read
 from dataset.prepare import prepare
-from dataset.scenes import CLASSES, render_scene
-from dataset.transforms import BGR_MEAN, TrainTransform, rows_read
+from dataset.reading.files import read_image, read_mask
+from dataset.synthetic.scenes import CLASSES, render_scene
 
 SIZE = (1024, 2048)
 BLUR, NOISE = 1.5, 0.5  # standard deviations, in pixels and in grey levels

@@ -23,12 +23,12 @@ from torch import Tensor
 
 from benchmarks.measured import machine, write_json
 from benchmarks.process_cases import BATCH, CLASSES, Case, DrawnImages, all_cases, build_networks, make_labels
-from dataset.loaders import build_eval_loader
+from dataset.loading.loaders import build_eval_loader
 from engine.config.schema import OptimConfig
-from engine.evaluate import evaluate
-from engine.optim import build_discriminator_optimizer, build_optimizer
-from engine.parallel import distribute, synchronize_batch_norms
-from engine.task import DistillationTask, disable_dropout
+from engine.evaluation.evaluator import evaluate
+from engine.setup.tasks import DistillationTask, disable_dropout
+from engine.training.ddp import distribute, synchronize_batch_norms
+from engine.training.optim import build_discriminator_optimizer, build_optimizer
 from losses import build_combined
 from tests.processes import run_processes
 from utils.complexity import feature_shapes

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.context import GraphContext
-from losses.memory_bank import MemoryBank
-from losses.relations import ChannelMemory, PixelMemory
+from losses.modules.context import GraphContext
+from losses.modules.cross_image import ChannelMemory, PixelMemory
+from losses.modules.memory_bank import MemoryBank
 
 CLASSES = 19
 PIXEL_DRAW, REGION_DRAW, CHANNEL_DRAW = 4096, 1024, 2048

@@ -38,11 +38,11 @@ from torch import Tensor
 
 from benchmarks.measured import PeakMemory, finish, machine, target
 from benchmarks.relation_inputs import CLASSES, Inputs
-from losses.context import GraphContext
 from losses.functional import pool4x4
-from losses.partners import choose_partners
-from losses.relation_products import RELATION_DTYPES
-from losses.relations import minibatch_relation
+from losses.modules.context import GraphContext
+from losses.modules.cross_image import minibatch_relation
+from losses.modules.partners import choose_partners
+from losses.relation.precision import RELATION_DTYPES
 from utils.types import Step
 
 TEMPERATURE, PARTNERS = 0.1, 2

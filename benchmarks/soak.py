@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measured import machine, process_status, write_json
-from dataset.synthetic import write_synthetic
+from dataset.synthetic.writer import write_synthetic
 from models import build_model
 
 ROOT = Path(__file__).parents[1]

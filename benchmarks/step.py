@@ -23,13 +23,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measured import PeakMemory, finish, machine, target
-from engine.amp import autocast
-from engine.optim import build_optimizer
-from engine.task import DistillationTask
-from engine.teacher import prepare_teacher
+from engine.setup.tasks import DistillationTask
+from engine.setup.teacher import prepare_teacher
+from engine.training.optim import build_optimizer
 from losses import METHODS, build_distiller
-from losses.memory_bank import MemoryBank
+from losses.modules.memory_bank import MemoryBank
 from models import build_model
+from utils.amp import autocast
 from utils.complexity import feature_shapes
 from utils.seed import set_deterministic
 from utils.types import Step

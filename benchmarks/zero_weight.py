@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.measured import machine, write_json
 from engine.config.methods import OTHER_METHODS
-from engine.task import DistillationTask
+from engine.setup.tasks import DistillationTask
 from losses import build_combined
 from models import build_model
 from utils.complexity import feature_shapes

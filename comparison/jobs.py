@@ -13,7 +13,7 @@ from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, LEGACY_FLAGS, re
 from engine.config.methods import CIRKDV2RunConfig, KDConfig
 from engine.config.schema import BaselineConfig
 from models import resolve_names
-from models.file_names import BEST_SUFFIX, STATE_NAME, SUFFIXES, find_checkpoint
+from models.weights.file_names import BEST_SUFFIX, STATE_NAME, SUFFIXES, find_checkpoint
 from utils.flags import leaves, plain_value
 from utils.settings import flag_of
 

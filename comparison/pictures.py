@@ -14,8 +14,8 @@ from comparison.jobs import TEACHER
 from comparison.records import FINISHED
 from comparison.runner import EVALUATION
 from dataset.base import SegmentationDataset
-from engine.pictures import legend
-from engine.predictions import prediction_names
+from engine.evaluation.prediction_writer import prediction_names
+from engine.evaluation.validation_panels import legend
 from utils.panels import panel
 from utils.visualize import Color, colorize
 

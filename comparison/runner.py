@@ -23,7 +23,7 @@ from comparison.jobs import (
     training_command,
 )
 from comparison.spec import Spec
-from models.file_names import find_checkpoint
+from models.weights.file_names import find_checkpoint
 from utils.files import write_text
 from utils.lock import folder_held
 

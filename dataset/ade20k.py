@@ -1,7 +1,7 @@
 """ADE20K scene parsing benchmark (Zhou et al., CVPR 2017), 150 classes."""
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.files import list_images
+from dataset.reading.files import list_images
 
 
 class ADE20K(SegmentationDataset):

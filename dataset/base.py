@@ -8,9 +8,11 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataset.bad_samples import check_samples
 from dataset.copied import ILLEGAL, CopiedSamples
-from dataset.files import (
+from dataset.loading.bad_samples import check_samples
+from dataset.loading.samplers import evenly_spaced
+from dataset.prepared import is_prepared
+from dataset.reading.files import (
     NAMES_SHOWN,
     PathList,
     missing_files,
@@ -20,8 +22,6 @@ from dataset.files import (
     read_text_lines,
     split_list_line,
 )
-from dataset.prepared import is_prepared
-from dataset.samplers import evenly_spaced
 
 VOID = 255  # train id of pixels that count nowhere
 MAX_CLASSES = 254

@@ -1,7 +1,7 @@
 """CamVid (Brostow et al., 2009) in the 11-class form of SegNet."""
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.files import list_images
+from dataset.reading.files import list_images
 
 
 class CamVid(SegmentationDataset):

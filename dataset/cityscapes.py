@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.files import list_images
+from dataset.reading.files import list_images
 
 _IMAGE_END, _MASK_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
 

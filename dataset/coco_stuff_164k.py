@@ -1,7 +1,7 @@
 """COCO-Stuff 164k (Caesar et al., CVPR 2018): 182 things and stuff, eleven of which never occur."""
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.files import list_images
+from dataset.reading.files import list_images
 from utils.visualize import generated_palette
 
 

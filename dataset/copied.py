@@ -6,8 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dataset.files import PathList
 from dataset.prepared import PreparedCopy
+from dataset.reading.files import PathList
 
 ILLEGAL = 254  # what label tables give for values that a mask must not hold
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.files import read_text_lines
+from dataset.reading.files import read_text_lines
 from utils.visualize import generated_palette
 
 CLASSES_FILE = "classes.txt"

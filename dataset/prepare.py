@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from dataset import DATASETS, build_dataset
 from dataset.base import SegmentationDataset
-from dataset.pool import DEFAULT_WORKERS, run_tasks
 from dataset.prepared import (
     MANIFEST,
     SAMPLES,
@@ -32,6 +31,7 @@ from dataset.prepared import (
     write_manifest,
 )
 from dataset.prepared_plan import agree, new_entry, plan
+from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 from dataset.verify import verify
 from utils.cli import Parser, run_cli
 from utils.files import atomic_file

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from dataset.files import PathList
+from dataset.reading.files import PathList
 from utils.files import write_text
 
 MANIFEST = "prepared.json"

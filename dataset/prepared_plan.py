@@ -10,7 +10,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from dataset.base import SegmentationDataset
-from dataset.pool import run_tasks
 from dataset.prepared import (
     FORMAT,
     VERSION,
@@ -21,6 +20,7 @@ from dataset.prepared import (
     read_manifest,
     read_table,
 )
+from dataset.reading.pool import run_tasks
 
 
 def plan(data: SegmentationDataset, part_bytes: int, workers: int) -> SampleTable:

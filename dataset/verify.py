@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from dataset import build_dataset
 from dataset.base import SegmentationDataset
-from dataset.pool import DEFAULT_WORKERS, run_tasks
 from dataset.prepared import PreparedCopy, is_prepared
+from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 
 _CHUNK = 16
 

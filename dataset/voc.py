@@ -3,7 +3,7 @@
 import os
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.files import list_images, read_text_lines
+from dataset.reading.files import list_images, read_text_lines
 
 
 class PascalVOC(SegmentationDataset):

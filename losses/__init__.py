@@ -3,22 +3,22 @@
 from collections.abc import Mapping
 from typing import Any
 
-from losses.adversarial import Adversarial
-from losses.af_dcd import AFDCD
-from losses.at import AT
 from losses.base import Distiller
-from losses.cirkd import CIRKD
-from losses.cirkdv2 import CIRKDV2
 from losses.combined import Combined
-from losses.cwd import CWD
-from losses.dist import DIST
-from losses.dkd import DKD
-from losses.dsd import DSD
-from losses.fitnet import FitNet
-from losses.ifvd import IFVD
-from losses.kd import KD
-from losses.mgd import MGD
-from losses.skd import SKD
+from losses.methods.adversarial import Adversarial
+from losses.methods.af_dcd import AFDCD
+from losses.methods.at import AT
+from losses.methods.cirkd import CIRKD
+from losses.methods.cirkdv2 import CIRKDV2
+from losses.methods.cwd import CWD
+from losses.methods.dist import DIST
+from losses.methods.dkd import DKD
+from losses.methods.dsd import DSD
+from losses.methods.fitnet import FitNet
+from losses.methods.ifvd import IFVD
+from losses.methods.kd import KD
+from losses.methods.mgd import MGD
+from losses.methods.skd import SKD
 
 METHODS: dict[str, type[Distiller]] = {
     "kd": KD,

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.relation_function import RelationPairs, RelationSum
-from losses.relation_products import compute_dtype
+from losses.relation.autograd import RelationPairs, RelationSum
+from losses.relation.precision import compute_dtype
 
 
 def relation_kl(

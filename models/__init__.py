@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 from models.backbones import BACKBONES, TIMM_PREFIX
 from models.base import SegmentationNetwork
-from models.deeplabv3 import DeepLabV3
-from models.pspnet import PSPNet
-from models.segformer import SegFormer
-from models.upernet import UPerNet
+from models.networks.deeplabv3 import DeepLabV3
+from models.networks.pspnet import PSPNet
+from models.networks.segformer import SegFormer
+from models.networks.upernet import UPerNet
 from models.weights import load_backbone_weights
 from utils.names import did_you_mean
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import engine.train
+import engine.training.loop
 from tests.pseudo_datasets import write_pseudo_dataset
 
 TEACHER = ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")
@@ -67,14 +67,14 @@ def distillation(common, teacher_file) -> list:
 
 def at_step(monkeypatch, iteration: int, do) -> None:
     """Calls `do` in the middle of a step."""
-    step = engine.train._step
+    step = engine.training.loop._step
 
     def disturbed(model, training, *rest):
         if training.iteration + 1 == iteration:
             do()
         return step(model, training, *rest)
 
-    monkeypatch.setattr(engine.train, "_step", disturbed)
+    monkeypatch.setattr(engine.training.loop, "_step", disturbed)
 
 
 def metric_lines(folder: Path) -> list[dict]:

@@ -37,7 +37,7 @@ STATE_ITERATION, STATE_END = 4, 6
 def make_data(folder: Path) -> Path:
     """Twelve drawn scenes of 48x64 to train on and four to validate on."""
     words = ["--num-train", "12", "--num-val", "4", "--num-test", "0", "--size", "48", "64", "--seed", "3"]
-    run_program("dataset.synthetic", ["--root", str(folder / "data"), *words])
+    run_program("dataset.synthetic.writer", ["--root", str(folder / "data"), *words])
     return folder / "data"
 
 
@@ -73,12 +73,12 @@ def run_program(module: str, words: list[str]) -> None:
 @contextmanager
 def double_precision():
     """Programs train in float64, so that curves do not depend on a processor's way of rounding."""
-    import engine.train
+    import engine.training.loop
 
-    normalize, before = engine.train.normalize, torch.get_default_dtype()
+    normalize, before = engine.training.loop.normalize, torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with mock.patch("engine.train.normalize", lambda *args: normalize(*args).double()):
+        with mock.patch("engine.training.loop.normalize", lambda *args: normalize(*args).double()):
             yield
     finally:
         torch.set_default_dtype(before)

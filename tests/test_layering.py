@@ -119,8 +119,8 @@ def test_a_good_tree_passes(tmp_path):
     "name, text, rule",
     [
         ("utils/bad.py", "def f():\n    from models import build_model\n", "utils imports models"),
-        ("utils/bad.py", "import engine.train\n", "utils imports engine"),
-        ("models/bad.py", "from losses.kd import KD\n", "models imports losses"),
+        ("utils/bad.py", "import engine.training.loop\n", "utils imports engine"),
+        ("models/bad.py", "from losses.methods.kd import KD\n", "models imports losses"),
         ("losses/bad.py", "import dataset as d\n", "losses imports dataset"),
         ("dataset/sub/bad.py", "from ... import models\n", "dataset imports models"),
         ("dataset/bad.py", "import importlib\nimportlib.import_module('engine.train')\n", "dataset imports engine"),

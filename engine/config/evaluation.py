@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 from dataset import DATASETS
+from engine.config.protocol import Protocol
 from engine.config.schema import LIST_HELP, PIXEL_VALUE, LoaderConfig, MachineConfig, size, workers_setting
-from engine.protocol import Protocol
 from models import list_models
 from utils.settings import AT_LEAST_1, Settings, require, section, setting
 

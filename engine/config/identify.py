@@ -13,9 +13,9 @@ from typing import Any
 from dataset import DATASETS
 from engine.config.schema import DistillationConfig
 from models import resolve_names
-from models.contents import check_claim, class_count, describe_content, mismatch
-from models.file_names import BEST_SUFFIX, find_checkpoint, parse_file_name, read_arguments_names
 from models.weights import StateFile, read_arguments, read_file
+from models.weights.contents import check_claim, class_count, describe_content, mismatch
+from models.weights.file_names import BEST_SUFFIX, find_checkpoint, parse_file_name, read_arguments_names
 
 NAME_FORM = f"[kd_]<model>_<backbone>_<dataset>[{BEST_SUFFIX}].pth"
 TEACHER_DEFAULTS = {"model": "deeplabv3", "backbone": "resnet101"}

@@ -9,9 +9,9 @@ from engine.config.identify import checkpoint_stem
 from engine.config.schema import DistillationConfig, DistillConfig, OptimConfig
 from losses import METHODS, build_combined
 from losses.base import warmup_setting
-from losses.cirkdv2 import CIRKDV2Config
 from losses.combined import Combined
-from losses.partners import check_groups
+from losses.methods.cirkdv2 import CIRKDV2Config
+from losses.modules.partners import check_groups
 from utils.flags import Leaf, add_section_flags, read_section
 from utils.settings import Settings, section, setting
 

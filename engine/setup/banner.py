@@ -5,10 +5,10 @@ import shlex
 import torch
 
 from engine.config.schema import TrainConfig
-from engine.data import Data
-from engine.run import Run
-from engine.state import Best
-from engine.task import SegmentationTask
+from engine.run.directory import Run
+from engine.run.state import Best
+from engine.setup.data import Data
+from engine.setup.tasks import SegmentationTask
 from models.base import SegmentationNetwork
 from utils.complexity import count_parameters
 from utils.distributed import get_world_size

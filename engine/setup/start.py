@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from engine.config.schema import MachineConfig
-from engine.rank_checks import join_processes
+from engine.run.rank_checks import join_processes
 from utils.seed import seed_everything, set_deterministic
 
 

@@ -7,8 +7,8 @@ import torch
 
 from benchmarks import input as input_benchmark
 from dataset import build_dataset
-from dataset.loaders import TrainStream
-from dataset.transforms import BGR_MEAN, TrainTransform
+from dataset.loading.loaders import TrainStream
+from dataset.loading.transforms import BGR_MEAN, TrainTransform
 
 
 @pytest.fixture(autouse=True)

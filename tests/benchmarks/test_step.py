@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import step
 from benchmarks.curves import compare, difference
-from losses.memory_bank import MemoryBank
+from losses.modules.memory_bank import MemoryBank
 
 CPU = torch.device("cpu")
 

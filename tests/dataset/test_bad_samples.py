@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dataset import build_dataset
-from dataset.bad_samples import BadSamples, listed
-from dataset.loaders import TrainStream, build_eval_loader, build_train_loader
-from dataset.transforms import TrainTransform
+from dataset.loading.bad_samples import BadSamples, listed
+from dataset.loading.loaders import TrainStream, build_eval_loader, build_train_loader
+from dataset.loading.transforms import TrainTransform
 from tests.pseudo_datasets import write_pseudo_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.check import PUBLISHED_COUNTS, check_dataset, main
+from dataset.check.checks import PUBLISHED_COUNTS, check_dataset, main
 from dataset.prepare import prepare
 from tests.programs import exit_code
 from tests.pseudo_datasets import (

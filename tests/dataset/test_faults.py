@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from dataset import build_dataset
-from dataset.bad_samples import BadSamples
-from dataset.loaders import build_train_loader
+from dataset.loading.bad_samples import BadSamples
+from dataset.loading.loaders import build_train_loader
 from tests.dataset.fault_sweep import COUNT, CROP, FAULTS, spoiled, sweep, train
 from tests.pseudo_datasets import write_pseudo_dataset
 

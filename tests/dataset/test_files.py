@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dataset import build_dataset
-from dataset.files import PathList, read_image, read_mask
+from dataset.reading.files import PathList, read_image, read_mask
 from tests.pseudo_datasets import block_mask, textured_image, write_image, write_mask, write_pseudo_dataset
 
 SIZE = (32, 48)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from dataset import build_dataset
-from dataset.files import read_image, read_image_top, read_mask
-from dataset.loaders import TrainStream
-from dataset.png import GREY, PALETTE, RGB, decode_png
-from dataset.transforms import CropWindow, TrainTransform, resized_window, rows_read
+from dataset.loading.loaders import TrainStream
+from dataset.loading.transforms import CropWindow, TrainTransform, resized_window, rows_read
+from dataset.reading.files import read_image, read_image_top, read_mask
+from dataset.reading.png import GREY, PALETTE, RGB, decode_png
 from tests.pseudo_datasets import block_mask, textured_image, write_pseudo_dataset
 
 HEIGHT, WIDTH = 37, 50

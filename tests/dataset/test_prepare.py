@@ -13,10 +13,10 @@ import torch
 
 from dataset import base, build_dataset, prepared
 from dataset import prepare as prepare_module
-from dataset.files import read_image
-from dataset.loaders import build_eval_loader, build_train_loader
+from dataset.loading.loaders import build_eval_loader, build_train_loader
 from dataset.prepare import main, prepare
 from dataset.prepared import SampleTable, part_path, read_manifest
+from dataset.reading.files import read_image
 from tests.pseudo_datasets import SPLITS, assert_same_samples, files_of, sample_paths, write_mask, write_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dataset import build_dataset
-from dataset.loaders import build_train_loader
+from dataset.loading.loaders import build_train_loader
 from dataset.prepare import main, prepare
 from dataset.prepared import MANIFEST, part_path
 from tests.programs import exit_code

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dataset import build_dataset
-from dataset.loaders import build_eval_loader, build_train_loader
-from dataset.samplers import StreamBatchSampler, StreamOrder
+from dataset.loading.loaders import build_eval_loader, build_train_loader
+from dataset.loading.samplers import StreamBatchSampler, StreamOrder
 from tests.pseudo_datasets import write_pseudo_dataset
 
 # three workers on a machine of two cores are wanted here
@@ -168,7 +168,7 @@ def test_sampler_length():
 _SIGNALS = """
 import os, signal, subprocess, sys, time
 from dataset import build_dataset
-from dataset.loaders import build_train_loader
+from dataset.loading.loaders import build_train_loader
 
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
     signal.signal(number, lambda *_: None)

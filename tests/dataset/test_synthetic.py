@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dataset import build_dataset
-from dataset.scenes import CLASSES
-from dataset.synthetic import MARKER, main, synthetic_sample, write_synthetic
+from dataset.synthetic.scenes import CLASSES
+from dataset.synthetic.writer import MARKER, main, synthetic_sample, write_synthetic
 from tests.programs import exit_code
 
 SMALL = {"num_train": 3, "num_val": 1, "num_test": 1, "size": (32, 48)}

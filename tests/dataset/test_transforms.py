@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dataset.transforms import (
+from dataset.loading.transforms import (
     BGR_MEAN,
     PUBLISHED_SCALES,
     CropWindow,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.relations import Purpose
+from losses.modules.cross_image import Purpose
 from utils.seed import hash_uniform
 
 

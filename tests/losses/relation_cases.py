@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from losses import functional as LF
-from losses.relation_products import Products
+from losses.relation.precision import Products
 from tests.losses import plain
 
 ALL = [(i, j) for i in range(3) for j in range(3)]

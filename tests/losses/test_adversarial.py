@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from losses.adversarial import Adversarial, Discriminator, SpectralConv2d, hinge_loss
+from losses.methods.adversarial import Adversarial, Discriminator, SpectralConv2d, hinge_loss
 from tests.losses import golden, plain
 from tests.losses.distillers import assert_matches, build, check_processes, make_batch
 from utils.types import SegOutput

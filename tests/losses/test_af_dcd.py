@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from losses import af_dcd
-from losses.af_dcd import AFDCD, AFDCDConfig, patch_contrast
+from losses.methods import af_dcd
+from losses.methods.af_dcd import AFDCD, AFDCDConfig, patch_contrast
 from tests.losses.outputs import assert_same, make_output, make_target
 from tests.losses.plain import reconstruction
 from utils.types import Step

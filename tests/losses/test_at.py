@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.at import AT, ATConfig, attention_map
+from losses.methods.at import AT, ATConfig, attention_map
 from tests.losses import golden
 from tests.losses.outputs import assert_same, make_output, make_target
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from losses.cirkd import CIRKD, CIRKDConfig
-from losses.cirkdv2 import CIRKDV2, CIRKDV2Config
+from losses.methods.cirkd import CIRKD, CIRKDConfig
+from losses.methods.cirkdv2 import CIRKDV2, CIRKDV2Config
 from tests.losses import golden
 from tests.losses.distillers import build, check_hard_cases, check_processes, make_batch
 from utils.settings import flag_of

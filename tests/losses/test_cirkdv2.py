@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from losses import METHODS, build_distiller
-from losses.cirkdv2 import CIRKDV2Config
-from losses.partners import choose_partners
-from losses.relations import Purpose, random_keys
+from losses.methods.cirkdv2 import CIRKDV2Config
+from losses.modules.cross_image import Purpose, random_keys
+from losses.modules.partners import choose_partners
 from tests.losses import plain
 from utils.types import SegOutput, Step
 
@@ -106,7 +106,7 @@ def test_minibatch_pixel(size_s, size_t, partners):
 
 
 def test_minibatch_pixel_of_large_maps_is_pooled(monkeypatch):
-    monkeypatch.setattr("losses.cirkdv2.LARGE_MAP", 30)
+    monkeypatch.setattr("losses.methods.cirkdv2.LARGE_MAP", 30)
     distiller, student, teacher, target = make(only("minibatch_pixel", minibatch_partners=None))
     assert distiller.context is None  # off by default where features are large
     pairs = [(i, j) for i in range(3) for j in range(3)]

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from losses.context import GraphContext
+from losses.modules.context import GraphContext
 from tests.losses import plain
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.cwd import CWD
+from losses.methods.cwd import CWD
 from tests.losses import golden, plain
 from tests.losses.distillers import (
     SIZES,

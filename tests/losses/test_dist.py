@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.dist import DIST, DISTConfig, correlation_loss
+from losses.methods.dist import DIST, DISTConfig, correlation_loss
 from tests.losses.outputs import assert_same, make_output, make_target
 
 

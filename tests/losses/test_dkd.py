@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.dkd import DKD, DKDConfig, decoupled_kl
+from losses.methods.dkd import DKD, DKDConfig, decoupled_kl
 from tests.losses.outputs import assert_same, make_output, make_target
 from utils.types import SegOutput, Step
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.dsd import DSD, class_similarity_loss, stage_difference_loss
+from losses.methods.dsd import DSD, class_similarity_loss, stage_difference_loss
 from tests.losses import golden, plain
 from tests.losses.distillers import (
     SIZES,

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from losses.af_dcd import AFDCD
-from losses.at import AT
-from losses.dist import DIST
-from losses.dkd import DKD
-from losses.fitnet import FitNet
-from losses.mgd import MGD
+from losses.methods.af_dcd import AFDCD
+from losses.methods.at import AT
+from losses.methods.dist import DIST
+from losses.methods.dkd import DKD
+from losses.methods.fitnet import FitNet
+from losses.methods.mgd import MGD
 from tests.losses.outputs import CLASSES, make_output, make_target
 from tests.processes import run_processes
 from utils.distributed import get_rank, get_world_size, is_distributed

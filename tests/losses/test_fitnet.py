@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from losses.fitnet import FitNet, FitNetConfig
+from losses.methods.fitnet import FitNet, FitNetConfig
 from tests.losses import golden
 from tests.losses.outputs import assert_same, make_output, make_target
 from utils.types import SegOutput

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.ifvd import IFVD, variation_loss
+from losses.methods.ifvd import IFVD, variation_loss
 from tests.losses import golden, plain
 from tests.losses.distillers import (
     SIZES,

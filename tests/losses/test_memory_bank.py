@@ -6,8 +6,15 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.host_reads import HostReads
-from losses.memory_bank import ClasswiseBank, FlatBank, class_means, row_slots, select_class_pixels, select_classes
-from losses.relations import ChannelMemory, PixelMemory
+from losses.modules.cross_image import ChannelMemory, PixelMemory
+from losses.modules.memory_bank import (
+    ClasswiseBank,
+    FlatBank,
+    class_means,
+    row_slots,
+    select_class_pixels,
+    select_classes,
+)
 from tests.processes import run_processes
 from utils.distributed import get_world_size, ring_bytes
 from utils.types import Step

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from losses.mgd import MGD, MGDConfig
+from losses.methods.mgd import MGD, MGDConfig
 from tests.losses.outputs import assert_same, make_output, make_target
 from tests.losses.plain import reconstruction
 from utils.types import Step

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import train_cirkdv2
-from losses.cirkd import CIRKDConfig
-from losses.cirkdv2 import CIRKDV2Config
-from losses.partners import check_groups, choose_partners, parse_partners
-from losses.relations import minibatch_relation
+from losses.methods.cirkd import CIRKDConfig
+from losses.methods.cirkdv2 import CIRKDV2Config
+from losses.modules.cross_image import minibatch_relation
+from losses.modules.partners import check_groups, choose_partners, parse_partners
 from tests.losses import plain
 
 KEYS = (0, 3, 0, 1)
@@ -62,10 +62,11 @@ def test_maps_are_exchanged_where_a_pair_crosses_processes(monkeypatch, partners
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 4, 6, 4, 5, generator=generator).double()
     everyone = {"grad": student.flatten(2), "cat": teacher.flatten(2)}
-    monkeypatch.setattr("losses.relations.get_world_size", lambda: 2)
-    monkeypatch.setattr("losses.relations.get_rank", lambda: 1)
-    monkeypatch.setattr("losses.relations.all_gather_with_grad", lambda maps: calls.append(maps) or everyone["grad"])
-    monkeypatch.setattr("losses.relations.all_gather_cat", lambda maps: calls.append(maps) or everyone["cat"])
+    module = "losses.modules.cross_image"
+    monkeypatch.setattr(f"{module}.get_world_size", lambda: 2)
+    monkeypatch.setattr(f"{module}.get_rank", lambda: 1)
+    monkeypatch.setattr(f"{module}.all_gather_with_grad", lambda maps: calls.append(maps) or everyone["grad"])
+    monkeypatch.setattr(f"{module}.all_gather_cat", lambda maps: calls.append(maps) or everyone["cat"])
     loss = minibatch_relation(student[2:], teacher[2:], 2, partners, 0.1, KEYS)
     pairs = [(i, j) for i in (2, 3) for j in choose_partners(4, partners, *KEYS)[i]]
     expected = plain.minibatch(plain.pixels(student), plain.pixels(teacher), pairs, 0.1)

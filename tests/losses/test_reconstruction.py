@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from losses.af_dcd import AFDCDConfig
-from losses.mgd import MGDConfig
-from losses.reconstruction import MaskedReconstruction, hidden_positions, reconstruction_error
+from losses.methods.af_dcd import AFDCDConfig
+from losses.methods.mgd import MGDConfig
+from losses.modules.reconstruction import MaskedReconstruction, hidden_positions, reconstruction_error
 from tests.losses.outputs import assert_same, make_output
 from tests.losses.plain import reconstruction
 from utils.types import Step

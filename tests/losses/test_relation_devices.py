@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from losses import functional as LF
-from losses import relation_triton
+from losses.relation import triton_rows
 from tests.losses import plain
 from tests.losses.relation_cases import PAIRS, close, half_tolerance
 
@@ -48,7 +48,7 @@ def tolerance(kl, anchors, keys, half):
 def compiled_kernel():
     """On a GPU the kernel does the work, not what replaces it."""
     yield
-    assert not relation_triton._STATE.failed
+    assert not triton_rows._STATE.failed
 
 
 @pytest.mark.parametrize("device", DEVICES)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from losses import build_distiller
-from losses.cirkd import CIRKDConfig
-from losses.cirkdv2 import CIRKDV2Config
-from losses.relation_products import Products
+from losses.methods.cirkd import CIRKDConfig
+from losses.methods.cirkdv2 import CIRKDV2Config
+from losses.relation.precision import Products
 from tests.losses.relation_cases import half_tolerance
 from utils.types import SegOutput, Step
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from losses import functional as LF
-from losses import relation_function, relation_rows
-from losses.relation_products import Products
+from losses.relation import autograd
+from losses.relation import rows as row_blocks
+from losses.relation.precision import Products
 from tests.losses import plain
 from tests.losses.relation_cases import (
     ALL,
@@ -122,7 +123,7 @@ def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, monk
         return torch.autograd.grad(loss, s)[0]
 
     expected, shifted = grad(None), grad(torch.bfloat16)
-    monkeypatch.setattr(relation_function, "_shifts", lambda *a: None)
+    monkeypatch.setattr(autograd, "_shifts", lambda *a: None)
     assert (shifted - expected).norm() < 0.7 * (grad(torch.bfloat16) - expected).norm()
 
 
@@ -187,7 +188,7 @@ def test_the_same_inputs_give_the_same_bits(half):
 
 
 def test_rows_are_finished_block_by_block(monkeypatch):
-    monkeypatch.setattr(relation_rows, "_BLOCK_BYTES", 1000)
+    monkeypatch.setattr(row_blocks, "_BLOCK_BYTES", 1000)
     s, t, keys = bank(53, 31)
     weight = torch.arange(53) % 2.0
     loss = LF.relation_kl(s, t, keys, keys, 0.1, anchor_weight=weight)

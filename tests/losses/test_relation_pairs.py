@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from losses import functional as LF
-from losses import relation_function, relation_symmetric, relations
-from losses.partners import choose_partners
-from losses.relation_products import Products
+from losses.modules import cross_image
+from losses.modules.partners import choose_partners
+from losses.relation import autograd, symmetric
+from losses.relation.precision import Products
 from tests.losses import plain
 from tests.losses.relation_cases import ALL, AMX, PAIRS, active, as_on_cuda, close, clustered, half_tolerance, images
 
@@ -15,8 +16,8 @@ from tests.losses.relation_cases import ALL, AMX, PAIRS, active, as_on_cuda, clo
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("dtype", "half"), [(torch.float64, False), (torch.float32, False), (torch.float32, True)])
 def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, monkeypatch):
-    monkeypatch.setattr(relation_symmetric, "_BLOCK_BYTES", 2000)  # several blocks and chunks an image
-    monkeypatch.setattr(relation_symmetric, "_CHUNK", 16)
+    monkeypatch.setattr(symmetric, "_BLOCK_BYTES", 2000)  # several blocks and chunks an image
+    monkeypatch.setattr(symmetric, "_CHUNK", 16)
     s, t = (x.detach().to(dtype) for x in images())
     if transposed:
         s, t = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in (s, t))
@@ -47,17 +48,17 @@ def test_both_orders_take_half_of_the_products(monkeypatch):
 
 
 def test_large_logits_and_large_buffers_leave_the_symmetric_form(monkeypatch):
-    monkeypatch.setattr(relation_symmetric.SymmetricPairs, "__init__", lambda *a: 1 / 0)
+    monkeypatch.setattr(symmetric.SymmetricPairs, "__init__", lambda *a: 1 / 0)
     s, t = images()
     with pytest.raises(ZeroDivisionError):
         LF.relation_kl_pairs(s, t, ALL, 0.1)
     for wide in ((s.detach() * 30, t), (s.detach(), t * 30), (s.detach() * torch.nan, t)):
         LF.relation_kl_pairs(*wide, ALL, 0.1)
-    monkeypatch.setattr(relation_symmetric, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(symmetric, "_SMALL_BYTES", 0)
     LF.relation_kl_pairs(s, t, ALL[:7], 0.1)  # two matrices, and fewer than eight pairs
     with pytest.raises(ZeroDivisionError):
         LF.relation_kl_pairs(s, t, ALL[:8], 0.1)
-    monkeypatch.setattr(relation_symmetric, "_LARGEST_BYTES", 100)
+    monkeypatch.setattr(symmetric, "_LARGEST_BYTES", 100)
     LF.relation_kl_pairs(s, t, ALL, 0.1)
 
 
@@ -114,7 +115,7 @@ def test_without_the_shift_the_shared_mean_would_be_rounded(cuda, monkeypatch):
         return torch.autograd.grad(loss, s, retain_graph=True)[0]
 
     expected, shifted = grad(None), grad(torch.bfloat16)
-    monkeypatch.setattr(relation_function, "_shifts", lambda *a: None)
+    monkeypatch.setattr(autograd, "_shifts", lambda *a: None)
     plainly = grad(torch.bfloat16)
     assert (shifted - expected).norm() < 0.6 * (plainly - expected).norm()
 
@@ -133,16 +134,16 @@ def test_a_process_works_on_the_images_that_its_pairs_name(row_dim, rank, monkey
     pairs = [(i, j) for i in range(first, first + local) for j in chosen[i]]
     named = {image for pair in pairs for image in pair}
     assert len(named) < world * local
-    sums = relations.relation_kl_pairs
-    monkeypatch.setattr(relations, "get_rank", lambda: rank)
-    monkeypatch.setattr(relations, "get_world_size", lambda: world)
-    monkeypatch.setattr(relations, "all_gather_with_grad", lambda maps: student.flatten(2))
-    monkeypatch.setattr(relations, "all_gather_cat", lambda maps: teacher.flatten(2))
+    sums = cross_image.relation_kl_pairs
+    monkeypatch.setattr(cross_image, "get_rank", lambda: rank)
+    monkeypatch.setattr(cross_image, "get_world_size", lambda: world)
+    monkeypatch.setattr(cross_image, "all_gather_with_grad", lambda maps: student.flatten(2))
+    monkeypatch.setattr(cross_image, "all_gather_cat", lambda maps: teacher.flatten(2))
     monkeypatch.setattr(
-        relations, "relation_kl_pairs", lambda s, t, *a, **k: seen.append((len(s), len(t))) or sums(s, t, *a, **k)
+        cross_image, "relation_kl_pairs", lambda s, t, *a, **k: seen.append((len(s), len(t))) or sums(s, t, *a, **k)
     )
     mine = slice(first, first + local)
-    loss = relations.minibatch_relation(student[mine], teacher[mine], row_dim, 2, 0.1, keys)
+    loss = cross_image.minibatch_relation(student[mine], teacher[mine], row_dim, 2, 0.1, keys)
     rows = plain.pixels if row_dim == 2 else plain.channels
     expected = plain.minibatch(rows(student), rows(teacher), pairs, 0.1)
     torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
@@ -155,5 +156,5 @@ def test_a_process_works_on_the_images_that_its_pairs_name(row_dim, rank, monkey
 
 def test_where_every_image_is_named_nothing_is_copied():
     maps = torch.randn(3, 4, 5)
-    assert relations._take(maps, [0, 1, 2]) is maps
-    assert torch.equal(relations._take(maps, [0, 2]), maps[[0, 2]])
+    assert cross_image._take(maps, [0, 1, 2]) is maps
+    assert torch.equal(cross_image._take(maps, [0, 2]), maps[[0, 2]])

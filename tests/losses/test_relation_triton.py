@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from losses import relation_triton
-from losses.relation_rows import _eager_rows
+from losses.relation import triton_rows
+from losses.relation.rows import _eager_rows
 
 SHAPES = [(5, 37), (3, 1), (4, 64), (3, 300)]
 
 
 def check_kernels(device: str, longest: int) -> None:
     """Both kernels give what the elementwise operations give, for masks, weights and both dtypes of the gradient."""
-    relation_triton.LONGEST_ROW = longest
+    triton_rows.LONGEST_ROW = longest
     for count, num_keys in SHAPES:
         for masked, weighted, out in [(0, 0, "own"), (1, 1, "half"), (1, 0, "own"), (2, 1, "own"), (0, 1, None)]:
             generator = torch.Generator().manual_seed(count)
@@ -29,7 +29,7 @@ def check_kernels(device: str, longest: int) -> None:
             biases = (None, None) if bias is None else (bias, bias + torch.arange(num_keys, device=device) % 5.0)
             weight = torch.arange(3.0 * count).to(device)[::3] if weighted else None  # not contiguous
             results = []
-            for compute in (relation_triton.launch_rows, lambda *a: _eager_rows(*a, None)):
+            for compute in (triton_rows.launch_rows, lambda *a: _eager_rows(*a, None)):
                 logits = teacher.clone(), student.clone()
                 row_kl = torch.full((count,), torch.nan, device=device)
                 delta = {"own": logits[1], "half": torch.empty_like(student, dtype=torch.bfloat16), None: None}[out]
@@ -65,9 +65,9 @@ def test_kernels_compile_to_machine_code_without_a_gpu(kernel, block, capability
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from losses import relation_kernels
+    from losses.relation import kernels
 
-    function = getattr(relation_kernels, kernel)
+    function = getattr(kernels, kernel)
     kinds = dict.fromkeys(function.arg_names, "i32")
     kinds |= {name: "*fp32" for name in function.arg_names if name.endswith("_pointer")} | {"delta_pointer": "*bf16"}
     constants = {"HAS_BIAS": True, "HAS_WEIGHT": True, "HAS_DELTA": True, "BLOCK": block}
@@ -82,7 +82,7 @@ def test_kernels_compile_to_machine_code_without_a_gpu(kernel, block, capability
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("longest", [16384, 16])
 def test_compiled_kernels_equal_the_elementwise_operations(longest, monkeypatch):
-    monkeypatch.setattr(relation_triton, "LONGEST_ROW", longest)
+    monkeypatch.setattr(triton_rows, "LONGEST_ROW", longest)
     check_kernels("cuda", longest)
 
 
@@ -104,13 +104,13 @@ def gpu(monkeypatch):
 
     monkeypatch.setattr(torch.cuda, "device", device)
     monkeypatch.setattr(torch.cuda, "synchronize", asked.waited.append)
-    monkeypatch.setattr(relation_triton, "_STATE", SimpleNamespace(failed=False))
+    monkeypatch.setattr(triton_rows, "_STATE", SimpleNamespace(failed=False))
     return asked
 
 
 def launch_with(monkeypatch, launch):
-    monkeypatch.setattr(relation_triton, "launch_rows", launch)
-    return relation_triton.triton_rows(OnCuda(), None, None, None, None, None, None)
+    monkeypatch.setattr(triton_rows, "launch_rows", launch)
+    return triton_rows.triton_rows(OnCuda(), None, None, None, None, None, None)
 
 
 def raises(error):
@@ -162,7 +162,7 @@ def test_a_kernel_that_cannot_be_had_is_said_once_and_replaced(error, gpu, monke
 def test_what_is_no_fault_of_the_kernel_is_raised(error, gpu, monkeypatch, caplog):
     with pytest.raises(type(error)) as caught:
         launch_with(monkeypatch, raises(error))
-    assert caught.value is error and not caplog.records and not relation_triton._STATE.failed
+    assert caught.value is error and not caplog.records and not triton_rows._STATE.failed
 
 
 def test_a_broken_device_is_not_taken_for_a_kernel_that_does_not_load(gpu, monkeypatch, caplog):
@@ -170,4 +170,4 @@ def test_a_broken_device_is_not_taken_for_a_kernel_that_does_not_load(gpu, monke
     monkeypatch.setattr(torch.cuda, "synchronize", raises(broken))
     with pytest.raises(torch.AcceleratorError):
         launch_with(monkeypatch, raises(RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")))
-    assert not caplog.records and not relation_triton._STATE.failed
+    assert not caplog.records and not triton_rows._STATE.failed

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from losses.skd import SKD, structural_loss
+from losses.methods.skd import SKD, structural_loss
 from tests.losses import golden, plain
 from tests.losses.distillers import (
     SIZES,

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from models import build_model
-from models.checkpointing import checkpoint_blocks, list_blocks
 from models.layers import InvertedResidual, conv_bn_relu
-from models.sync_batch_norm import convert_sync_batch_norms
+from models.surgery.checkpointing import checkpoint_blocks, list_blocks
+from models.surgery.sync_batch_norm import convert_sync_batch_norms
 from tests.processes import run_processes
 from utils.distributed import get_rank
 

@@ -7,8 +7,8 @@ import torch
 
 from models import build_model
 from models.base import IMAGENET_RGB, PUBLISHED
-from models.conversions import CONVERSIONS, Conversion, conversion_for
 from models.weights import describe_file, load_backbone_weights, load_weights
+from models.weights.conversions import CONVERSIONS, Conversion, conversion_for
 from tests.models.weight_files import Untouched, published_file, same, silent, write_file
 
 PUBLISHED_FILES = {

@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from safetensors import safe_open
 
-from models import build_model, export_formats
+from models import build_model
 from models.base import PUBLISHED
-from models.export import export
+from models.export import formats
+from models.export.exporter import export
 from models.weights import load_weights
 from utils.trust import CHECKSUM
 
@@ -103,9 +104,9 @@ def test_onnx_file_tells_what_it_is(tmp_path):
 def test_torchscript_file_tells_what_it_is(tmp_path):
     path = tmp_path / "network.pt"
     metadata = export(fresh("psp_mobile", "mobilenetv2"), path, "torchscript", size=(64, 96), say=lambda _: None)
-    inside = {export_formats.METADATA_FILE: ""}
+    inside = {formats.METADATA_FILE: ""}
     torch.jit.load(str(path), _extra_files=inside)
-    assert json.loads(inside[export_formats.METADATA_FILE]) == metadata
+    assert json.loads(inside[formats.METADATA_FILE]) == metadata
 
 
 def test_fixed_size(tmp_path):
@@ -189,10 +190,8 @@ def test_safetensors_hold_the_state_and_say_whose(tmp_path):
 def test_damaged_safetensors_are_not_written(tmp_path, monkeypatch):
     network = fresh("psp_mobile", "mobilenetv3_small")
     name = "head.classifier.weight"
-    save = export_formats.save_file
-    monkeypatch.setattr(
-        export_formats, "save_file", lambda state, *rest: save(state | {name: state[name] + 1e-6}, *rest)
-    )
+    save = formats.save_file
+    monkeypatch.setattr(formats, "save_file", lambda state, *rest: save(state | {name: state[name] + 1e-6}, *rest))
     with pytest.raises(ValueError, match=f"1 tensors differ after they were read again: {name}"):
         export(network, tmp_path / "weights.safetensors", "safetensors", say=lambda _: None)
     assert not list(tmp_path.iterdir())

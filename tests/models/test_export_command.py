@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from models.export import load_network, main
-from models.file_names import parse_file_name
+from models.export.exporter import load_network, main
+from models.weights.file_names import parse_file_name
 from tests.models.test_export import RUN, assert_equal_scores, fresh, scores
 from utils.cli import run_cli
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from models import build_model
-from models.fold import TOLERANCE, fold_batch_norms
+from models.surgery.fold import TOLERANCE, fold_batch_norms
 from utils.types import SegOutput
 
 NETWORKS = [

@@ -7,10 +7,10 @@ import timm
 import torch
 import torchvision
 
-from models import build_model, sources
+from models import build_model
 from models.base import IMAGENET_RGB, InputConvention
-from models.conversions import PUBLIC_EQUIVALENTS
-from models.weights import load_backbone_weights
+from models.weights import load_backbone_weights, sources
+from models.weights.conversions import PUBLIC_EQUIVALENTS
 from tests.models.test_library_files import CASES, Case, differences, timm_mobilenet, with_our_geometry
 from tests.models.weight_files import Untouched, randomise, silent
 

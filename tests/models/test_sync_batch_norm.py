@@ -9,7 +9,7 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from benchmarks.host_reads import HostReads
-from models.sync_batch_norm import SyncBatchNorm, _NormalizeByAll, convert_sync_batch_norms
+from models.surgery.sync_batch_norm import SyncBatchNorm, _NormalizeByAll, convert_sync_batch_norms
 from tests.processes import run_processes
 from utils.distributed import get_rank, get_world_size
 

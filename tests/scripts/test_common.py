@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 import compare
-from losses.cirkdv2 import CIRKDV2Config
+from losses.methods.cirkdv2 import CIRKDV2Config
 
 
 @pytest.mark.parametrize("script", ["test.sh", "quickstart.sh"])

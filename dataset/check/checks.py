@@ -1,0 +1,275 @@
+"""Checks a data set before it is trained on: counts, labels, sizes, and files that cannot be used.
+
+    python -m dataset.check citys /data/cityscapes
+    python -m dataset.check custom /data/mine --split train --sample 200 --json report.json
+
+Everything that is wrong is collected and named. The exit code is 0 if nothing is, 1 if something is, 2 if the check
+could not be made.
+"""
+
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from dataset import DATASETS
+from dataset.base import VOID, SegmentationDataset
+from dataset.check.report import format_report
+from dataset.loading.samplers import evenly_spaced
+from dataset.prepared import is_prepared
+from dataset.reading.files import read_image, read_mask
+from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
+from utils.cli import Parser
+
+PUBLISHED_COUNTS = {
+    "citys": {"train": 2975, "val": 500, "test": 1525},
+    "voc": {"train": 10582, "val": 1449},
+    "camvid": {"train": 367, "val": 101, "test": 233},
+    "ade20k": {"train": 20210, "val": 2000},
+    "coco_stuff_164k": {"train": 118287, "val": 5000},
+}
+_CHUNK = 16
+_ROTATED = range(2, 9)  # values of EXIF's orientation other than upright
+_EXIF_ORIENTATION = 274
+
+
+@dataclass
+class Findings:
+    """What some samples hold; findings of different samples are added up.
+
+    Attributes:
+        problems: (kind, file, message) of everything that is wrong.
+        pixels: pixels of each train id, and of void as the last one, int64 (K + 1,).
+        images: images in which each of them occurs, int64 (K + 1,).
+        sizes: images of each (height, width).
+        notes: images of each peculiarity that does no harm.
+        colour: sum over images of the mean red, green and blue, float64 (3,).
+        read: images that could be read.
+    """
+
+    pixels: np.ndarray
+    images: np.ndarray
+    problems: list[tuple[str, str, str]] = field(default_factory=list)
+    sizes: Counter = field(default_factory=Counter)
+    notes: Counter = field(default_factory=Counter)
+    colour: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    read: int = 0
+
+    @classmethod
+    def none(cls, num_classes: int) -> "Findings":
+        """Before anything is read."""
+        return cls(np.zeros(num_classes + 1, dtype=np.int64), np.zeros(num_classes + 1, dtype=np.int64))
+
+    def add(self, other: "Findings") -> None:
+        """Adds those of other samples."""
+        self.pixels += other.pixels
+        self.images += other.images
+        self.problems += other.problems
+        self.sizes += other.sizes
+        self.notes += other.notes
+        self.colour += other.colour
+        self.read += other.read
+
+
+def check_dataset(
+    name: str,
+    root: str | os.PathLike[str],
+    splits: Sequence[str] | None = None,
+    *,
+    ignore_label: int | None = None,
+    workers: int = DEFAULT_WORKERS,
+    sample: int | None = None,
+) -> dict[str, Any]:
+    """Reads the splits of a data set.
+
+    Args:
+        name: one of `DATASETS`.
+        root: the data set's folder.
+        splits: those to check; None: all that the data set should have.
+        ignore_label: a further mask value that means "ignored".
+        workers: reading processes; 0 reads in this one.
+        sample: read only so many images of each split, evenly spaced; files are counted all the same.
+
+    Returns:
+        Plain data: `ok`, and for each split `found`, `published`, `problems` and what its images and masks hold.
+
+    Raises:
+        ValueError: a parameter that cannot be; a prepared copy.
+        FileNotFoundError: the folder does not exist.
+    """
+    if sample is not None and sample < 1:
+        raise ValueError(f"sample {sample}: expected at least 1 image")
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+    folder = Path(root).expanduser().absolute()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"the data folder {folder} does not exist")
+    if is_prepared(folder):
+        raise ValueError(
+            f"{folder} is a prepared copy: compare it with python -m dataset.prepare {name} ROOT {folder} --verify, "
+            "or check ROOT, the folder of the data set"
+        )
+    if ignore_label is not None and not -1 <= ignore_label <= VOID:
+        raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
+    published = PUBLISHED_COUNTS.get(name, {})
+    if splits is None:
+        splits = DATASETS[name].SPLITS
+        if name not in PUBLISHED_COUNTS and not (folder / "test.txt").is_file():
+            splits = [split for split in splits if split != "test"]
+    if unknown := [split for split in splits if split not in DATASETS[name].SPLITS]:
+        raise ValueError(f"{name} has no split {unknown[0]!r}; it has {', '.join(DATASETS[name].SPLITS)}")
+    report: dict[str, Any] = {"dataset": name, "root": str(folder), "splits": {}}
+    for split in splits:
+        report["splits"][split] = _check_split(name, folder, split, ignore_label, workers, sample, published.get(split))
+    report["ok"] = not any(entry["problems"] for entry in report["splits"].values())
+    return report
+
+
+def _check_split(
+    name: str,
+    folder: Path,
+    split: str,
+    ignore_label: int | None,
+    workers: int,
+    sample: int | None,
+    published: int | None,
+) -> dict[str, Any]:
+    try:
+        data = DATASETS[name](folder, split, ignore_label=ignore_label, max_missing=None)
+    except (ValueError, FileNotFoundError) as error:
+        kind = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
+        problem = {"kind": kind, "file": "", "message": str(error)}
+        return {"found": 0, "published": published, "read": 0, "problems": [problem]}
+    indices = evenly_spaced(len(data), len(data) if sample is None else sample)
+    chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
+    total = Findings.none(data.num_classes)
+    with tqdm(total=len(indices), unit="images", desc=f"{name} {split}", disable=None, leave=False) as bar:
+        for count, findings in run_tasks(_read_chunk, data, chunks, workers):
+            total.add(findings)
+            bar.update(count)
+    problems = [dict(zip(("kind", "file", "message"), problem, strict=True)) for problem in sorted(total.problems)]
+    if published is not None and len(data) != published:
+        message = f"found {len(data)} images, published {published}"
+        problems.insert(0, {"kind": "count", "file": "", "message": message})
+    entry = {"found": len(data), "published": published, "read": total.read, "problems": problems}
+    return entry | _images(total) | ({} if data.mask_paths is None else _labels(data, total))
+
+
+def _read_chunk(data: SegmentationDataset, indices: list[int]) -> tuple[int, Findings]:
+    findings = Findings.none(data.num_classes)
+    for index in indices:
+        _read_sample(data, index, findings)
+    return len(indices), findings
+
+
+def _read_sample(data: SegmentationDataset, index: int, findings: Findings) -> None:
+    """Reads one image and its mask; an unreadable one does not hide what is wrong with the other."""
+    path, image = data.image_paths[index], None
+    try:
+        image = read_image(path)
+        _look_at_image(path, image, findings)
+    except (ValueError, OSError) as error:
+        findings.problems.append(_problem("unreadable image", path, error))
+    if data.mask_paths is None:
+        return
+    kind, path = "unreadable mask", data.mask_paths[index]
+    try:
+        mask = read_mask(path)
+        if image is not None:
+            kind = "size"
+            data.check_size(index, image.shape[:2], mask.shape)
+        kind = "illegal value"
+        train_ids = data.to_train_ids(mask, path)
+    except (ValueError, OSError) as error:
+        findings.problems.append(_problem(kind, path, error))
+        return
+    counts = np.bincount(train_ids.ravel(), minlength=VOID + 1)
+    counts = np.append(counts[: data.num_classes], counts[VOID])
+    findings.pixels += counts
+    findings.images += counts > 0
+
+
+def _problem(kind: str, path: str, error: Exception) -> tuple[str, str, str]:
+    if isinstance(error, FileNotFoundError):
+        return "missing file", path, f"{path} does not exist"
+    return kind, path, str(error)
+
+
+def _look_at_image(path: str, image: np.ndarray, findings: Findings) -> None:
+    findings.read += 1
+    findings.sizes[image.shape[:2]] += 1
+    findings.colour += cv2.mean(image)[:3]
+    thin = image[::16, ::16]
+    if (thin == thin[..., :1]).all() and (image == image[..., :1]).all():
+        findings.notes["greyscale"] += 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(path) as file:
+            if file.mode not in ("RGB", "L"):
+                findings.notes[f"mode {file.mode}, read as RGB"] += 1
+            if file.format == "JPEG" and file.getexif().get(_EXIF_ORIENTATION) in _ROTATED:
+                findings.notes["EXIF asks for a rotation, which is not applied (masks do not have it)"] += 1
+
+
+def _images(total: Findings) -> dict[str, Any]:
+    if not total.read:
+        return {}
+    sizes = np.array(list(total.sizes.elements()))
+    by_area = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
+    return {
+        "sizes": {  # (height, width), ordered by area
+            "different": len(total.sizes),
+            "smallest": by_area[0].tolist(),
+            "median": by_area[len(by_area) // 2].tolist(),
+            "largest": by_area[-1].tolist(),
+        },
+        "mean_rgb": [round(value, 2) for value in (total.colour / total.read).tolist()],
+        "notes": dict(total.notes),
+    }
+
+
+def _labels(data: SegmentationDataset, total: Findings) -> dict[str, Any]:
+    labelled, everything = int(total.pixels[:-1].sum()), int(total.pixels.sum())
+    return {
+        "void": {
+            "pixels": int(total.pixels[-1]),
+            "share": int(total.pixels[-1]) / max(everything, 1),
+            "images": int(total.images[-1]),
+        },
+        "classes": [
+            {"name": label, "pixels": int(count), "share": int(count) / max(labelled, 1), "images": int(images)}
+            for label, count, images in zip(data.classes, total.pixels[:-1], total.images[:-1], strict=True)
+        ],
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = Parser(__doc__, prog="python -m dataset.check")
+    parser.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
+    parser.add_argument("root", metavar="ROOT", help="the data set's folder")
+    parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="default: all of the data set")
+    parser.add_argument("--ignore-label", type=int, help="a further mask value that means ignored")
+    parser.add_argument("--sample", type=int, metavar="N", help="read N images of each split instead of all")
+    parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="processes (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the report to this file too")
+    args = parser.parse_args(arguments)
+    cv2.setNumThreads(0)
+    if args.json is not None and not args.json.absolute().parent.is_dir():
+        raise ValueError(f"--json: the folder {args.json.absolute().parent} does not exist")
+    report = check_dataset(
+        args.dataset, args.root, args.split, ignore_label=args.ignore_label, workers=args.workers, sample=args.sample
+    )
+    if args.json is not None:
+        args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    print(format_report(report))
+    return 0 if report["ok"] else 1

@@ -1,0 +1,180 @@
+"""Loaders: the training stream in micro-batches, and the evaluation files one by one."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+import numpy as np
+import torch
+
+from dataset.base import VOID, SegmentationDataset
+from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
+from dataset.loading.samplers import StreamBatchSampler, StreamOrder, evenly_spaced
+from dataset.loading.transforms import PUBLISHED_SCALES, TrainTransform, rows_read
+from dataset.reading.reader import SegmentationLoader
+from utils.types import Batch
+
+_TRIES = 100  # samples drawn for a position before it is given up
+
+
+class TrainStream:
+    """The training samples by their position in the stream."""
+
+    def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
+        """Binds a data set with masks to a transform and a seed."""
+        if dataset.mask_paths is None:
+            raise ValueError(f"data set {dataset.name}, split {dataset.split} has no masks: it cannot be trained on")
+        self.dataset, self.transform = dataset, transform
+        self.order = StreamOrder(len(dataset), seed)
+
+    def image_path(self, position: int) -> str:
+        """The image file at a position."""
+        return self.dataset.image_paths[self.order.index(position)]
+
+    def read(self, positions: list[int], bad: list[BadSample] | None = None) -> Batch:
+        """Reads the samples at these positions straight into the arrays of one batch.
+
+        Args:
+            positions: in the stream.
+            bad: gets the samples that cannot be read; others, which follow from (seed, position), take their places.
+                None: they are errors.
+
+        Raises:
+            ValueError, FileNotFoundError: as reading a sample does; no sample that was tried for a position is good.
+        """
+        height, width = self.transform.crop_size
+        images = np.empty((len(positions), 3, height, width), dtype=np.uint8)
+        target = np.empty((len(positions), height, width), dtype=np.uint8)
+        valid_size = np.empty((len(positions), 2), dtype=np.int64)
+        for slot, position in enumerate(positions):
+            for index in self._candidates(position):
+                try:
+                    valid_size[slot] = self._read_one(index, position, images[slot], target[slot])
+                    break
+                except (ValueError, FileNotFoundError) as error:
+                    if bad is None:
+                        raise
+                    bad.append(BadSample(self.dataset.image_paths[index], reason_of(error)))
+            else:
+                raise ValueError(f"none of {_TRIES} samples drawn in place of a bad one can be read: {bad[-1].reason}")
+        return _batch(images, target, valid_size, positions)
+
+    def _candidates(self, position: int) -> Iterator[int]:
+        yield self.order.index(position)
+        yield from islice(self.order.replacements(position), _TRIES)
+
+    def _read_one(self, index: int, position: int, image_out: np.ndarray, mask_out: np.ndarray) -> tuple[int, int]:
+        """Writes sample `index` as position `position` shows it; returns (height, width) of the part that is image."""
+        mask = self.dataset.view_mask(index)
+        window = self.transform.draw(mask.shape, self.order.generator(position))
+        image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
+        self.transform.apply(image, mask, window, image_out, mask_out)
+        if self.dataset.copy is not None:
+            self.dataset.copy.check_labels(index, mask_out)
+        return window.height, window.width
+
+
+class EvaluationFiles:
+    """Whole images at their own size, one per batch; all labels are 255 where there are no masks."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        """Wraps a data set."""
+        self.dataset = dataset
+
+    def read(self, indices: list[int]) -> Batch:
+        """Reads the one image asked for."""
+        (index,) = indices
+        image, mask = self.dataset[index]
+        height, width, _ = image.shape
+        images = np.ascontiguousarray(image.transpose(2, 0, 1))[None]
+        target = np.full((height, width), VOID, dtype=np.uint8) if mask is None else mask
+        return _batch(images, target[None], np.array([[height, width]], dtype=np.int64), [index])
+
+
+def build_train_loader(
+    dataset: SegmentationDataset,
+    *,
+    crop_size: tuple[int, int],
+    batch_size: int,
+    max_iterations: int,
+    start_iteration: int = 0,
+    accumulation_steps: int = 1,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    scales: Sequence[float] = PUBLISHED_SCALES,
+    flip: bool = True,
+    pin_memory: bool = False,
+    bad_samples: BadSamples | None = None,
+) -> SegmentationLoader:
+    """The micro-batches of one process from `start_iteration` on; `accumulation_steps` of them make one iteration.
+
+    Args:
+        dataset: a split with masks; it may be smaller than a batch.
+        crop_size: (height, width).
+        batch_size: samples per iteration of all processes together.
+        max_iterations: where the stream ends.
+        start_iteration: where it starts; the samples are those of a stream from 0.
+        accumulation_steps: micro-batches per iteration.
+        seed: the same in every process.
+        rank: this process.
+        world_size: number of processes.
+        workers: reading processes of this process; 0 reads in place.
+        scales: random scales.
+        flip: mirror half of the samples.
+        pin_memory: for copies to a GPU that do not wait.
+        bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
+
+    Raises:
+        ValueError: crop or batch sizes that cannot be; a data set without masks.
+    """
+    sampler = StreamBatchSampler(
+        batch_size,
+        max_iterations,
+        start_iteration=start_iteration,
+        accumulation_steps=accumulation_steps,
+        rank=rank,
+        world_size=world_size,
+    )
+    stream = TrainStream(dataset, TrainTransform(crop_size, scales, flip), seed)
+    return SegmentationLoader(
+        stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
+    )
+
+
+def build_eval_loader(
+    dataset: SegmentationDataset,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    workers: int = 0,
+    limit: int | None = None,
+    pin_memory: bool = False,
+) -> SegmentationLoader:
+    """Batches of one whole image; `positions` holds its index. Each image goes to one process, none twice.
+
+    Args:
+        dataset: any split.
+        rank: this process.
+        world_size: number of processes.
+        workers: reading processes of this process; with 0, a thread. Either reads on while an image is predicted.
+        limit: only so many images, evenly spaced.
+        pin_memory: for copies to a GPU that do not wait.
+    """
+    indices = evenly_spaced(len(dataset), len(dataset) if limit is None else limit)[rank::world_size]
+    return SegmentationLoader(
+        EvaluationFiles(dataset),
+        workers=workers,
+        read_ahead=True,
+        batch_sampler=[[i] for i in indices],
+        pin_memory=pin_memory,
+    )
+
+
+def _batch(images: np.ndarray, target: np.ndarray, valid_size: np.ndarray, positions: list[int]) -> Batch:
+    return Batch(
+        torch.from_numpy(images),
+        torch.from_numpy(target),
+        torch.from_numpy(valid_size),
+        torch.tensor(positions, dtype=torch.int64),
+    )

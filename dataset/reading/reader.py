@@ -1,0 +1,141 @@
+"""The DataLoader of this project: errors about files keep their message, bad training samples can be passed over.
+
+Its samples are anything with `read(keys) -> batch`; one that can pass over bad samples takes a list for them too.
+"""
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
+from utils.types import Batch
+
+_READ_AHEAD = 2  # batches that are read while one is in use
+
+
+class SegmentationLoader(DataLoader):
+    """A DataLoader of batches in which a bad file is an error with its own message, also when a worker meets it.
+
+    The plain DataLoader hands a worker's error on with the worker's traceback as its text.
+    """
+
+    def __init__(
+        self,
+        samples: Any,
+        *,
+        workers: int,
+        seed: int = 0,
+        bad_samples: BadSamples | None = None,
+        read_ahead: bool = False,
+        **options,
+    ) -> None:
+        """Wraps `samples`.
+
+        Args:
+            samples: what is read.
+            workers: reading processes; 0 reads in this one.
+            seed: of the DataLoader's own generator.
+            bad_samples: is told of the bad samples of a training stream, each when its batch is taken; those that it
+                allows are replaced. None, or one that allows none: they are errors.
+            read_ahead: without workers, a thread reads while the batch before is in use.
+            options: for DataLoader.
+        """
+        if workers < 0:
+            raise ValueError(f"workers {workers}: expected 0 (read in the main process) or more")
+        self.bad_samples = bad_samples if bad_samples is not None and bad_samples.allowed else None
+        self.read_ahead = read_ahead and workers == 0
+        super().__init__(
+            _Guarded(samples, self.bad_samples is not None),
+            num_workers=workers,
+            collate_fn=_same,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator().manual_seed(seed),  # else every pass draws from the global generator
+            **options,
+        )
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Batch]:
+        for item in self._ahead() if self.read_ahead else super().__iter__():
+            if isinstance(item, _Failure):
+                raise item.error()
+            if item.bad:
+                self.bad_samples.add(item.bad)
+            yield item.batch
+
+    def _ahead(self) -> Iterator["_Item | _Failure"]:
+        keys = iter(self.batch_sampler)
+        pool = ThreadPoolExecutor(1, "read-ahead")  # decoding releases the interpreter lock
+        try:
+            waiting = deque(pool.submit(self.dataset.__getitems__, key) for key in islice(keys, 1 + _READ_AHEAD))
+            while waiting:
+                item = waiting.popleft().result()
+                waiting.extend(pool.submit(self.dataset.__getitems__, key) for key in islice(keys, 1))
+                if self.pin_memory and isinstance(item, _Item) and isinstance(item.batch, Batch):
+                    item = item._replace(batch=Batch(*(field.pin_memory() for field in item.batch)))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class _Item(NamedTuple):
+    """A batch, and the samples that others had to take the places of."""
+
+    batch: Batch
+    bad: list[BadSample]
+
+
+class _Failure:
+    """An error on its way from a worker to the main process."""
+
+    def __init__(self, error: Exception) -> None:
+        self.kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+        self.message = reason_of(error)
+
+    def error(self) -> Exception:
+        return self.kind(self.message)
+
+
+class _Guarded(Dataset):
+    """Gives errors about files as values; anything else is a bug and keeps its traceback."""
+
+    def __init__(self, samples: Any, replace_bad: bool) -> None:
+        self.samples, self.replace_bad = samples, replace_bad
+
+    def __getitems__(self, keys: list[int]) -> _Item | _Failure:
+        bad: list[BadSample] = []
+        try:
+            batch = self.samples.read(keys, bad) if self.replace_bad else self.samples.read(keys)
+        except (ValueError, FileNotFoundError) as error:
+            return _Failure(error)
+        return _Item(batch, bad)
+
+
+def _same(item: _Item | _Failure) -> _Item | _Failure:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    # Signals to the whole process group are for the main process, which ends its workers when it has saved. Of the
+    # signals to end, only the main process's own is obeyed.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

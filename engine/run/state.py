@@ -1,0 +1,138 @@
+"""The full state of a training run: all that a resume needs, as plain data, and no times but a time budget's."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from engine.run.directory import STATE_FORMAT
+from engine.training.health import LossHealth
+from engine.training.optim import POLY_POWER, load_optimizer_state
+from utils.distributed import all_gather_object, get_rank, get_world_size
+from utils.meters import LossMeter
+
+
+@dataclass
+class Best:
+    """The best validation so far."""
+
+    miou: float = -1.0
+    iteration: int = 0
+
+
+@dataclass
+class TrainState:
+    """The moving parts of a run.
+
+    Attributes:
+        task: holds the network and, in distillation, the distiller with its banks.
+        optimizer, scaler: as in torch.
+        ema: the network with averaged weights, or None.
+        discriminator_optimizer: of the task's separate parameters, or None where it has none.
+        meter: losses since they were last logged.
+        best: the best validation so far.
+        health: what was last measured of the losses' health; watch: what was said of it. Neither is saved.
+        iteration: optimiser steps done.
+        seconds: of training, in the state that was loaded; while training runs, the loop's `TimeBudget` counts on.
+        data: what identifies the training data.
+        validation_due: whether a signal broke the validation after this iteration off.
+    """
+
+    task: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: nn.Module | None = None
+    discriminator_optimizer: torch.optim.Optimizer | None = None
+    meter: LossMeter = field(default_factory=LossMeter)
+    best: Best = field(default_factory=Best)
+    health: dict[str, dict[str, float]] = field(default_factory=dict)
+    watch: LossHealth = field(default_factory=LossHealth)
+    iteration: int = 0
+    seconds: float = 0.0
+    data: dict[str, Any] = field(default_factory=dict)
+    validation_due: bool = False
+
+    @property
+    def evaluated_network(self) -> nn.Module:
+        """The network that is validated and saved: the averaged one where there is one."""
+        return self.task.network if self.ema is None else self.ema.module
+
+    def state(self, arguments: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """Everything as plain data. Called by all processes together, since each has generators of its own.
+
+        Args:
+            arguments: the run's arguments as built-in types.
+            device: where the run trains.
+        """
+        names = ("lr", "max_iterations", "warmup_iters")
+        return {
+            "format": STATE_FORMAT,
+            "iteration": self.iteration,
+            # without a budget the log tells it, so that equal runs leave equal states
+            "train_seconds": None if arguments.get("max_seconds") is None else self.seconds,
+            **self.task.trained_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "separate_optimizer": None
+            if self.discriminator_optimizer is None
+            else self.discriminator_optimizer.state_dict(),
+            "schedule": {"kind": "poly", "power": POLY_POWER} | {name: arguments[name] for name in names},
+            "scaler": self.scaler.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "best": asdict(self.best),
+            # one entry a process
+            "generators": all_gather_object(generators(device)),
+            "meters": all_gather_object(self.meter.state_dict()),
+            "validation_due": self.validation_due,
+            "arguments": arguments,
+            "data": self.data,
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        """Puts a saved state back.
+
+        Random generators and the losses since the last log continue where they stood when as many processes run as
+        when it was saved; otherwise each process keeps the generator it was seeded with (only dropout draws from it).
+
+        Raises:
+            ValueError: the state belongs to another network or distiller.
+        """
+        try:
+            self.task.load_trained_state(state)
+        except (RuntimeError, KeyError) as error:
+            raise ValueError(f"--resume: the state does not fit this network and its losses: {error}") from error
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self._load_discriminator_optimizer(state.get("separate_optimizer"))  # not in states from before there was one
+        self.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.best = Best(**state["best"])
+        self.iteration = state["iteration"]
+        self.validation_due = state.get("validation_due", False)
+        self.seconds = state.get("train_seconds") or 0.0
+        if len(state["generators"]) == get_world_size():
+            restore_generators(state["generators"][get_rank()], device)
+            self.meter.load_state_dict(state["meters"][get_rank()], device)
+
+    def _load_discriminator_optimizer(self, saved: dict[str, Any] | None) -> None:
+        if (saved is None) != (self.discriminator_optimizer is None):
+            raise ValueError(
+                "--resume: the state does not fit these losses: expected one "
+                f"{'without' if self.discriminator_optimizer is None else 'with'} a discriminator's optimiser, got one "
+                f"{'without' if saved is None else 'with'} it"
+            )
+        if saved is not None:
+            load_optimizer_state(self.discriminator_optimizer, saved)
+
+
+def generators(device: torch.device) -> dict[str, Any]:
+    """States of torch's generators, on the CPU."""
+    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def restore_generators(states: dict[str, Any], device: torch.device) -> None:
+    """Puts what `generators` gave back."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and states["cuda"] is not None:
+        torch.cuda.set_rng_state(states["cuda"], device)

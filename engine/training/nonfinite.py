@@ -1,0 +1,124 @@
+"""Finds losses and gradients that are not finite without making the training wait for the device."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from engine.run.state import TrainState
+from engine.training.stopping import RankFlags
+from utils.meters import GRADIENT
+
+SMALLEST_SCALE = 2.0**-10
+"""Of fp16's losses: it is halved at each bad step, from 65536, so that there were 26 more bad steps than good ones."""
+
+
+class NonFiniteCheck:
+    """A flag on the device that is set by the first loss, in any process, or gradient that is not finite.
+
+    Every update from then on is masked by it, so that weights, momentum and averages stay as they were. The host looks
+    at it when it next waits for the device anyway (`first_bad`), and the run ends there: what the forward passes have
+    moved meanwhile (batch norms' statistics, banks) is not saved. With fp16 the scaler finds and skips bad steps, which
+    are part of its search for a scale: the flag then holds for the one step.
+
+    Args:
+        state: what trains.
+        device: where it is.
+        flags: hears of every step.
+
+    Attributes:
+        masked: 0-dimensional bool on the device, whether the update is to be left out.
+        positions: iteration and positions of its samples in the training stream, since they were last cleared.
+    """
+
+    def __init__(self, state: TrainState, device: torch.device, flags: RankFlags) -> None:
+        self._state, self._device, self._flags = state, device, flags
+        self._skips = state.scaler.is_enabled()
+        self._scale = state.scaler.get_scale()
+        self._parameters = [(name, p) for name, p in state.task.named_parameters() if p.requires_grad]
+        self._indices_on_host: list[int] = []  # of the parameters that have gradients
+        self._indices: Tensor | None = None
+        self._bad_parameter: Tensor | None = None  # index among the parameters, -1 while all gradients were finite
+        self.masked = torch.zeros((), dtype=torch.bool, device=device)
+        self.positions: list[tuple[int, list[int]]] = []
+
+    def note_samples(self, positions: Iterable[Tensor]) -> None:
+        """Remembers which samples the next step reads: a tensor for each micro-batch, on the CPU."""
+        self.positions.append((self._state.iteration + 1, [int(p) for part in positions for p in part]))
+
+    @torch.no_grad()
+    def update(self, losses: Sequence[dict[str, Tensor]]) -> None:
+        """Looks at a step after its backward pass, sets `masked`, and books the losses. All processes together.
+
+        Args:
+            losses: of each micro-batch.
+        """
+        meter, iteration = self._state.meter, self._state.iteration + 1
+        finite = self._finite_gradients()
+        bad_gradient = ~finite.all()
+        if self._skips:
+            values = torch.stack([loss.float() for terms in losses for loss in terms.values()])
+            bad = ~values.isfinite().all() | bad_gradient
+        else:
+            for terms in losses:
+                meter.note(terms, iteration)
+            meter.note_gradient(bad_gradient, iteration)
+            self._note_parameter(finite, bad_gradient)
+            bad = meter.bad(self._device)  # stays set
+        self.masked = self._flags.exchange(bad)
+        if self._skips:
+            self._tell_scaler()
+        for terms in losses:
+            meter.add(terms, keep=~self.masked)
+
+    def first_bad(self) -> str | None:
+        """What was not finite first, and when, or None. A collective, and a wait on a GPU."""
+        if self._skips:
+            before, self._scale = self._scale, self._state.scaler.get_scale()
+            if self._scale >= SMALLEST_SCALE or self._scale >= before:  # a resumed run may find its way up again
+                return None
+            return "fp16 finds no scale for finite gradients"
+        found = self._state.meter.first_bad(across_processes=True)
+        if found is None:
+            return None
+        iteration, name = found
+        if name == GRADIENT:
+            name = f"the gradient of {self._parameters[int(self._bad_parameter)][0]}"
+        return f"{name} is not finite at iteration {iteration}"
+
+    def parameters_are_finite(self) -> bool:
+        """Finite gradients can still make a parameter infinite."""
+        norms = torch._foreach_norm([parameter.detach() for parameter in self._state.task.parameters()])
+        return bool(torch.stack(norms).isfinite().all())
+
+    def _finite_gradients(self) -> Tensor:
+        """(P,) bool, whether each parameter's gradient is finite."""
+        gradients = [(i, p.grad) for i, (_, p) in enumerate(self._parameters) if p.grad is not None]
+        norms = torch._foreach_norm([gradient for _, gradient in gradients])
+        indices = [i for i, _ in gradients]
+        if self._indices is None or indices != self._indices_on_host:  # sent to the device once
+            self._indices_on_host = indices
+            self._indices = torch.tensor(indices).to(self._device, non_blocking=True)
+        return torch.stack(norms).isfinite()
+
+    def _tell_scaler(self) -> None:
+        """Makes a gradient of every optimiser infinite after a bad step, for the scaler asks each for its own alone."""
+        for optimizer in filter(None, (self._state.optimizer, self._state.discriminator_optimizer)):
+            gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
+            gradient = next(gradients, None)
+            if gradient is not None:
+                gradient.add_(torch.where(self.masked, torch.inf, 0.0))
+
+    def _note_parameter(self, finite: Tensor, bad: Tensor) -> None:
+        index = self._indices.gather(0, finite.int().argmin(0, keepdim=True))[0]  # [...] would wait for the device
+        before = index.new_full((), -1) if self._bad_parameter is None else self._bad_parameter
+        self._bad_parameter = torch.where((before < 0) & bad, index, before)
+
+
+def step_masked(optimizer: torch.optim.Optimizer, masked: Tensor) -> None:
+    """A step of a fused optimiser that does nothing where `masked`, a 0-dimensional bool on its device, is True."""
+    optimizer.grad_scale, optimizer.found_inf = None, masked.float()
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.grad_scale, optimizer.found_inf

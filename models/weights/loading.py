@@ -1,0 +1,249 @@
+"""Load released checkpoints, our own ones and ImageNet backbone files, loudly and completely or not at all.
+
+A file that leaves part of the network without weights is an error: a teacher whose head was drawn at random would
+otherwise be distilled for days. Everything is checked before the first tensor is written. What weights expect of images
+and the batch-norm eps they were trained with come with them.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.base import CONVENTION_KEY, PUBLISHED, InputConvention, SegmentationNetwork
+from models.weights.conversions import Conversion, Converted, conversion_for, public_equivalents, why_only_alike
+from models.weights.report import LoadReport, compare
+from models.weights.sources import fetch, is_source
+from models.weights.state_files import State, StateFile, read_arguments, read_file, read_state
+
+__all__ = [
+    "LoadReport",
+    "State",
+    "StateFile",
+    "backbone_state",
+    "describe_file",
+    "is_backbone_file",
+    "load_backbone_weights",
+    "load_weights",
+    "read_arguments",
+    "read_file",
+    "read_state",
+]
+
+
+def load_weights(
+    model: SegmentationNetwork,
+    path: str | Path | StateFile,
+    allow_partial: bool | None = None,
+    log: Callable[[str], Any] = print,
+) -> LoadReport:
+    """Load a whole network: a released checkpoint or one of our own.
+
+    Accepted are a bare state_dict, a dict that holds one under one of `STATE_KEYS`, a run's last_state.pth (its
+    averaged weights where it keeps such), names with the prefixes of DistributedDataParallel or torch.compile, and
+    .safetensors. An auxiliary head in the file is left out where the network was built without one. Input convention
+    and batch-norm eps become what the file says, those of the released checkpoints where it says nothing.
+
+    Args:
+        model: network to fill in place; untouched when an error is raised.
+        path: file, or what `read_file` gave for it.
+        allow_partial: take over what fits, whatever is missing or left over. False is a user who did not ask for it,
+            whom a refusal tells of --allow-partial; None one who cannot ask.
+        log: takes the report as text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read, holds no weights, belongs to a backbone alone, to another class count or
+            to another network.
+    """
+    file = read_file(path)
+    state, own = dict(file.state), model.state_dict()
+    entry = state.pop(CONVENTION_KEY, None)
+    notes = []
+    if file.averaged:
+        notes.append("averaged weights (those that the run evaluates and saves), not the plain ones beside them")
+    dropped = [name for name in state if name.startswith("auxlayer.")] if model.auxlayer is None else []
+    found = {name: tensor for name, tensor in state.items() if name in own}
+    unexpected = [name for name in state if name not in own and name not in set(dropped)]
+    report = compare(file.path, "network", own, found, unexpected, dropped, notes=notes)
+    if not report.complete and not allow_partial:
+        raise ValueError(_refusal(model, state, report, _partial_hint(allow_partial)))
+    _check_something_fits(report)
+    if any(name.startswith(model.backbone_state_prefix) and not _is_head_name(model, name) for name in report.loaded):
+        try:
+            model.set_weights_convention(entry)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from error
+    if entry is not None:
+        notes.append(_describe_convention(model.input_convention, model.batch_norm_eps))
+    return _take_over(own, found, replace(report, notes=tuple(notes)), log)
+
+
+def load_backbone_weights(
+    model: SegmentationNetwork,
+    path: str | Path | StateFile,
+    allow_partial: bool | None = None,
+    log: Callable[[str], Any] = print,
+) -> LoadReport:
+    """Load ImageNet weights into the network's backbone; the classifier's own tensors are left out.
+
+    The kind of file (published, torchvision's, timm's, Hugging Face's) is recognised by the names inside; input
+    convention and batch-norm eps become those of its kind.
+
+    Args:
+        model: network whose backbone is filled in place; untouched when an error is raised.
+        path: file, or `timm:<name[.tag]>` or `torchvision:<name[.tag]>` for a library's weights, or `timm` for those
+            of a backbone that is timm's.
+        allow_partial: as for `load_weights`.
+        log: takes the report as text.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file cannot be read, holds no weights, is not this backbone's, or is a network's that only
+            looks like it (not even partially then); a library's weights cannot be had.
+    """
+    own = backbone_state(model)
+    if is_source(path):
+        file, kind = fetch(path, model.backbone_name, model.backbone, log)
+        converted = kind.apply(file.state, own)
+    else:
+        file = read_file(path)
+        reason = why_only_alike(model.backbone_name, file.state)
+        if reason is not None:
+            raise ValueError(f"{file.path} is not a file of {model.backbone_name} but {reason}")
+        kind, converted = _convert(model, file.state, Path(file.path).name)
+    notes = [f"read as {kind.title}"]
+    report = compare(
+        file.path,
+        "backbone",
+        own,
+        converted.tensors,
+        converted.unexpected,
+        converted.dropped,
+        converted.file_names,
+        notes,
+        [f"assumed: {kind.assumed}"] if kind.assumed else [],
+    )
+    if not report.complete and not allow_partial:
+        if _own_head_names(model, file.state) or any(name.startswith("pretrained.") for name in file.state):
+            hint = "the file holds a whole segmentation network, not a backbone; load it as the network's weights"
+            raise ValueError(f"{report.refusal()}\n{hint}")
+        hint = f"expected ImageNet weights of {model.backbone_name}, all of them{_partial_hint(allow_partial)}"
+        raise ValueError(f"{report.refusal()}\n{hint}; {public_equivalents(model.backbone_name)}")
+    _check_something_fits(report)
+    model.set_input_convention(kind.convention)
+    model.set_batch_norm_eps(kind.batch_norm_eps)
+    notes.append(_describe_convention(kind.convention, kind.batch_norm_eps))
+    notes += [kind.note] if kind.note else []
+    return _take_over(own, converted.tensors, replace(report, notes=tuple(notes)), log)
+
+
+def is_backbone_file(state: State, model: SegmentationNetwork) -> bool:
+    """Whether weights as `read_state` gives them are a file of the model's backbone alone.
+
+    True where nothing belongs to the model's head and most of the backbone is there under its files' names.
+    """
+    own = backbone_state(model)
+    tensors = _convert(model, state)[1].tensors
+    found = sum(name in tensors and tensors[name].shape == tensor.shape for name, tensor in own.items())
+    return 2 * found > len(own) and not _own_head_names(model, state)
+
+
+def describe_file(path: str | Path | StateFile, model: SegmentationNetwork) -> str:
+    """Return "backbone" for a file of the model's backbone alone, "network" for one that has the model's head.
+
+    "other" is a file that is neither. Whether the file suits the model in full is found out when it is loaded.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_state`.
+    """
+    state = read_state(path)
+    if is_backbone_file(state, model):
+        return "backbone"
+    return "network" if _own_head_names(model, state) else "other"
+
+
+def backbone_state(model: SegmentationNetwork) -> State:
+    """Return the backbone's part of `model.state_dict()`, under the backbone's own names; shares memory."""
+    prefix = model.backbone_state_prefix
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in model.state_dict().items()
+        if name.startswith(prefix) and not _is_head_name(model, name) and name != CONVENTION_KEY
+    }
+
+
+def _convert(model: SegmentationNetwork, state: State, file_name: str = "") -> tuple[Conversion, Converted]:
+    """Recognise a file of the model's backbone and put its tensors under the backbone's names."""
+    backbone = model.backbone
+    if hasattr(backbone, "match_names"):  # timm's own, whose names timm knows
+        names, dropped, unexpected = backbone.match_names(list(state))
+        kind = Conversion(
+            f"weights of {model.backbone_name}",
+            convention=backbone.input_convention,
+            assumed="the mean and std of timm's weights of this name; give others as timm:<name.tag>",
+        )
+        return kind, Converted({ours: state[theirs] for ours, theirs in names.items()}, names, unexpected, dropped)
+    kind = conversion_for(model.backbone_name, state, file_name)
+    return kind, kind.apply(state, backbone_state(model))
+
+
+def _is_head_name(model: SegmentationNetwork, name: str) -> bool:
+    return name.startswith(model.head_state_prefixes)
+
+
+def _own_head_names(model: SegmentationNetwork, state: State) -> list[str]:
+    return [name for name in model.state_dict() if name in state and _is_head_name(model, name)]
+
+
+def _describe_convention(convention: InputConvention, eps: float | None) -> str:
+    if convention == PUBLISHED:
+        expected = "images as the released checkpoints expect them"
+    else:
+        order, scale = convention.channel_order, f" / {1 / convention.scale:g}" if convention.scale != 1 else ""
+        expected = f"images in {order}{scale}, mean {convention.mean}, std {convention.std}"
+    return f"set with the weights: {expected}; " + (
+        "batch-norm eps as built" if eps is None else f"batch-norm eps {eps:g} in the backbone"
+    )
+
+
+def _partial_hint(allow_partial: bool | None) -> str:
+    return "" if allow_partial is None else " (--allow-partial takes over what fits)"
+
+
+def _refusal(model: SegmentationNetwork, state: State, report: LoadReport, partial_hint: str) -> str:
+    network = f"{model.model_name} with {model.backbone_name}"
+    if is_backbone_file(state, model):
+        return (
+            f"{report.path} is a file of the backbone {model.backbone_name} alone: the head of {network} would stay "
+            f"random. Give it as the backbone's weights, and a checkpoint of the whole network here"
+        )
+    classifiers = {f"{name}.{leaf}" for name in model.classifier_names for leaf in ("weight", "bias")}
+    if model.backbone_state_prefix == "":  # such names lack `head.` too
+        classifiers = {name.removeprefix("head.") for name in classifiers}
+    wrong = [entry for entry in report.mismatched if entry[0] in classifiers]
+    if wrong and len(wrong) == len(report.mismatched):
+        classes = next((state[name].shape[0] for name, _, _ in wrong if state[name].ndim), 0)
+        return (
+            f"{report.path} was trained for {classes} classes, {network} is built for {model.num_classes}: "
+            f"take the data set it was trained on, or another checkpoint\n{report.refusal()}"
+        )
+    hint = f"expected a checkpoint of {network}, all of it{partial_hint}"
+    if report.missing and all(name.startswith("auxlayer.") for name in report.missing) and not report.mismatched:
+        hint += "; what is missing is the auxiliary head, which training alone uses"
+    return f"{report.refusal()}\n{hint}"
+
+
+def _check_something_fits(report: LoadReport) -> None:
+    if not report.loaded:
+        raise ValueError(f"{report.refusal()}\nnothing in the file fits, so there is nothing to load")
+
+
+def _take_over(own: State, found: State, report: LoadReport, log: Callable[[str], Any]) -> LoadReport:
+    with torch.no_grad():
+        for name in report.loaded:
+            own[name].copy_(found[name])  # `state_dict()` shares memory with the network
+    log(str(report))
+    return report

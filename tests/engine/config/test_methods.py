@@ -1,0 +1,215 @@
+"""train_kd.py: which methods and weights a command line means, and that each trains, resumes and is saved."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import pytest
+
+import train_kd
+from engine.config.methods import OTHER_METHODS, KDConfig, method_names
+from losses.methods.at import AT
+from tests.configs import make_config
+from tests.conftest import assert_same, metric_lines
+from tests.engine.training.test_processes import launch
+from utils.checkpoint import load_file
+from utils.flags import differences, record
+from utils.settings import AT_LEAST_1, POSITIVE, setting
+
+TERMS = {
+    "kd": {"kd"},
+    "at": {"kd", "at"},
+    "fitnet": {"kd", "fitnet"},
+    "skd": {"kd", "skd", "adv", "d"},
+    "ifvd": {"kd", "ifv", "adv", "d"},
+    "cwd": {"kd", "cwd_fea", "cwd_logit", "adv", "d"},
+    "dsd": {"psd", "csd"},
+    "cirkd": {"kd", "minibatch_pixel", "memory_pixel", "memory_region"},
+    "dist": {"dist"},
+    "mgd": {"kd", "mgd"},
+    "dkd": {"dkd"},
+    "af_dcd": {"kd", "afdcd_feature", "afdcd_contrast"},
+}
+
+
+def resolve(method: str | None, student: str = "psp_mobile", **flags) -> KDConfig:
+    return make_config(KDConfig, method=method, student_model=student, seed=5, **flags)
+
+
+def weights(configs: dict) -> dict[str, float]:
+    """Weights above 0 of all configs, by term."""
+    found = {}
+    for name, config in configs.items():
+        assert type(config) is OTHER_METHODS[name].Config
+        for field in fields(config):
+            if field.name.endswith("_weight") and getattr(config, field.name):
+                found[field.name.removesuffix("_weight")] = getattr(config, field.name)
+    return found
+
+
+@pytest.fixture
+def rival(distillation) -> list:
+    """The tiny distillation without the flags that are CIRKDV2's own."""
+    words = list(distillation)
+    for flag in ("--channel-memory-size", "--channel-contrast-size"):
+        del words[words.index(flag) : words.index(flag) + 2]
+    return words
+
+
+def test_every_method_is_listed():
+    assert set(method_names()) == set(TERMS)
+
+
+@pytest.mark.parametrize("method", TERMS)
+def test_method_sets_its_published_terms(method):
+    configs = resolve(method).methods.active
+    assert weights(configs).keys() == TERMS[method]
+
+
+def test_published_weights():
+    expected = {
+        "kd": 1, "at": 1e4, "fitnet": 10, "skd": 10, "ifv": 20, "cwd_fea": 50, "cwd_logit": 3, "adv": 0.001, "d": 0.1,
+        "psd": 1000, "csd": 10, "minibatch_pixel": 1, "memory_pixel": 0.1, "memory_region": 0.1, "dist": 1, "mgd": 2e-5,
+        "dkd": 1, "afdcd_feature": 4e-5, "afdcd_contrast": 0.001,
+    }  # fmt: skip
+    configs = resolve("+".join(method_names())).methods.active
+    assert weights(configs) == expected
+    assert weights(resolve("cwd", student="SegFormer").methods.active) == {
+        "kd": 1, "cwd_fea": 5, "cwd_logit": 0.3, "adv": 0.001, "d": 0.1,
+    }  # fmt: skip
+
+
+def test_methods_combine_and_flags_win():
+    assert weights(resolve("kd+cwd").methods.active) == weights(resolve("cwd").methods.active)
+    assert weights(resolve("at+dist").methods.active) == {"kd": 1, "at": 1e4, "dist": 1}
+    assert weights(resolve("at", at_weight=7.0, dist_weight=2.0).methods.active) == {"kd": 1, "at": 7, "dist": 2}
+    assert weights(resolve(None, dist_weight=2.0).methods.active) == {"dist": 2}
+    assert weights(resolve("skd", adv_weight=0.0).methods.active) == {"kd": 1, "skd": 10}
+    assert weights(resolve(None, adv_weight=0.5).methods.active) == {"adv": 0.5, "d": 0.1}
+    config = resolve("cirkd", pixel_memory_size=7)
+    cirkd = config.methods.active["cirkd"]
+    assert cirkd.pixel_memory_size == 7 and cirkd.seed == 5
+    assert record(config)["at_weight"] == 0 and record(config)["kd_weight"] == 1  # so that a resume compares them
+
+
+@pytest.mark.parametrize(
+    "method, flags, said",
+    [
+        ("at+nothing", {}, "there is no 'nothing'"),
+        ("cirkdv2", {}, "train_cirkdv2.py"),
+        (None, {}, "nothing to distil by"),
+        ("kd", {"kd_weight": 0.0}, "nothing to distil by"),
+        ("at", {"at_weight": -1.0}, "--lambda-at -1"),
+        ("at", {"at_weight": math.nan}, "--lambda-at nan"),
+        ("kd", {"kd_temperature": 0.0}, "--kd-temperature 0"),
+        ("kd", {"distill_warmup_iters": -1}, "--distill-warmup-iters -1"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(method, flags, said):
+    with pytest.raises(ValueError, match=said):
+        resolve(method, **flags)
+
+
+def test_methods_do_not_share_a_folder():
+    config = resolve("at+cwd", "psp", student_backbone="resnet18", dataset="citys")
+    assert config.run_name == "at_cwd_psp_resnet18_citys"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [name if name in ("skd", "cirkd", "mgd") else pytest.param(name, marks=pytest.mark.slow) for name in TERMS],
+)
+def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, method):
+    words = [*rival, "--method", method, "--skip-val", "--max-iterations", 2]
+    run_main("train_kd", *words)
+    (first, _) = metric_lines(tmp_path / "run")
+    assert {name.removeprefix("loss_") for name in first if name.startswith("loss_")} == TERMS[method] | {"task"}
+    assert all(math.isfinite(value) for name, value in first.items() if name.startswith("loss"))
+    assert (tmp_path / "run/kd_psp_mobile_mobilenetv3_small_custom.pth").is_file()
+
+    half = [*words, "--save-dir-name", "half", "--save-per-iters", 1]
+    import engine.training.loop
+
+    step = engine.training.loop._step
+
+    def interrupted(model, training, *rest):
+        if training.iteration == 1:
+            raise KeyboardInterrupt
+        step(model, training, *rest)
+
+    engine.training.loop._step = interrupted
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_main("train_kd", *half)
+    finally:
+        engine.training.loop._step = step
+    run_main("train_kd", *half, "--resume", "auto")
+    whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "half"))
+    for state in (whole, resumed):
+        for name in ("save_dir_name", "resume", "save_per_iters"):
+            state["arguments"].pop(name)
+    assert_same(whole, resumed)
+
+
+def test_all_methods_together_do_not_depend_on_the_number_of_processes(rival, tmp_path):
+    words = ["train_kd.py", *rival, "--method", "+".join(method_names()), "--batch-size", 4, "--max-iterations", 1]
+    words += ["--skip-val", "--freeze-bn", "--no-dropout", "--bank-dtype", "float32"]
+    for processes in (1, 2):
+        done = launch(processes, *words, "--save-dir-name", f"with_{processes}")
+        assert done.returncode == 0, done.stderr
+    import torch
+
+    one, two = (metric_lines(tmp_path / f"with_{processes}")[0] for processes in (1, 2))
+    terms = [name for name in one if name.startswith("loss_")]
+    assert len(terms) == 1 + len(set().union(*TERMS.values()))
+    for name in terms:
+        assert two[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    one, two = (load_file(tmp_path / f"with_{processes}/last_state.pth") for processes in (1, 2))
+    for part in ("network", "distiller"):
+        for name, value in one[part].items():
+            torch.testing.assert_close(two[part][name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_warm_up_scales_the_weights_but_not_the_discriminators(run_main, rival, tmp_path):
+    words = [*rival, "--method", "skd", "--skip-val", "--max-iterations", 1]
+    run_main("train_kd", *words)
+    run_main("train_kd", *words, "--save-dir-name", "warm", "--distill-warmup-iters", 4)
+    (whole,), (warm,) = (metric_lines(tmp_path / name) for name in ("run", "warm"))
+    for name in ("loss_kd", "loss_skd", "loss_adv"):
+        assert warm[name] == pytest.approx(whole[name] / 4, rel=1e-5)
+    assert warm["loss_d"] == pytest.approx(whole["loss_d"], rel=1e-5)
+
+
+@dataclass(frozen=True)
+class GrownConfig(AT.Config):
+    """A method's config to which settings of every type were added."""
+
+    at_mean: bool = setting(False, "a switch")
+    at_limit: float | None = setting(None, "a bound", check=POSITIVE)
+    at_depth: int = setting(2, "a count", check=AT_LEAST_1)
+    at_kind: Literal["l1", "l2"] = setting("l2")
+    at_scales: tuple[float, ...] = setting((1.0, 0.5))
+
+
+@pytest.fixture
+def grown(monkeypatch):
+    monkeypatch.setattr(AT, "Config", GrownConfig)
+
+
+def test_hyper_parameters_of_every_type_are_one_line_each(grown):
+    base = ["--dataset", "custom", "--data", "x", "--teacher-pretrained", "x", "--method", "at"]
+    assert train_kd.parse(base).methods.active["at"] == GrownConfig()
+    words = "--at-mean --at-limit 3 --at-depth 1 --at-kind l1 --at-scales 2 4".split()
+    found = train_kd.parse([*base, *words]).methods.active["at"]
+    assert found == GrownConfig(1e4, True, 3.0, 1, "l1", (2.0, 4.0))
+    for word, value in (("--at-limit", "0"), ("--at-depth", "-7"), ("--at-depth", "1.5"), ("--at-kind", "l3")):
+        with pytest.raises(ValueError, match=f"{word}.*(expected|invalid choice)"):
+            train_kd.parse([*base, word, value])
+
+
+def test_a_state_from_before_a_hyper_parameter_goes_on(grown):
+    older = record(resolve("at"))
+    for name in ("at_mean", "at_limit", "at_depth", "at_kind", "at_scales"):
+        del older[name]
+    assert differences(older, resolve("at")) == []
+    assert differences(older, resolve("at", at_mean=True)) == ["--at-mean was False and is now True"]

@@ -1,0 +1,95 @@
+"""A checkpoint's name tells what it holds, for every released file and every run of ours."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from dataset import DATASETS
+from engine.config.identify import Identity, check_content, checkpoint_stem, read_name
+from models.weights import StateFile
+from models.weights.file_names import CLASS_COUNTS
+
+DATA = Path(__file__).parents[2] / "data"
+MANIFESTS = DATA / "manifest"
+BY_FILE = {entry["file"]: entry for entry in json.loads((DATA / "released.json").read_text())}
+
+
+def test_class_counts_are_those_of_the_data_sets():
+    assert CLASS_COUNTS == {name: len(DATASETS[name].CLASSES) for name in DATASETS if name in CLASS_COUNTS}
+    assert {name for name, dataset in DATASETS.items() if getattr(dataset, "CLASSES", ())} == set(CLASS_COUNTS)
+
+
+@pytest.mark.parametrize("file", BY_FILE)
+def test_released_names_tell_the_network_and_the_data_set(file):
+    assert len(BY_FILE) == 24
+    entry = BY_FILE[file]
+    expected = Identity(entry["model"], entry["backbone"], entry["dataset"])
+    for variant in (file, f"some/folder/{file}", file.replace("_best_model", ""), file.replace(".pth", ".safetensors")):
+        assert read_name(variant) == expected
+    stem = checkpoint_stem(entry["model"], entry["backbone"], entry["dataset"], distilled=file.startswith("kd_"))
+    assert f"{stem}_best_model.pth" == file.replace("segformer_MiT_B4_segformer_MiT_B0", "segformer_MiT_B0")
+
+
+@pytest.mark.parametrize("file", BY_FILE)
+def test_the_tensors_of_every_released_file_agree_with_its_name(file):
+    told = read_name(file)
+    network = f"{told.model}_{told.backbone}"
+    dependent = json.loads((MANIFESTS / "summary.json").read_text())[network]["class_dependent_keys"]
+    tensors = json.loads((MANIFESTS / f"{network}_19.json").read_text())
+
+    def file_for(classes: int) -> StateFile:
+        actual = tensors | {name: ["float32", [classes, *shape[1:]]] for name, shape in dependent.items()}
+        state = {
+            name: torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+            for name, (dtype, shape) in actual.items()
+        }
+        return StateFile(file, state)
+
+    classes = {"citys": 19, "voc": 21, "ade20k": 150, "coco_stuff_164k": 182}[told.dataset]
+    check_content(file_for(classes), told, told.model, told.backbone, told.dataset)
+    with pytest.raises(ValueError, match=f"it holds {told.model} with {told.backbone} for 18 classes"):
+        check_content(file_for(18), told, told.model, told.backbone, told.dataset)
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize(
+    "network",
+    [
+        ("pspnet", "mobilenetv2"),
+        ("deeplabv3", "mobilenetv3_large"),
+        ("segformer", "mit_b5"),
+        ("upernet", "timm:mobilenetv4_conv_small.e2400_r224_in1k"),
+        ("psp", "timm:swin_tiny_patch4_window7_224"),
+    ],
+)
+def test_the_name_that_a_run_gives_is_read_back(network, dataset, distilled):
+    stem = checkpoint_stem(*network, dataset, distilled)
+    assert stem.startswith("kd_") == distilled
+    assert read_name(f"{stem}.pth") == read_name(f"{stem}_best_model.pth") == Identity(*network, dataset)
+
+
+def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_that_tells_nothing():
+    stem = checkpoint_stem("psp", "timm:hf-hub:timm/resnet18.a1_in1k", "voc")
+    assert stem == "psp_timm-hf-hub-timm-resnet18.a1_in1k_voc" and read_name(f"{stem}.pth") is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "best.pth",
+        "last_state.pth",
+        "psp_mobile_voc_best_model.pth",
+        "mobilenetv3_small_voc.pth",
+        "kd_psp_mobile_mobilenetv3_small_kitti_best_model.pth",
+        "psp_mobile_mobilenetv3_small_voc_worst_model.pth",
+        "my_psp_mobile_mobilenetv3_small_voc.pth",
+        "segformer_MiT_B4_segformer_MiT_B0_citys.pth",  # teacher and student, but not distilled
+        "psp_mobile_mobilenetv3_small_voc.onnx",
+        "psp_mobile_mobilenetv3_small_voc",
+    ],
+)
+def test_other_names_tell_nothing(name):
+    assert read_name(name) is None

@@ -1,0 +1,140 @@
+"""What a user does wrong ends within seconds in one clear message, and no traceback."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from models import build_model
+from tests.conftest import TEACHER
+from tests.pseudo_datasets import write_pseudo_dataset
+from utils.cli import USER_ERRORS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def teacher_words(tmp_path) -> list:
+    return ["--teacher-model", TEACHER[0], "--teacher-backbone", TEACHER[1], "--teacher-pretrained"]
+
+
+def backbone_file(tmp_path: Path) -> Path:
+    network = build_model(*TEACHER, 3)
+    state = {name.removeprefix("pretrained."): value for name, value in network.state_dict().items()}
+    torch.save({name: value for name, value in state.items() if not name.startswith("head.")}, tmp_path / "base.pth")
+    return tmp_path / "base.pth"
+
+
+def other_class_count(tmp_path: Path) -> Path:
+    torch.save(build_model(*TEACHER, 19).state_dict(), tmp_path / "nineteen.pth")
+    return tmp_path / "nineteen.pth"
+
+
+def camvid_with_illegal_mask(tmp_path: Path) -> Path:
+    root = write_pseudo_dataset("camvid", tmp_path / "camvid", size=(48, 64), count=3)
+    first = sorted((root / "trainannot").iterdir())[0]
+    mask = np.asarray(Image.open(first)).copy()
+    mask[0, 0] = 77
+    Image.fromarray(mask).save(first)
+    return root
+
+
+CASES = {
+    "backbone file as teacher": (
+        lambda tmp, data: ["train_cirkdv2.py", "--teacher-pretrained", backbone_file(tmp)],
+        ["base.pth", "backbone alone"],
+    ),
+    "teacher of another class count": (
+        lambda tmp, data: ["train_cirkdv2.py", "--teacher-pretrained", other_class_count(tmp)],
+        ["19 classes", "3"],
+    ),
+    "missing data folder": (
+        lambda tmp, data: ["train_baseline.py", "--data", tmp / "nowhere"],
+        ["nowhere does not exist", "classes.txt"],
+    ),
+    "illegal value in the first training mask": (
+        lambda tmp, data: ["train_baseline.py", "--dataset", "camvid", "--data", camvid_with_illegal_mask(tmp)],
+        ["trainannot/train_000.png", "77"],
+    ),
+    "crop of no size": (lambda tmp, data: ["train_baseline.py", "--crop-size", 0, 0], ["--crop-size", "at least 1"]),
+    "unknown backbone": (
+        lambda tmp, data: ["train_baseline.py", "--backbone", "resnet19"],
+        ["resnet19", "resnet18"],
+    ),
+    "unknown data set": (lambda tmp, data: ["train_baseline.py", "--dataset", "kitti"], ["kitti", "camvid"]),
+    "missing weights": (
+        lambda tmp, data: ["eval.py", "--pretrained", tmp / "none.pth"],
+        ["none.pth"],
+    ),
+    "negative learning rate": (lambda tmp, data: ["train_baseline.py", "--lr", -1], ["--lr", "above 0"]),
+    "weight that is no number": (
+        lambda tmp, data: ["train_cirkdv2.py", "--teacher-pretrained", tmp / "x.pth", "--lambda-kd", "nan"],
+        ["--lambda-kd"],
+    ),
+    "one image a process": (lambda tmp, data: ["train_baseline.py", "--batch-size", 1], ["at least 2", "--freeze-bn"]),
+    "no data": (lambda tmp, data: ["train_baseline.py", "--data", "None"], ["--data", "expected a path"]),
+    "no teacher": (lambda tmp, data: ["train_cirkdv2.py", "--teacher-pretrained", "None"], ["expected a path"]),
+    "half precision on the CPU": (lambda tmp, data: ["train_baseline.py", "--amp", "fp16"], ["fp16", "bf16"]),
+    "unknown flag": (lambda tmp, data: ["train_baseline.py", "--learning-rate", 1], ["--learning-rate"]),
+}
+
+
+def command_line(case: str, data_root: Path, tmp_path: Path) -> list[str]:
+    """Program and flags of a case, with what it leaves out filled in."""
+    words = list(map(str, CASES[case][0](tmp_path, data_root)))
+    defaults = {"--dataset": ["custom"], "--data": [data_root], "--save-dir": [tmp_path / "runs"], "--device": ["cpu"]}
+    if words[0] == "train_cirkdv2.py":
+        defaults |= {"--teacher-model": [TEACHER[0]], "--teacher-backbone": [TEACHER[1]]}
+    if words[0] != "eval.py":
+        defaults |= {"--crop-size": [40, 56], "--batch-size": [2], "--max-iterations": [1]}
+    for flag, values in defaults.items():
+        if flag not in words:
+            words += [flag, *map(str, values)]
+    return words
+
+
+def check(case: str, message: str, tmp_path: Path) -> None:
+    """The message says what is expected, and nothing was written."""
+    for text in CASES[case][1]:
+        assert text in message
+    assert not (tmp_path / "runs").exists() or not any((tmp_path / "runs").iterdir())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_error_is_the_users(case, data_root, tmp_path, run_main, capsys):
+    program, *words = command_line(case, data_root, tmp_path)
+    with pytest.raises((*USER_ERRORS, SystemExit)) as ended:
+        run_main(program.removesuffix(".py"), *words)
+    if ended.type is SystemExit:
+        assert ended.value.code == 2
+    check(case, capsys.readouterr().err if ended.type is SystemExit else str(ended.value), tmp_path)
+
+
+@pytest.mark.parametrize("case", ["backbone file as teacher", "missing data folder", "unknown flag"])
+def test_one_message_and_no_traceback(case, data_root, tmp_path):
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, *command_line(case, data_root, tmp_path)], cwd=ROOT, capture_output=True, text=True,
+        timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert time.monotonic() - started < 60  # under 10 s on an idle machine; tests share theirs
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error") >= 1
+    check(case, done.stderr, tmp_path)
+
+
+def test_backbone_file_as_start_is_loaded_with_a_warning(run_main, common, tmp_path):
+    path = backbone_file(tmp_path)
+    run_main(
+        "train_baseline", *common, "--model", TEACHER[0], "--backbone", TEACHER[1], "--pretrained", path,
+        "--max-iterations", 1, "--skip-val",
+    )  # fmt: skip
+    log = (tmp_path / "run/log.txt").read_text()
+    assert "WARNING" in log and "backbone alone" in log and "tensors of the backbone loaded" in log

@@ -1,0 +1,195 @@
+"""Runs that are killed with SIGKILL again and again end as one that nobody disturbed."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import assert_same, metric_lines
+from utils.checkpoint import load_file
+
+ROOT = Path(__file__).resolve().parents[3]
+TIMES = ("images_per_second", "seconds_per_iteration", "data_seconds", "memory_mib", "train_seconds")
+KILLS = 10
+SECONDS_PER_LIFE = 120
+# After which sign of life a process is killed, and how many seconds later at most.
+MOMENTS = [("start", 6.0), ("log", 0.0), ("save", 0.0), ("save", 0.002), ("validation", 0.1), ("log", 1.0)]
+
+
+class Life:
+    """One or several processes of a run, until they are killed or end by themselves.
+
+    Args:
+        words: the entry point and its flags.
+        folder: of the run.
+        processes: how many.
+    """
+
+    def __init__(self, words: list, folder: Path, processes: int) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.folder, self.started = folder, time.monotonic()
+        self.begin = self._lines()
+        self.processes = []
+        for rank in range(processes):
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            if processes > 1:
+                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, *map(str, words)],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    start_new_session=True,  # its loader workers are killed with it
+                )
+            )
+
+    def wait_for(self, sign: str, lines: int = 0) -> bool:
+        """Waits for so many new lines of figures and then for a sign of life; False if the run has ended before."""
+        while self.processes[0].poll() is None:
+            if time.monotonic() - self.started > SECONDS_PER_LIFE:
+                raise TimeoutError(f"no {sign} within {SECONDS_PER_LIFE} s")
+            if sign == "start":
+                return True
+            if lines:
+                lines = 0 if len(self._new_lines()) >= lines else lines
+            elif sign == "save" and self._saving():
+                return True
+            elif sign in ("log", "validation") and any(sign == "log" or '"validation"' in x for x in self._new_lines()):
+                return True
+            time.sleep(0.0002 if sign == "save" else 0.005)
+        return False
+
+    def kill(self) -> None:
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+        for process in self.processes:
+            process.communicate()
+
+    def finish(self) -> None:
+        """Waits for the end and checks that it was a good one."""
+        for process in self.processes:
+            _, errors = process.communicate(timeout=SECONDS_PER_LIFE)
+            assert process.returncode == 0, errors[-2000:]
+
+    def _saving(self) -> bool:
+        return self.folder.is_dir() and any(
+            entry.name.endswith(".tmp") and ".pth" in entry.name for entry in os.scandir(self.folder)
+        )
+
+    def _lines(self) -> list[str]:
+        path = self.folder / "metrics.jsonl"
+        return path.read_text(errors="replace").splitlines() if path.exists() else []
+
+    def _new_lines(self) -> list[str]:
+        return [line for line in self._lines() if line not in self.begin]
+
+
+def run_through(words: list, folder: Path, processes: int, seed: int = 0) -> list[tuple]:
+    """Kills and resumes a run KILLS times at random moments, then lets it end; returns what happened at each kill."""
+    dice = random.Random(seed)
+    table = []
+    moments = MOMENTS + [dice.choice(MOMENTS) for _ in range(KILLS - len(MOMENTS))]
+    moments[1:] = dice.sample(moments[1:], len(moments) - 1)
+    for sign, spread in moments:
+        life = Life([*words, "--resume", "auto"], folder, processes)
+        try:
+            alive = life.wait_for(sign, dice.randrange(4))
+            time.sleep(dice.random() * spread)
+        finally:
+            alive = alive and all(process.poll() is None for process in life.processes)
+            life.kill()
+        unfinished = sorted(entry.name.split(".")[1] for entry in folder.glob(".*.tmp")) if folder.is_dir() else []
+        lines = metric_lines_so_far(folder)
+        state = next((p for p in (folder / "last_state.pth", folder / "last_state.pth.previous") if p.exists()), None)
+        saved = load_file(state)["iteration"] if state else 0
+        where = f"while writing {', '.join(unfinished)}" if unfinished else ""
+        table.append((sign, where, lines, saved, lines - saved, alive))
+    last = Life([*words, "--resume", "auto"], folder, processes)
+    try:
+        last.finish()
+    finally:
+        last.kill()
+    return table
+
+
+def metric_lines_so_far(folder: Path) -> int:
+    try:
+        return max((line["iteration"] for line in metric_lines(folder)), default=0)
+    except (OSError, ValueError):
+        return 0
+
+
+def figures(folder: Path) -> list[dict]:
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in metric_lines(folder)]
+
+
+def curves(folder: Path) -> list[tuple[str, int, float]]:
+    """Every value in the event files, as they lie there."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = [
+        (value.tag, event.step, value.tensor.float_val[0])
+        for path in (folder / "tensorboard").iterdir()
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if value.tensor.float_val and not value.tag.startswith("speed/")
+    ]
+    return sorted(found)
+
+
+def assert_equal_runs(whole: Path, broken: Path) -> None:
+    states = [load_file(folder / "last_state.pth") for folder in (whole, broken)]
+    for state in states:
+        for name in ("save_dir_name", "resume"):
+            state["arguments"].pop(name)
+    assert_same(*states)
+    assert figures(whole) == figures(broken)
+    names = [sorted(path.name for path in folder.glob("*psp_mobile*.pth")) for folder in (whole, broken)]
+    assert names[0] == names[1] and len(names[0]) == 2
+    for name in names[0]:
+        assert_same(*(dict(load_file(folder / name)) for folder in (whole, broken)))
+    assert curves(whole) == curves(broken)
+    assert not list(broken.glob(".*.tmp"))
+
+
+TINY = ["--max-iterations", 80, "--log-iter", 4, "--save-per-iters", 3, "--val-per-iters", 10, "--ema-decay", 0.9]
+RUNS = {
+    "baseline": ("train_baseline.py", 2, ["--batch-size", 4, "--workers", 1]),
+    "cirkdv2": ("train_cirkdv2.py", 1, ["--workers", 2, "--batch-size", 4, "--accumulation-steps", 2]),
+    "adversarial": ("train_kd.py", 1, ["--method", "skd", "--workers", 1, "--amp", "bf16", "--clip-grad", 5]),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(RUNS))
+def test_killed_run_ends_as_an_unbroken_one(request, tmp_path, name, capsys):
+    entry, processes, extra = RUNS[name]
+    words = list(request.getfixturevalue("baseline" if name == "baseline" else "distillation"))
+    if name == "adversarial":
+        words = words[: words.index("--pixel-memory-size")]
+    words = [entry, *words, *TINY, *extra]
+    whole = Life([*words, "--save-dir-name", "whole"], tmp_path / "whole", processes)
+    try:
+        whole.finish()
+    finally:
+        whole.kill()
+    table = run_through([*words, "--save-dir-name", "broken"], tmp_path / "broken", processes)
+    with capsys.disabled():
+        print(f"\n{name}, {processes} process(es): killed after, where, last logged, state at, repeated, was training")
+        for row in table:
+            print("  ", *row, sep="  ")
+    assert sum(row[-1] for row in table) == KILLS
+    assert_equal_runs(tmp_path / "whole", tmp_path / "broken")

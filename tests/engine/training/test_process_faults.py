@@ -1,0 +1,165 @@
+"""A process of a run that dies, fails or hangs: the others end soon with the reason, and the last state is good."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from tests.processes import free_port
+from utils.checkpoint import load_file
+from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
+
+ROOT = Path(__file__).resolve().parents[3]
+FAULT_AFTER = 3  # iterations; the state is of iteration 2
+CODE = "import json, sys; from tests.engine.training.test_process_faults import run_with_fault; run_with_fault()"
+
+
+def run_with_fault() -> None:
+    """train_baseline whose process 1 meets the fault named in the environment after its third step."""
+    import train_baseline
+    from utils.meters import RateMeter
+
+    step_done = RateMeter.step_done
+    steps = []
+
+    def faulty(meter, *rest):
+        step_done(meter, *rest)
+        steps.append(None)
+        if len(steps) != FAULT_AFTER or os.environ["RANK"] != "1":
+            return
+        Path(os.environ["FAULT_FILE"]).write_text(str(time.time()))
+        if os.environ["FAULT"] == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ["FAULT"] == "hang":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        raise ValueError("cannot read bad.png\nas it is no image")
+
+    RateMeter.step_done = faulty
+    sys.argv = ["train_baseline.py", *json.loads(os.environ["WORDS"])]
+    run_cli(train_baseline.main)
+
+
+class Group:
+    """Processes of one run with a fault, started one by one or by torchrun; everything is bounded."""
+
+    def __init__(self, fault: str, world_size: int, words: list, folder: Path, torchrun: bool = False) -> None:
+        self.folder, self.token = folder, uuid.uuid4().hex
+        environment = os.environ | {
+            "FAULT": fault, "FAULT_FILE": str(folder / "fault"), "WORDS": json.dumps([str(word) for word in words]),
+            "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TEST_TOKEN": self.token,
+        }  # fmt: skip
+        if torchrun:
+            script = folder / "start.py"
+            script.write_text(f"if __name__ == '__main__':\n    {CODE}\n")
+            command = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+            starts = [([*command, f"--nproc-per-node={world_size}", str(script)], {})]
+        else:
+            shared = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": free_port()}
+            starts = [(["-c", CODE], shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(world_size)]
+        self.processes = []
+        for index, (arguments, more) in enumerate(starts):
+            with open(folder / f"errors_{index}", "wb") as errors:
+                self.processes.append(
+                    subprocess.Popen(
+                        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors,
+                        env=environment | {name: str(value) for name, value in more.items()}
+                        | {"MASTER_ADDR": "127.0.0.1"},
+                    )
+                )  # fmt: skip
+
+    def __enter__(self) -> "Group":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        for pid in self.alive():
+            os.kill(pid, signal.SIGKILL)
+
+    def wait(self, index: int, timeout: float = 150) -> tuple[int, float, str]:
+        """Exit code, seconds from the fault to the end, and what a process said on stderr."""
+        code = self.processes[index].wait(timeout)
+        seconds = time.time() - float((self.folder / "fault").read_text())
+        return code, seconds, (self.folder / f"errors_{index}").read_text()
+
+    def alive(self) -> list[int]:
+        """Processes of this group, their loaders' workers included, that still run."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            try:
+                if self.token.encode() in path.read_bytes():
+                    found.append(int(path.parent.name))
+            except OSError:  # it has just ended, or is another user's
+                continue
+        return found
+
+
+@pytest.fixture
+def words(baseline) -> list:
+    return [*baseline, "--batch-size", 6, "--max-iterations", 8, "--skip-val", "--freeze-bn"]
+
+
+def check_state(folder: Path) -> None:
+    """The last good state lies there alone."""
+    assert load_file(folder / "run/last_state.pth")["iteration"] == 2
+    assert not list((folder / "run").glob("*.tmp*"))
+
+
+def test_error_of_one_process_reaches_the_others(words, tmp_path):
+    with Group("error", 2, words, tmp_path) as group:
+        code, seconds, text = group.wait(0)
+        assert code == EXIT_LOST_PROCESSES and seconds < 60
+        reason = "process 1: ValueError: cannot read bad.png"
+        assert f"error (process 0): lost the other processes after iteration 3: {reason}" in text
+        assert "--resume auto" in text and "Traceback" not in text and "as it is no" not in text
+        code, _, text = group.wait(1)
+        assert code == EXIT_USER_ERROR and "error (process 1): cannot read bad.png\nas it is no image" in text
+        assert not group.alive()
+    check_state(tmp_path)
+
+
+@pytest.mark.slow
+def test_killed_process_ends_the_others(words, tmp_path):
+    with Group("kill", 3, [*words, "--workers", 1], tmp_path) as group:
+        for index in (0, 2):
+            code, seconds, text = group.wait(index)
+            assert code == EXIT_LOST_PROCESSES and seconds < 60
+            assert "lost the other processes after iteration 3" in text and "killed" in text
+            assert "Traceback" not in text
+        assert group.wait(1)[0] == -signal.SIGKILL
+        deadline = time.monotonic() + 30
+        while group.alive() and time.monotonic() < deadline:  # the killed one's worker looks every few seconds
+            time.sleep(0.2)
+        assert not group.alive()
+    check_state(tmp_path)
+
+
+@pytest.mark.slow
+def test_hanging_process_ends_the_others_after_the_timeout(words, tmp_path):
+    with Group("hang", 2, [*words, "--dist-timeout", 30], tmp_path) as group:
+        code, seconds, text = group.wait(0)
+        assert code == EXIT_LOST_PROCESSES and 29 < seconds < 80
+        assert "no answer within 30 s (--dist-timeout)" in text and "Traceback" not in text
+    check_state(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "error", "hang"])
+def test_torchrun_ends_all(fault, words, tmp_path):
+    with Group(fault, 3, [*words, "--dist-timeout", 30, "--workers", 1], tmp_path, torchrun=True) as group:
+        code, seconds, text = group.wait(0, timeout=240)
+        assert code != 0 and seconds < (110 if fault == "hang" else 60)  # torchrun gives what it ends 30 s
+        wanted = {"kill": "SIGKILL", "error": "error (process 1): cannot read bad.png", "hang": "no answer within 30 s"}
+        assert wanted[fault] in text
+        deadline = time.monotonic() + 30
+        while group.alive() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not group.alive()
+    check_state(tmp_path)

@@ -1,0 +1,141 @@
+"""Entry points in several processes on the CPU against one process on the same global batch."""
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.config.methods import method_names
+from tests.conftest import TEACHER, assert_same, metric_lines
+from tests.processes import run_processes
+from utils.checkpoint import load_file
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def launch(processes: int, *words, timeout: int = 180) -> subprocess.CompletedProcess:
+    """An entry point under `processes` processes; the rendezvous takes a free port on the loopback."""
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+        command += [f"--nproc-per-node={processes}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+
+
+def train_in_turn(runs: list[tuple[str, list[str]]]) -> None:
+    """Runs of entry points, (module, command line), one after the other in the processes there are."""
+    for module, words in runs:
+        sys.argv = [f"{module}.py", *words]
+        with torch.random.fork_rng(devices=[]):
+            importlib.import_module(module).main()
+
+
+def compare_processes(runs: dict[str, tuple[str, list]], folder: Path, worlds=(1, 2, 3)) -> None:
+    """Losses of the first step, what has trained and figures of validation do not depend on the processes."""
+    for world in worlds:
+        own = [
+            (module, [*map(str, words), "--save-dir-name", f"{name}_{world}"]) for name, (module, words) in runs.items()
+        ]
+        if world == 1:
+            train_in_turn(own)
+        else:
+            run_processes(train_in_turn, world, own, timeout=120 + 60 * len(own))
+    for name in runs:
+        expected, *others = (folder / f"{name}_{world}" for world in worlds)
+        for other in others:
+            (one, *_, one_val), (more, *_, more_val) = metric_lines(expected), metric_lines(other)
+            assert one.keys() == more.keys()
+            for term in (term for term in one if term.startswith("loss")):
+                assert more[term] == pytest.approx(one[term], rel=1e-5, abs=1e-7), f"{other.name}: {term}"
+            figures = [value["validation"] | value["validation"].pop("class_iou") for value in (more_val, one_val)]
+            assert figures[0] == pytest.approx(figures[1], rel=1e-3, abs=1e-4), other.name
+            one, more = (load_file(place / "last_state.pth") for place in (expected, other))
+            for part in one.keys() & {"network", "distiller"}:
+                for key, value in one[part].items():
+                    # As a whole: where a gradient is 0 but for rounding, Adam turns its sign into a step.
+                    # Batch norms sum in another order, which 50 layers in float32 enlarge.
+                    error = (more[part][key].double() - value.double()).norm()
+                    assert error <= 1e-3 * value.double().norm() + 1e-6, f"{other.name}: {key}"
+
+
+ALIKE = ["--batch-size", 6, "--max-iterations", 1, "--no-dropout"]
+
+
+def test_training_does_not_depend_on_the_number_of_processes(distillation, tmp_path):
+    """Through the entry point: loader, loop with micro-batches, validation on 4 images, saving."""
+    words = [*distillation, *ALIKE, "--batch-size", 12, "--accumulation-steps", 2, "--bank-dtype", "float32"]
+    compare_processes({"run": ("train_cirkdv2", words)}, tmp_path, worlds=(1, 3))
+    assert sum(name.startswith("loss") for name in metric_lines(tmp_path / "run_3")[0]) == 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_no_method_depends_on_the_number_of_processes(distillation, baseline, tmp_path):
+    first = distillation.index("--pixel-memory-size")
+    words = [*distillation[:first], *ALIKE]
+    runs = {method: ("train_kd", [*words, "--method", method]) for method in method_names()}
+    small = ["--pixel-memory-size", 50, "--region-memory-size", 20, "--bank-dtype", "float32"]
+    runs["cirkd"][1].extend(small)
+    runs["cirkdv2"] = ("train_cirkdv2", [*distillation, *ALIKE, "--bank-dtype", "float32"])
+    runs["baseline"] = ("train_baseline", [*baseline, *ALIKE])
+    compare_processes(runs, tmp_path)
+
+
+def test_evaluation_does_not_depend_on_the_number_of_processes(data_root, teacher_file, run_main, tmp_path):
+    words = ["--dataset", "custom", "--data", data_root, "--model", TEACHER[0], "--backbone", TEACHER[1]]
+    words += ["--pretrained", teacher_file, "--device", "cpu", "--save-dir", tmp_path, "--workers", 0]
+    run_main("eval", *words, "--save-dir-name", "eval_1")
+    done = launch(3, "eval.py", *words, "--save-dir-name", "eval_3")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "eval_1/results.csv").read_text() == (tmp_path / "eval_3/results.csv").read_text()
+
+
+def test_indivisible_batch_says_what_divides(baseline):
+    done = launch(2, "train_baseline.py", *baseline, "--batch-size", 3)
+    assert done.returncode != 0
+    assert 'Traceback (most recent call last):\n  File "/' not in done.stderr.split("error")[0]
+    assert "batch" in done.stderr and "3" in done.stderr
+
+
+def train_interrupted(words: list[str], interrupt_at: int | None) -> None:
+    """Runs train_cirkdv2 in this process; Ctrl-C before the step of the given iteration."""
+    import engine.training.loop
+    import train_cirkdv2
+
+    step = engine.training.loop._step
+
+    def interrupted(model, training, *rest):
+        if training.iteration == interrupt_at:
+            raise KeyboardInterrupt
+        step(model, training, *rest)
+
+    sys.argv = ["train_cirkdv2.py", *words]
+    engine.training.loop._step = interrupted
+    try:
+        train_cirkdv2.main()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        engine.training.loop._step = step
+
+
+def test_two_processes_resume_where_they_stopped(distillation, tmp_path):
+    words = [*distillation, "--batch-size", 8, "--accumulation-steps", 2, "--ema-decay", 0.9, "--log-iter", 3]
+    words = list(map(str, words))
+    run_processes(train_interrupted, 2, words, None)
+    broken = [*words, "--save-dir-name", "broken"]
+    run_processes(train_interrupted, 2, broken, 3)
+    assert load_file(tmp_path / "broken/last_state.pth")["iteration"] == 2
+    run_processes(train_interrupted, 2, [*broken, "--resume", "auto"], None)
+    whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "broken"))
+    for state in (whole, resumed):
+        for name in ("save_dir_name", "resume"):
+            state["arguments"].pop(name)
+    assert_same(whole, resumed)
