@@ -21,6 +21,7 @@ from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_lin
 from engine.config.protocol import default_protocol
 from engine.evaluation.cityscapes_submission import Submission, check_submission_request
 from engine.evaluation.evaluator import evaluate
+from engine.evaluation.inference import build_predictor
 from engine.evaluation.prediction_writer import PredictionWriter
 from engine.evaluation.report import describe_network, prepare_report, write_report
 from engine.setup.start import start
@@ -93,7 +94,7 @@ def main() -> None:
             loader,
             dataset.num_classes,
             device,
-            predictor=protocol.predictor(),
+            predictor=build_predictor(protocol),
             amp=amp,
             on_prediction=hooks,
             boundary_ratio=report.boundary_ratio if report.boundary_iou else None,

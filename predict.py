@@ -13,6 +13,7 @@ from engine.config.identify import identify_network, read_name
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
 from engine.config.protocol import default_protocol
 from engine.evaluation.evaluator import evaluate
+from engine.evaluation.inference import build_predictor
 from engine.evaluation.prediction_writer import PredictionWriter
 from engine.evaluation.unlabeled_images import ImageFiles, ReadableBatches, classes_of_network, refuse_unreadable
 from engine.setup.start import start
@@ -70,7 +71,7 @@ def main() -> None:
         batches,
         len(classes),
         device,
-        predictor=protocol.predictor(),
+        predictor=build_predictor(protocol),
         amp=amp,
         on_prediction=writer,
         progress=is_main_process(),

@@ -7,12 +7,11 @@ torchrun --nproc-per-node=4 train_baseline.py ...
 from engine.config.identify import checkpoint_stem
 from engine.config.legacy_flags import read_command_line
 from engine.config.schema import BaselineConfig
-from engine.run.directory import open_run
 from engine.setup.data import build_data
 from engine.setup.dry_run import print_estimate
 from engine.setup.fit import fit
 from engine.setup.networks import build_training_network, check_setup, settle_amp
-from engine.setup.start import start
+from engine.setup.start import open_run, start
 from engine.setup.tasks import SegmentationTask
 from utils.cli import run_cli
 
@@ -49,7 +48,7 @@ def main() -> None:
         return
 
     # training
-    logger = run.begin(config)
+    logger = run.start(config)
     for note in notes:
         logger.info(note)
     fit(task, data, config, run, device, logger)

@@ -125,8 +125,8 @@ def write_and_draw(repeats: int) -> dict[str, dict[str, float]]:
 
     def ours() -> None:
         memory._enqueue(rows, labels, Step())
-        memory.pixel_bank.draw(memory.pixel_keys_per_class, 0)
-        memory.region_bank.draw(memory.region_keys_per_class, 1)
+        memory.pixel_bank.sample(memory.pixel_keys_per_class, 0)
+        memory.region_bank.sample(memory.region_keys_per_class, 1)
 
     def plain() -> None:
         loop.enqueue(rows, labels)

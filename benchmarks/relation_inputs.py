@@ -62,7 +62,7 @@ class Inputs:
         self.channels = ChannelMemory(CHANNEL_DRAW, CHANNEL_DRAW, pooled, torch.bfloat16, 0).eval()
         rows = features(maps(2)).flatten(2).transpose(1, 2).flatten(0, 1)  # (2 * h * w, C)
         for bank in (self.pixels.pixel_bank, self.pixels.region_bank):
-            fill(bank, rows[torch.randint(0, rows.shape[0], (bank.num_rings * bank.size,), generator=generator)])
+            fill(bank, rows[torch.randint(0, rows.shape[0], (bank.num_queues * bank.size,), generator=generator)])
         rows = torch.randn(CHANNEL_DRAW, math.prod(pooled), generator=generator)
         fill(self.channels.bank, rows.abs() if active else rows)
         self.pixels.to(device)

@@ -169,8 +169,8 @@ def fill_banks(module: nn.Module) -> None:
     for bank in module.modules():
         if isinstance(bank, MemoryBank):
             rows = nn.functional.normalize(torch.randn(997, bank.dim, device=bank.queue.device), dim=1)
-            for start in range(0, bank.num_rings * bank.size, len(rows)):
-                part = bank.queue[start : min(start + len(rows), bank.num_rings * bank.size)]
+            for start in range(0, bank.num_queues * bank.size, len(rows)):
+                part = bank.queue[start : min(start + len(rows), bank.num_queues * bank.size)]
                 part.copy_(rows[: len(part)])
             bank.queue_count.fill_(bank.size)
 

@@ -66,15 +66,20 @@ def distillation(common, teacher_file) -> list:
 
 
 def at_step(monkeypatch, iteration: int, do) -> None:
-    """Calls `do` in the middle of a step."""
-    step = engine.training.loop._step
+    """Calls `do` before the step that makes so many."""
+    step = engine.training.loop.train_step
 
     def disturbed(model, training, *rest):
         if training.iteration + 1 == iteration:
             do()
         return step(model, training, *rest)
 
-    monkeypatch.setattr(engine.training.loop, "_step", disturbed)
+    monkeypatch.setattr(engine.training.loop, "train_step", disturbed)
+
+
+def interrupt() -> None:
+    """What Ctrl-C does outside the loop's handler."""
+    raise KeyboardInterrupt
 
 
 def metric_lines(folder: Path) -> list[dict]:

@@ -73,12 +73,12 @@ def run_program(module: str, words: list[str]) -> None:
 @contextmanager
 def double_precision():
     """Programs train in float64, so that curves do not depend on a processor's way of rounding."""
-    import engine.training.loop
+    import engine.training.step
 
-    normalize, before = engine.training.loop.normalize, torch.get_default_dtype()
+    normalize, before = engine.training.step.normalize, torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        with mock.patch("engine.training.loop.normalize", lambda *args: normalize(*args).double()):
+        with mock.patch("engine.training.step.normalize", lambda *args: normalize(*args).double()):
             yield
     finally:
         torch.set_default_dtype(before)

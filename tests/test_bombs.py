@@ -28,7 +28,7 @@ PLACES = {
     "evaluation by name": ("eval", ["--pretrained"]),
     "prediction": ("predict", [*NETWORK, "--pretrained"]),
     "embeddings": ("visualize_embeddings", ["--pretrained"]),
-    "export": ("models.export", [*NETWORK, "--num-classes", 3, "--format", "safetensors", "--pretrained"]),
+    "export": ("models.export.exporter", [*NETWORK, "--num-classes", 3, "--format", "safetensors", "--pretrained"]),
 }
 
 
@@ -54,7 +54,7 @@ def write_bomb(path: Path, target: Path, form: str) -> Path:
 def words_of(place: str, file: Path, data_root: Path, save_dir: Path) -> list:
     module, words = PLACES[place]
     words = [*words, file]
-    if module == "models.export":
+    if module == "models.export.exporter":
         return words
     if module == "predict":
         return [*words, "--images", data_root, "--save-dir", save_dir, "--device", "cpu"]

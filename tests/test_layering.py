@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = {"train_baseline", "train_cirkdv2", "train_kd", "eval", "predict", "compare", "visualize_embeddings"}
 FLOORS = {"utils": 0, "models": 1, "losses": 1, "dataset": 1, "engine": 2, "comparison": 3}
+ENGINE_FLOORS = {"config": 0, "run": 0, "evaluation": 1, "training": 1, "setup": 2}  # siblings are strangers
 FLOORS |= dict.fromkeys(ENTRY_POINTS, 4)
 OUTSIDE = {"tests", "benchmarks", "scripts"}  # may import every floor, and none of them may import these
 TORCH_MODULES = {"torch", "torch.backends", "torch.version"}  # whose attribute `cuda` moves nothing
@@ -54,6 +55,12 @@ def broken_rules(root: Path) -> list[str]:
                 found.append(f"{place}:{line}: star import of {module[:-2]}")
             if other in FLOORS and other != floor and FLOORS[other] >= FLOORS[floor]:
                 found.append(f"{place}:{line}: {floor} imports {other}, which is not below it")
+            if floor == other == "engine":
+                own, theirs = place.parts[1], (module.split(".") + [""])[1]
+                if own not in ENGINE_FLOORS or theirs not in ENGINE_FLOORS:
+                    found.append(f"{place}:{line}: engine's modules lie in {', '.join(ENGINE_FLOORS)}")
+                elif own != theirs and ENGINE_FLOORS[theirs] >= ENGINE_FLOORS[own]:
+                    found.append(f"{place}:{line}: engine.{own} imports engine.{theirs}, which is not below it")
             if other in OUTSIDE:
                 found.append(f"{place}:{line}: {floor} imports {other}")
             if f"{module}.".startswith("torch.distributed.") and place.as_posix() != "utils/distributed.py":
@@ -97,6 +104,7 @@ GOOD = {
     "models/heads/psp.py": "import torch\nfrom ..base import y\nprint(torch.backends.cuda, torch.cuda)\n",
     "models/base.py": "y = 1\n" * 300,
     "losses/kd.py": "import losses.base\nfrom utils import other\n",
+    "engine/setup/a.py": "from engine.training import b\nfrom engine.setup import c\nimport engine.run.d\n",
     "engine/train.py": "from torch.nn.parallel import DistributedDataParallel\nimport models, losses.kd, dataset.x\n",
     "eval.py": "from engine import train\nimport models\n",
     "tests/test_x.py": "import torch.distributed\nfrom models import *\n",
@@ -125,6 +133,11 @@ def test_a_good_tree_passes(tmp_path):
         ("dataset/sub/bad.py", "from ... import models\n", "dataset imports models"),
         ("dataset/bad.py", "import importlib\nimportlib.import_module('engine.train')\n", "dataset imports engine"),
         ("models/bad.py", "from eval import main\n", "models imports eval"),
+        ("engine/run/bad.py", "from engine.config import x\n", "engine.run imports engine.config"),
+        ("engine/training/bad.py", "from engine.setup.fit import x\n", "engine.training imports engine.setup"),
+        ("engine/training/bad.py", "import engine.evaluation.x\n", "engine.training imports engine.evaluation"),
+        ("engine/config/bad.py", "from engine import run\n", "engine.config imports engine.run"),
+        ("engine/bad.py", "from engine.run import x\n", "engine's modules lie in config, run"),
         ("engine/bad.py", "import train_baseline\n", "engine imports train_baseline"),
         ("engine/bad.py", "from comparison import jobs\n", "engine imports comparison"),
         ("predict.py", "from eval import main\n", "predict imports eval"),

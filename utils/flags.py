@@ -143,6 +143,14 @@ def differences(saved: Mapping[str, Any], config: Any) -> list[str]:
     return found
 
 
+def migrate_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Settings as versions before format 2 of the state recorded them -> under their present names."""
+    return {
+        f"{name.removeprefix('lambda_')}_weight" if name.startswith("lambda_") else name: value
+        for name, value in values.items()
+    }
+
+
 def plain_value(value: Any) -> Any:
     """Paths as text and tuples as lists."""
     if isinstance(value, Path):

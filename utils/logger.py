@@ -103,6 +103,10 @@ class RunLogger:
         """A TensorBoard text (Markdown)."""
         self._board(lambda writer: writer.add_text(tag, text, iteration))
 
+    def settings(self, values: Mapping[str, Any]) -> None:
+        """The run's settings as a TensorBoard text."""
+        self.text("settings", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+
     def last(self, name: str) -> float:
         """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""
         path = self.folder / "metrics.jsonl"

@@ -11,6 +11,13 @@ def machine_memory() -> int:
     return total if text == "max" else min(total, int(text))
 
 
+def peak_rss_mib() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
 def own_bytes(process: int) -> int:
     """Bytes of memory that a process shares with no other; 0 where the system does not tell."""
     return _kib(Path(f"/proc/{process}/smaps_rollup"), ("Private_Clean", "Private_Dirty")) * 1024

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from utils.cli import parse_config
+from utils.flags import migrate_names
 
 # flag -> (takes a value, what replaces it)
 LEGACY_FLAGS = {
@@ -40,11 +41,3 @@ def read_command_line(
 ) -> Any:
     """`utils.cli.parse_config` with the flags and the names of settings of earlier versions."""
     return parse_config(config, description, words, legacy=legacy, prog=prog, migrate=migrate_names)
-
-
-def migrate_names(values: dict[str, Any]) -> dict[str, Any]:
-    """Settings as versions before format 2 of the state recorded them -> under their present names."""
-    return {
-        f"{name.removeprefix('lambda_')}_weight" if name.startswith("lambda_") else name: value
-        for name, value in values.items()
-    }

@@ -1,12 +1,6 @@
 """How images are predicted, as one value: whole or in windows, at which scales, with or without mirror images."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-
-from torch import Tensor, nn
-
-from engine.evaluation.inference import View, multi_scale, sliding_window, whole_image
 
 # (model, data set) -> crop and stride of its published evaluation, where that is not whole images
 PUBLISHED_WINDOWS = {("segformer", "citys"): ((1024, 1024), (1024, 1024))}
@@ -29,13 +23,6 @@ class Protocol:
     window_batch: int = 1
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-
-    def predictor(self) -> Callable[[nn.Module, Tensor], Tensor]:
-        """The function (network, images) -> logits at image size that `evaluate` takes."""
-        view: View = whole_image
-        if self.crop is not None:
-            view = partial(sliding_window, crop=self.crop, stride=self.stride, window_batch=self.window_batch)
-        return partial(multi_scale, scales=self.scales, flip=self.flip, view=view)
 
     def __str__(self) -> str:
         parts = ["whole images"]

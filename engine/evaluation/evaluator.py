@@ -1,4 +1,4 @@
-"""Evaluation of a network on a split, and the check of a teacher before it is distilled from."""
+"""Evaluation of a network on a split."""
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,6 @@ from utils.types import Batch
 Predictor = Callable[[nn.Module, Tensor], Tensor]
 # called with each image's batch (on the CPU) and its predicted labels (H, W), uint8, on the CPU
 PredictionHook = Callable[[Batch, Tensor], None]
-
-TEACHER_CHECK_IMAGES = 20
-TEACHER_CHECK_FACTOR = 1.5
 
 
 @contextmanager
@@ -105,34 +102,4 @@ def evaluate(
     if boundary is not None:
         boundary.reduce()
         metrics = replace(metrics, boundary_iou=boundary.compute())
-    return metrics
-
-
-def check_teacher(
-    teacher: nn.Module,
-    loader: Iterable[Batch],
-    num_classes: int,
-    device: torch.device,
-    amp: str = "off",
-    *,
-    images: int,
-) -> SegMetrics:
-    """Refuses a teacher that knows no more than which class is frequent.
-
-    Args:
-        loader: some validation images; all processes' loaders together make the sample.
-        images: how many these are.
-
-    Raises:
-        ValueError: when the teacher's mIoU is not above 1.5 times that of the best constant prediction.
-    """
-    metrics = evaluate(teacher, loader, num_classes, device, amp=amp)
-    bound = TEACHER_CHECK_FACTOR * metrics.best_constant_miou()
-    if not metrics.miou > bound:
-        raise ValueError(
-            f"the teacher's mIoU on {images} validation images is {metrics.miou:.2%}, "
-            f"expected more than {bound:.2%} (1.5 times that of the best constant prediction, "
-            f"{metrics.best_constant_miou():.2%}). Check --teacher-pretrained, --teacher-model and --teacher-backbone; "
-            "--skip-teacher-check accepts it."
-        )
     return metrics

@@ -1,13 +1,25 @@
 """Ways to predict an image: (network, images) -> logits at image size."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from engine.config.protocol import Protocol
+
 # (network, images (N, 3, h, w), size (H, W)) -> logits (N, K, H, W), float32
 View = Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]
+
+
+def build_predictor(protocol: Protocol) -> Callable[[nn.Module, Tensor], Tensor]:
+    """The function (network, images) -> logits at image size that `evaluate` takes."""
+    view: View = whole_image
+    if protocol.crop is not None:
+        windows = {"crop": protocol.crop, "stride": protocol.stride, "window_batch": protocol.window_batch}
+        view = partial(sliding_window, **windows)
+    return partial(multi_scale, scales=protocol.scales, flip=protocol.flip, view=view)
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,18 +1,23 @@
-"""What a run writes beside its log: state and checkpoints, as `--on-save-error` says, and the batches of a bad end."""
+"""State and checkpoints of a run, written as `--on-save-error` says, and whether the disk has room for them."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
 
-from engine.run.directory import BAD_BATCHES, Run
+from engine.run.directory import RunDirectory
 from engine.run.rank_checks import on_main_process
 from engine.run.state import TrainState
 from utils.checkpoint import save_atomic
-from utils.distributed import all_gather_object, is_main_process
-from utils.files import write_text
 from utils.logger import RunLogger
+
+STATES = 3  # the last one, the one before it, and the one that is being written
+CHECKPOINTS = 2  # last and best
+MIB = 2**20
 
 
 class Checkpointer:
@@ -25,7 +30,7 @@ class Checkpointer:
         saved_iteration: of the state on disk; None where this run has written none.
 
     Args:
-        training: what is saved.
+        state: what is saved.
         arguments: the run's arguments as built-in types, for the state.
         device: where the run trains.
         run: names the files.
@@ -35,18 +40,18 @@ class Checkpointer:
 
     def __init__(
         self,
-        training: TrainState,
+        state: TrainState,
         arguments: dict[str, Any],
         device: torch.device,
-        run: Run,
+        run: RunDirectory,
         logger: RunLogger,
         on_error: str = "stop",
     ) -> None:
-        self._training, self._arguments, self._device = training, arguments, device
+        self._state, self._arguments, self._device = state, arguments, device
         self._run, self._logger, self._on_error = run, logger, on_error
-        self._written_best = replace(training.best)
+        self._written_best = replace(state.best)
         self._state_written = False
-        self.saved_iteration: int | None = training.iteration if run.continues_in_place else None
+        self.saved_iteration: int | None = state.iteration if run.continues_in_place else None
 
     def save(self, *, final: bool = False) -> None:
         """Writes everything. All processes together.
@@ -58,26 +63,26 @@ class Checkpointer:
             OSError: on all processes, where a write failed and is not to be passed over.
         """
         self._logger.flush()  # no figure before the state is missing after a resume
-        state = self._training.state(self._arguments, self._device)
+        saved = self._state.state(self._arguments, self._device)
 
         def write() -> None:
-            save_atomic(state, self._run.last_state, keep_previous=True)
+            save_atomic(saved, self._run.last_state, keep_previous=True)
             self._state_written = True
             self._write_checkpoints()
 
         if self._guarded(write, final):
-            self.saved_iteration = self._training.iteration
+            self.saved_iteration = self._state.iteration
 
     def complete(self) -> None:
         """Writes the checkpoints that belong to the state which was loaded, in case the run was killed before."""
         self._guarded(self._write_checkpoints, final=False)
 
     def _best_is_now(self) -> bool:
-        best = self._training.best
-        return best.iteration == self._training.iteration > 0
+        best = self._state.best
+        return best.iteration == self._state.iteration > 0
 
     def _write_checkpoints(self) -> None:
-        weights = self._training.evaluated_network.state_dict()
+        weights = self._state.evaluated_network.state_dict()
         save_atomic(weights, self._run.checkpoint)
         if self._best_is_now():
             save_atomic(weights, self._run.best_checkpoint)
@@ -92,42 +97,58 @@ class Checkpointer:
                 raise
             failure = error
         else:
-            self._written_best = replace(self._training.best)
+            self._written_best = replace(self._state.best)
             return True
         # The best network of a validation whose files failed is gone at the next step: a later one may take its place.
-        self._training.best = replace(self._written_best)
+        self._state.best = replace(self._written_best)
         missing = "only the state was" if self._state_written else "nothing was"  # the main process's logger says it
         self._logger.warning(
-            f"{missing} saved at iteration {self._training.iteration}: {failure}. The last good state stays; the "
+            f"{missing} saved at iteration {self._state.iteration}: {failure}. The last good state stays; the "
             "next save tries again (--on-save-error continue)"
         )
         return False
 
 
-def write_bad_batches(run: Run, positions: list[tuple[int, list[int]]], image_path: Callable[[int], str] | None) -> str:
-    """Writes which images each process has read since the last log. All processes together.
+def disk_space(state: TrainState, run: RunDirectory, checkpoints: int = CHECKPOINTS) -> tuple[int, int]:
+    """(needed, available): bytes that states and checkpoints take while one is written, and that they may take.
 
-    Args:
-        run: names the folder.
-        positions: iteration and positions of its samples, of this process.
-        image_path: position -> file; without it the positions are written.
-
-    Returns:
-        A sentence that says where they are.
+    Files that the run will replace count as available. The log is not counted.
     """
-    name = image_path or (lambda position: f"position {position}")
-    own = [(iteration, [str(name(position)) for position in samples]) for iteration, samples in positions]
-    everyone = all_gather_object(own)
-    path = run.folder / BAD_BATCHES
-    if is_main_process():
-        lines = [
-            f"{iteration}\t{rank}\t{file}\n"
-            for rank, rows in enumerate(everyone)
-            for iteration, files in rows
-            for file in files
-        ]
-        try:
-            write_text(path, "".join(["iteration\tprocess\timage\n", *lines]))
-        except OSError as error:
-            return f"The images since the last log could not be written: {error}."
-    return f"{path} names the images since the last log."
+    needed = STATES * state_bytes(state) + checkpoints * tensor_bytes(state.evaluated_network.state_dict())
+    own = sum(file.stat().st_size for file in run.saved_files if file.exists())
+    existing = next(folder for folder in (run.folder, *run.folder.absolute().parents) if folder.is_dir())
+    return needed, shutil.disk_usage(existing).free + own
+
+
+def space_warning(state: TrainState, run: RunDirectory) -> str | None:
+    """A warning where the disk may not hold the run's files: quotas, and what else is written, are not known."""
+    needed, available = disk_space(state, run)
+    if available >= needed:
+        return None
+    return (
+        f"the run's states and checkpoints take up to {needed / MIB:,.0f} MiB, and {run.folder} has room for "
+        f"{available / MIB:,.0f} MiB: a save may fail."
+    )
+
+
+def state_bytes(state: TrainState) -> int:
+    """Bytes of the tensors of a state after the first step."""
+    optimizers = [state.optimizer, state.discriminator_optimizer]
+    ema = {} if state.ema is None else state.ema.state_dict()
+    of_optimizers = sum(map(_optimizer_bytes, filter(None, optimizers)))
+    return tensor_bytes(state.task.trained_state()) + tensor_bytes(ema) + of_optimizers
+
+
+def _optimizer_bytes(optimizer: Optimizer) -> int:
+    """SGD keeps one tensor a parameter, the Adam family two."""
+    tensors = 1 if isinstance(optimizer, SGD) else 2
+    return tensors * sum(tensor_bytes(group["params"]) for group in optimizer.param_groups)
+
+
+def tensor_bytes(obj: Any) -> int:
+    """Bytes of all tensors in nested dictionaries, lists and tuples."""
+    if isinstance(obj, Tensor):
+        return obj.numel() * obj.element_size()
+    if isinstance(obj, dict):
+        return sum(map(tensor_bytes, obj.values()))
+    return sum(map(tensor_bytes, obj)) if isinstance(obj, (list, tuple)) else 0

@@ -1,35 +1,32 @@
-"""The folder of a run: names, refusal of folders in use, resume, and the record of the arguments."""
+"""The folder of a run: names, lock, refusal of folders in use, and args.yaml."""
 
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 
-from engine.config.legacy_flags import migrate_names
-from engine.config.schema import RunConfig, TrainConfig
 from engine.run.rank_checks import on_main_process
-from engine.run.resume import ASIDE_SUFFIX, find_state
+from engine.run.resume import ASIDE_SUFFIX, check_state, find_state
 from models.weights.file_names import BEST_SUFFIX, STATE_NAME
 from utils.checkpoint import load_file
 from utils.distributed import barrier, is_main_process
 from utils.files import atomic_file, previous_of, remove_temporaries, write_text
-from utils.flags import differences, record
+from utils.flags import record
 from utils.lock import hold_folder
 from utils.logger import RunLogger
 
-STATE_FORMAT = 2  # 1: weights were recorded under their flags' names by train_cirkdv2.py
 BAD_BATCHES = "bad_batches.txt"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunDirectory:
     """Where a run writes, and the state it continues from.
 
     Attributes:
@@ -37,7 +34,8 @@ class Run:
         stem: name of the checkpoints without ending, as the released files are named.
         state: contents of the state file to continue from, or None for a new run.
         source: that file.
-        warning: what has to be told of its choice, or None.
+        warning: about its choice, or None.
+        overwrite: whether a run that the folder holds may be replaced.
     """
 
     folder: Path
@@ -45,6 +43,7 @@ class Run:
     state: dict[str, Any] | None = None
     source: Path | None = None
     warning: str | None = None
+    overwrite: bool = False
 
     @property
     def checkpoint(self) -> Path:
@@ -59,6 +58,11 @@ class Run:
         return self.folder / STATE_NAME
 
     @property
+    def saved_files(self) -> tuple[Path, ...]:
+        """States and checkpoints, whether they exist or not."""
+        return self.last_state, previous_of(self.last_state), self.checkpoint, self.best_checkpoint
+
+    @property
     def iteration(self) -> int:
         """Steps done before this run starts or continues."""
         return 0 if self.state is None else self.state["iteration"]
@@ -69,26 +73,77 @@ class Run:
         own = (self.last_state.resolve(), previous_of(self.last_state))
         return self.source is not None and self.source.resolve() in own
 
-    def begin(self, config: TrainConfig) -> RunLogger:
-        """Makes the folder, clears it of an older run unless this one continues it, records the config; opens the log.
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        stem: str,
+        settings: Any,
+        *,
+        resume: str | None = None,
+        overwrite: bool = False,
+        read_only: bool = False,
+    ) -> "RunDirectory":
+        """Finds the state to resume from; writes nothing but the lock of a folder that exists.
+
+        With `resume` "auto" a state that is damaged or missing gives way to the one before it, with a warning. A
+        process that torchrun started in place of a failed one continues as if "auto" were given and `overwrite` not, if
+        the failed one had left a state.
+
+        Args:
+            folder: of the run.
+            stem: the checkpoint's name without ending.
+            settings: the run's config; a state must have been made with the same, as far as they do not say otherwise.
+            resume: None, "auto", or a state file or the folder of one.
+            overwrite: replace a run that the folder holds.
+            read_only: nothing will be written: the folder may be in use, and is not locked.
 
         Raises:
-            FolderInUseError: another process writes there, which it may do since `open_run` looked.
+            ValueError: the state was made with other settings (all differences are named), or it is no state.
+            FileNotFoundError: `resume` names no state.
+            FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` was given.
+            FolderInUseError: another process writes there.
+        """
+        if resume == "auto" and overwrite:
+            raise ValueError("--resume auto --overwrite: expected one of the two, to continue a run or to start anew.")
+        run = cls(folder, stem, overwrite=overwrite)
+        found: dict[str, Any] = {}
+
+        def look() -> tuple[Path | None, str | None]:
+            if folder.is_dir() and not read_only:
+                hold_folder(folder)  # first: what is read next must not change any more
+            source, found["state"], warning = find_state("auto" if _restarted(run) else resume, run.last_state)
+            return source, warning
+
+        source, warning = on_main_process(look)  # one process chooses, so that all continue from the same state
+        state = found["state"] if is_main_process() else (None if source is None else load_file(source))
+        if source is not None:
+            state = check_state(source, state, settings)
+        run = replace(run, state=state, source=source, warning=warning)
+        if not read_only:
+            on_main_process(lambda: run._refuse_held(resume))
+        return run
+
+    def start(self, settings: Any) -> RunLogger:
+        """Makes the folder, clears it of an older run unless this one continues it, writes args.yaml; opens the log.
+
+        Raises:
+            FolderInUseError: another process writes there, which it may do since `open` looked.
             FileExistsError: likewise, and it has ended.
             OSError: the folder cannot be written.
         """
         barrier()  # no process still looks at what is about to change
-        warning = on_main_process(lambda: self._take_folder(config))
+        warning = on_main_process(lambda: self._take_folder(record(settings)))
         due = self.state is not None and self.state.get("validation_due", False)
         logger = RunLogger(self.folder, is_main_process(), start_iteration=self.iteration, validation_due=due)
         for text in filter(None, (self.warning, warning)):
             logger.warning(text)
         return logger
 
-    def _take_folder(self, config: TrainConfig) -> str | None:
+    def _take_folder(self, settings: dict[str, Any]) -> str | None:
         self.folder.mkdir(parents=True, exist_ok=True)
         warning = hold_folder(self.folder)
-        _refuse_held(self, config.run)
+        self._refuse_held(settings.get("resume"))
         remove_temporaries((self.last_state, self.checkpoint, self.best_checkpoint, self.folder / "args.yaml"))
         if not self.continues_in_place:
             _clear(self)
@@ -101,86 +156,23 @@ class Run:
             if best.exists() and best.resolve() != self.best_checkpoint.resolve():
                 with open(best, "rb") as original, atomic_file(self.best_checkpoint) as copy:
                     shutil.copyfileobj(original, copy)
-        _record_arguments(record(config), self.folder)
+        _record_settings(settings, self.folder)
         return warning
 
-
-def open_run(config: TrainConfig, stem: str) -> Run:
-    """Finds the run's folder and reads the state to resume from; writes nothing but the lock of a folder that exists.
-
-    With --resume auto a state that is damaged or missing gives way to the one before it, with a warning. A process that
-    torchrun started in place of a failed one continues as if --resume auto were given and --overwrite not, if the
-    failed one had left a state.
-
-    Args:
-        config: of the run; a state must have been made with the same settings, as far as they do not say otherwise.
-        stem: the checkpoint's name without ending; also the folder's where --save-dir-name is not given.
-
-    Raises:
-        ValueError: the state was made with other settings (all differences are named), or it is no state.
-        FileNotFoundError: --resume names no state.
-        FileExistsError: the folder holds a run, and neither --resume nor --overwrite was given.
-        FolderInUseError: another process writes there.
-    """
-    options = config.run
-    folder = options.save_dir / (options.save_dir_name or stem)
-    run = Run(folder, stem)
-    if options.resume == "auto" and options.overwrite:
-        raise ValueError("--resume auto --overwrite: expected one of the two, to continue a run or to start anew.")
-    found: dict[str, Any] = {}
-
-    def look() -> tuple[Path | None, str | None]:
-        if run.folder.is_dir() and not options.estimate:  # which leaves the folder to whoever uses it
-            hold_folder(run.folder)  # first: what is read next must not change any more
-        resume = "auto" if _restarted(run) else options.resume
-        source, found["state"], warning = find_state(resume, run.last_state)
-        return source, warning
-
-    source, warning = on_main_process(look)  # one process chooses, so that all continue from the same state
-    state = found["state"] if is_main_process() else (None if source is None else load_file(source))
-    if source is not None:
-        state = _checked_state(source, state, config)
-    run = Run(folder, stem, state, source, warning)
-    on_main_process(lambda: _refuse_held(run, options))
-    return run
-
-
-def _refuse_held(run: Run, options: RunConfig) -> None:
-    files = (run.last_state, previous_of(run.last_state), run.checkpoint, run.best_checkpoint)
-    held = [path.name for path in files if path.exists()]
-    if not held or run.continues_in_place or options.overwrite or options.estimate:
-        return
-    how = f"Continue it with --resume auto (which needs {STATE_NAME}), replace"
-    if options.resume == "auto":
-        how = f"There is no {STATE_NAME} to continue from: replace"
-    raise FileExistsError(
-        f"{run.folder} holds a run ({', '.join(held)}). {how} it with --overwrite, or choose another --save-dir-name."
-    )
-
-
-def _checked_state(path: Path, state: Any, config: TrainConfig) -> dict[str, Any]:
-    """The state in the present format; refused where it is none or was made with other settings."""
-    if not isinstance(state, dict) or "iteration" not in state or "arguments" not in state:
-        raise ValueError(
-            f"--resume {path}: expected the full state that a run writes as {STATE_NAME}, got a file without it. "
-            "Weights alone are given with --pretrained (or --student-pretrained)."
+    def _refuse_held(self, resume: str | None) -> None:
+        held = [path.name for path in self.saved_files if path.exists()]
+        if not held or self.continues_in_place or self.overwrite:
+            return
+        how = f"Continue it with --resume auto (which needs {STATE_NAME}), replace"
+        if resume == "auto":
+            how = f"There is no {STATE_NAME} to continue from: replace"
+        raise FileExistsError(
+            f"{self.folder} holds a run ({', '.join(held)}). {how} it with --overwrite, or choose another "
+            "--save-dir-name."
         )
-    if state.get("format") not in range(1, STATE_FORMAT + 1):
-        raise ValueError(
-            f"--resume {path}: expected a state of format 1 to {STATE_FORMAT}, got {state.get('format')}. A later "
-            "version of this project may have written it."
-        )
-    state = state | {"format": STATE_FORMAT, "arguments": migrate_names(state["arguments"])}
-    found = differences(state["arguments"], config)
-    if found:
-        raise ValueError(
-            f"--resume {path}: the run was started with other settings: " + "; ".join(found) + ". "
-            "Give the same ones, or start a new run with --pretrained."
-        )
-    return state
 
 
-def _clear(run: Run) -> None:
+def _clear(run: RunDirectory) -> None:
     """Removes what an earlier run wrote into the folder, so that logs and checkpoints are not mixed."""
     before = previous_of(run.last_state)  # of the file that a link points to, so before the link goes
     aside = run.last_state.with_name(STATE_NAME + ASIDE_SUFFIX)
@@ -195,7 +187,7 @@ def _clear(run: Run) -> None:
         shutil.rmtree(run.folder / name, ignore_errors=True)
 
 
-def _restarted(run: Run) -> bool:
+def _restarted(run: RunDirectory) -> bool:
     """Whether this torchrun has begun the run in that folder before, and saved a state."""
     saved = run.last_state.exists() or previous_of(run.last_state).exists()
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0" or not saved:
@@ -215,9 +207,9 @@ def _launcher() -> str | None:
     return name
 
 
-def _record_arguments(arguments: dict[str, Any], folder: Path) -> None:
+def _record_settings(settings: dict[str, Any], folder: Path) -> None:
     content = {
-        "arguments": arguments,
+        "arguments": settings,
         "command": [sys.executable, *sys.argv],
         "git_commit": git_commit(),
         "launcher": _launcher(),

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from engine.config.schema import MachineConfig
 from utils.distributed import (
     all_gather_object,
     broadcast_object,
@@ -25,12 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("dataset", "engine", "losses", "models", "utils")
 
 
-def join_processes(config: Any, machine: MachineConfig) -> torch.device:
+def join_processes(config: Any, device: str, timeout: float) -> torch.device:
     """Joins the other processes, if any, and checks that they run the same code with the same settings.
 
     Args:
         config: the program's; settings that machines may have values of their own for are not compared.
-        machine: its part for the device.
+        device: "auto", "cpu" or "cuda".
+        timeout: seconds that a process waits for another.
 
     Returns:
         The device of this process.
@@ -39,7 +39,7 @@ def join_processes(config: Any, machine: MachineConfig) -> torch.device:
         ValueError: on all processes alike, naming what differs; or the device or environment cannot be used.
         LostProcesses: the others did not come.
     """
-    device = setup_distributed(machine.device, machine.dist_timeout)
+    chosen = setup_distributed(device, timeout)
     if get_world_size() > 1:
         values = {
             flag_of(leaf.name, leaf.declaration): leaf.value
@@ -48,7 +48,7 @@ def join_processes(config: Any, machine: MachineConfig) -> torch.device:
         }
         values |= {"torch": torch.__version__, "Python": platform.python_version(), "the code's hash": _code_hash()}
         require_equal_across_ranks(values, "Start every process from one copy of the project with one command line.")
-    return device
+    return chosen
 
 
 def on_main_process(function: Callable[[], Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Which state a run continues from."""
+"""Which state a run continues from, and its migration to the present format."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 from models.weights.file_names import STATE_NAME
 from utils.checkpoint import load_file
 from utils.files import previous_of
+from utils.flags import differences, migrate_names
 from utils.trust import CodeInFileError
 
+STATE_FORMAT = 2  # 1: weights were recorded under their flags' names by train_cirkdv2.py
 ASIDE_SUFFIX = ".set_aside"  # of a state that a run could not or should not continue from
 
 Found = tuple[Path | None, Any, str | None]
@@ -68,3 +70,34 @@ def _last_good_state(path: Path) -> Found:
         raise ValueError(f"--resume auto: {problem}; the state before it is no better: {error}") from error
     aside = f" The other one is put aside as {path.name}{ASIDE_SUFFIX}." if path.exists() else ""
     return before, content, f"{problem}. Continuing from the state before it, {before.name}.{aside}"
+
+
+def check_state(path: Path, state: Any, settings: Any) -> dict[str, Any]:
+    """The state in the present format.
+
+    Args:
+        path: its file, for messages.
+        state: the file's content.
+        settings: of the run that is to continue from it.
+
+    Raises:
+        ValueError: it is no state, of a later version, or was made with other settings.
+    """
+    if not isinstance(state, dict) or "iteration" not in state or "arguments" not in state:
+        raise ValueError(
+            f"--resume {path}: expected the full state that a run writes as {STATE_NAME}, got a file without it. "
+            "Weights alone are given with --pretrained (or --student-pretrained)."
+        )
+    if state.get("format") not in range(1, STATE_FORMAT + 1):
+        raise ValueError(
+            f"--resume {path}: expected a state of format 1 to {STATE_FORMAT}, got {state.get('format')}. A later "
+            "version of this project may have written it."
+        )
+    state = state | {"format": STATE_FORMAT, "arguments": migrate_names(state["arguments"])}
+    found = differences(state["arguments"], settings)
+    if found:
+        raise ValueError(
+            f"--resume {path}: the run was started with other settings: " + "; ".join(found) + ". "
+            "Give the same ones, or start a new run with --pretrained."
+        )
+    return state

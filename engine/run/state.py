@@ -4,13 +4,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from engine.run.directory import STATE_FORMAT
-from engine.training.health import LossHealth
-from engine.training.optim import POLY_POWER, load_optimizer_state
+from engine.run.resume import STATE_FORMAT
 from utils.distributed import all_gather_object, get_rank, get_world_size
 from utils.meters import LossMeter
+
+POLY_POWER = 0.9  # of the learning rate's schedule
+# Options of torch's optimisers that change how a step is computed and not what.
+IMPLEMENTATION = ("fused", "foreach")
 
 
 @dataclass
@@ -32,7 +34,6 @@ class TrainState:
         discriminator_optimizer: of the task's separate parameters, or None where it has none.
         meter: losses since they were last logged.
         best: the best validation so far.
-        health: what was last measured of the losses' health; watch: what was said of it. Neither is saved.
         iteration: optimiser steps done.
         seconds: of training, in the state that was loaded; while training runs, the loop's `TimeBudget` counts on.
         data: what identifies the training data.
@@ -46,8 +47,6 @@ class TrainState:
     discriminator_optimizer: torch.optim.Optimizer | None = None
     meter: LossMeter = field(default_factory=LossMeter)
     best: Best = field(default_factory=Best)
-    health: dict[str, dict[str, float]] = field(default_factory=dict)
-    watch: LossHealth = field(default_factory=LossHealth)
     iteration: int = 0
     seconds: float = 0.0
     data: dict[str, Any] = field(default_factory=dict)
@@ -136,3 +135,22 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and states["cuda"] is not None:
         torch.cuda.set_rng_state(states["cuda"], device)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict`, whatever implementation and memory format the state was saved from.
+
+    Args:
+        optimizer: keeps the implementation it was built with.
+        state: of an optimiser of the same kind and parameters, fused or not, its parameters channels_last or not.
+    """
+    groups = [
+        saved | {name: own[name] for name in IMPLEMENTATION if name in own}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)  # torch compares the counts
+    ]
+    optimizer.load_state_dict(state | {"param_groups": groups})
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # Fused kernels go through memory and not through indices: equal strides are on us.
+                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)

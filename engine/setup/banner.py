@@ -5,7 +5,7 @@ import shlex
 import torch
 
 from engine.config.schema import TrainConfig
-from engine.run.directory import Run
+from engine.run.directory import RunDirectory
 from engine.run.state import Best
 from engine.setup.data import Data
 from engine.setup.tasks import SegmentationTask
@@ -14,7 +14,9 @@ from utils.complexity import count_parameters
 from utils.distributed import get_world_size
 
 
-def start_banner(task: SegmentationTask, data: Data, config: TrainConfig, run: Run, device: torch.device) -> list[str]:
+def start_banner(
+    task: SegmentationTask, data: Data, config: TrainConfig, run: RunDirectory, device: torch.device
+) -> list[str]:
     """Run folder, data, networks, device and precision, a line each."""
     teacher = getattr(task, "teacher", None)
     processes, precision = get_world_size(), "float32" if config.machine.amp == "off" else config.machine.amp
@@ -37,7 +39,7 @@ def start_banner(task: SegmentationTask, data: Data, config: TrainConfig, run: R
     return lines
 
 
-def end_banner(best: Best, config: TrainConfig, run: Run) -> str:
+def end_banner(best: Best, config: TrainConfig, run: RunDirectory) -> str:
     """The best figure, its file, and the command that evaluates it."""
     checkpoint = run.best_checkpoint if best.iteration else run.checkpoint
     command = ["python", "eval.py", "--pretrained", str(checkpoint), "--data", str(config.data.data)]

@@ -1,7 +1,5 @@
-"""From a task and data to a trained network: everything that both training entry points share."""
+"""From a task and data to a trained network: what all training programs share."""
 
-from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,109 +12,74 @@ from dataset.loading.loaders import build_eval_loader
 from engine.config.protocol import default_protocol
 from engine.config.schema import TrainConfig
 from engine.evaluation.evaluator import evaluate
+from engine.evaluation.inference import build_predictor
 from engine.evaluation.validation_panels import ValidationPanels
-from engine.run.directory import Run
+from engine.run.checkpointer import space_warning
+from engine.run.directory import RunDirectory
 from engine.run.rank_checks import fingerprint, require_equal_across_ranks
-from engine.run.space import space_warning
 from engine.run.state import Best, TrainState
 from engine.setup.banner import end_banner, start_banner
 from engine.setup.data import Data, report_bad_samples, train_loader, warn_on_every_process
 from engine.setup.tasks import SegmentationTask, disable_dropout
-from engine.training.averaging import AveragedWeights
 from engine.training.ddp import synchronize_batch_norms
-from engine.training.loop import train
-from engine.training.optim import build_discriminator_optimizer, build_optimizer
-from engine.training.profile import StepProfiler
-from engine.training.stopping import until_interrupted
+from engine.training.loop import Validate, train
+from engine.training.optim import AveragedWeights, build_discriminator_optimizer, build_optimizer
+from engine.training.stopping import StopController
 from models.base import SegmentationNetwork
 from models.surgery.checkpointing import checkpoint_blocks
 from utils.amp import grad_scaler
 from utils.compiling import uncompiled
-from utils.distributed import (
-    get_rank,
-    get_world_size,
-    is_main_process,
-    lost_processes_explained,
-)
+from utils.distributed import get_rank, get_world_size, is_main_process, lost_processes_explained
 from utils.flags import record
 from utils.logger import RunLogger
 from utils.metrics import SegMetrics
 from utils.seed import seed_everything
-from utils.signals import SignalHandler
 
 
 def fit(
-    task: SegmentationTask, data: Data, config: TrainConfig, run: Run, device: torch.device, logger: RunLogger
+    task: SegmentationTask,
+    data: Data,
+    config: TrainConfig,
+    run: RunDirectory,
+    device: torch.device,
+    logger: RunLogger,
 ) -> Best:
     """Trains `task` as the config says, from `run.state` where there is one.
 
     Raises:
         ValueError: the state does not fit.
     """
-    training = prepare(task, config, device)
-    training.data = data.fingerprint()
+    state = prepare(task, config, device)
+    state.data = data.fingerprint()
     seed_everything(config.machine.seed, get_rank())  # from here on processes differ: dropout
     if run.state is not None:
-        _check_same_data(run.state["data"], training.data)
-        training.load(run.state, device)
-        training.seconds = training.seconds or logger.last("train_seconds")
-        logger.info(f"continuing at iteration {training.iteration} of {config.optim.max_iterations}")
+        _require_same_data(run.state["data"], state.data)
+        state.load(run.state, device)
+        state.seconds = state.seconds or logger.last("train_seconds")
+        logger.info(f"continuing at iteration {state.iteration} of {config.optim.max_iterations}")
     for line in start_banner(task, data, config, run, device):
         logger.info(line)
-    logger.text("settings", "\n".join(f"    {name}: {value}" for name, value in record(config).items()))
-    if is_main_process() and (warning := space_warning(training, run)):
+    logger.settings(record(config))
+    if is_main_process() and (warning := space_warning(state, run)):
         logger.warning(warning)
-    profiler = None
-    if config.run.profile is not None and is_main_process():
-        profiler = StepProfiler(run.folder, config.run.profile, logger, device)
-    _require_equal_start(training, data)
+    _require_equal_start(state, data)
     bad_samples = BadSamples(config.data.skip_bad_samples, warn_on_every_process(logger))
-    loader = train_loader(data, config, device, training.iteration, bad_samples)
-    lost = lost_processes_explained(lambda: f"after iteration {training.iteration}")
-    validate = None
-    with SignalHandler() as interrupts, lost, ExitStack() as last:
-        if profiler is not None:
-            last.callback(profiler.close)  # the trace is kept where training ends early, too
-        if not config.run.skip_val:
-            validate = _validator(task.network, data.val, config, device, logger, interrupts)
+    loader = train_loader(data, config, device, state.iteration, bad_samples)
+    validate = None if config.run.skip_val else _validator(task.network, data.val, config, device, logger)
+    with lost_processes_explained(lambda: f"after iteration {state.iteration}"):
         best = train(
-            training,
+            state,
             loader,
             config=config,
             device=device,
             run=run,
             logger=logger,
             validate=validate,
-            profiler=profiler,
-            interrupts=interrupts,
             image_path=loader.samples.image_path,
         )
     report_bad_samples(bad_samples, logger)
     logger.info(end_banner(best, config, run))
     return best
-
-
-def _require_equal_start(training: TrainState, data: Data) -> None:
-    """Refuses processes that found other data, weights or another state: each reads the files of its own machine."""
-    if get_world_size() == 1:
-        return
-    teacher = getattr(training.task, "teacher", None)
-    values = training.data | {
-        "validation samples": "none" if data.val is None else len(data.val),
-        "iteration to start from": training.iteration,
-        "the weights' hash": fingerprint(filter(None, (training.task, teacher))),
-    }
-    require_equal_across_ranks(
-        values, "Every machine needs the same data set, weights and state; --data and such name them."
-    )
-
-
-def _check_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
-    differences = [
-        f"{name}: {saved.get(name)} then, {given[name]} now" for name in given if saved.get(name) != given[name]
-    ]
-    if differences:
-        raise ValueError("--resume: the training data is not that of the run: " + "; ".join(differences))
 
 
 def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -> TrainState:
@@ -147,14 +110,36 @@ def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -
     return TrainState(task, optimizer, scaler, ema, discriminator_optimizer)
 
 
+def _require_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:
+    differences = [
+        f"{name}: {saved.get(name)} then, {given[name]} now" for name in given if saved.get(name) != given[name]
+    ]
+    if differences:
+        raise ValueError("--resume: the training data is not that of the run: " + "; ".join(differences))
+
+
+def _require_equal_start(state: TrainState, data: Data) -> None:
+    """Refuses processes that found other data, weights or another state: each reads the files of its own machine."""
+    if get_world_size() == 1:
+        return
+    teacher = getattr(state.task, "teacher", None)
+    values = state.data | {
+        "validation samples": "none" if data.val is None else len(data.val),
+        "iteration to start from": state.iteration,
+        "the weights' hash": fingerprint(filter(None, (state.task, teacher))),
+    }
+    require_equal_across_ranks(
+        values, "Every machine needs the same data set, weights and state; --data and such name them."
+    )
+
+
 def _validator(
     network: SegmentationNetwork,
     dataset: SegmentationDataset,
     config: TrainConfig,
     device: torch.device,
     logger: RunLogger,
-    interrupts: SignalHandler,
-) -> Callable[[nn.Module, int], SegMetrics]:
+) -> Validate:
     loader = build_eval_loader(
         dataset,
         rank=get_rank(),
@@ -162,17 +147,16 @@ def _validator(
         workers=config.data.workers,
         pin_memory=device.type == "cuda",
     )
+    predictor = build_predictor(default_protocol(network.model_name, dataset.name))
 
-    predictor = default_protocol(network.model_name, dataset.name).predictor()
-
-    def validate(network: nn.Module, iteration: int) -> SegMetrics:
+    def validate(network: nn.Module, iteration: int, stop: StopController) -> SegMetrics:
         panels = ValidationPanels(dataset)
         hidden = None if is_main_process() else True
         bar = tqdm(loader, desc="validation", unit="image", disable=hidden, dynamic_ncols=True, leave=False)
         with uncompiled(), bar:
             metrics = evaluate(
                 network,
-                until_interrupted(bar, interrupts),
+                stop.interruptible(bar),
                 dataset.num_classes,
                 device,
                 predictor=predictor,

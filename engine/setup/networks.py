@@ -11,7 +11,7 @@ from torch import nn
 
 from dataset.loading.samplers import StreamBatchSampler
 from engine.config.schema import TrainConfig
-from engine.run.directory import Run
+from engine.run.directory import RunDirectory
 from engine.run.rank_checks import on_main_process
 from engine.training.ddp import check_batch_norm_batch
 from models import build_model
@@ -82,7 +82,11 @@ def check_setup(network: SegmentationNetwork, config: TrainConfig, device: torch
 
 
 def settle_amp(
-    config: TrainConfig, network: SegmentationNetwork, run: Run, device: torch.device, log: Callable[[str], None]
+    config: TrainConfig,
+    network: SegmentationNetwork,
+    run: RunDirectory,
+    device: torch.device,
+    log: Callable[[str], None],
 ) -> TrainConfig:
     """The config with `--amp auto` replaced by what it chooses, or has chosen where the run is continued.
 

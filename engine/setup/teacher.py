@@ -1,16 +1,27 @@
-"""The frozen teacher as a run uses it: folded, in its own precision and memory format, compiled."""
+"""The frozen teacher: loaded, folded, in its own precision and memory format, compiled, and checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 
+from dataset.loading.loaders import build_eval_loader
+from engine.config.schema import DistillationConfig
+from engine.evaluation.evaluator import evaluate
+from engine.setup.data import Data
+from models import build_model
 from models.base import SegmentationNetwork
 from models.layers import SameConv2d, WideConv2d
 from models.surgery.fold import TOLERANCE, fold_batch_norms
+from models.weights import is_backbone_file, load_weights, read_file
 from utils.amp import DTYPES, autocast
-from utils.types import SegOutput
+from utils.compiling import uncompiled
+from utils.distributed import get_rank, get_world_size
+from utils.metrics import SegMetrics
+from utils.types import Batch, SegOutput
 
+TEACHER_CHECK_IMAGES = 20
+TEACHER_CHECK_FACTOR = 1.5
 # Layers whose weights autocast casts as they are. Others may compute with them first, as standardised convolutions do.
 CAST_AT_USE = (nn.Conv2d, SameConv2d, WideConv2d, nn.Linear)
 
@@ -84,3 +95,68 @@ def prepare_teacher(
     if compiled:
         network.compile()  # the network alone: autocast around it is not part of the graph
     return teacher
+
+
+def build_teacher(networks: DistillationConfig, num_classes: int, log: Callable[[str], None]) -> nn.Module:
+    """The trained teacher; its whole network has to be in the file.
+
+    Raises:
+        ValueError: the file is a backbone's, of another class count or network, or incomplete.
+    """
+    teacher = build_model(networks.teacher_model, networks.teacher_backbone, num_classes)
+    file = read_file(networks.teacher_pretrained)
+    if is_backbone_file(file.state, teacher):
+        raise ValueError(
+            f"--teacher-pretrained {networks.teacher_pretrained}: expected the weights of a trained "
+            f"{networks.teacher_model}, got those of a backbone alone, whose head would be random. Train a teacher "
+            "with train_baseline.py first."
+        )
+    load_weights(teacher, file, log=log)
+    return teacher
+
+
+def check_teacher_on(data: Data, teacher: nn.Module, amp: str, device: torch.device) -> str:
+    """Refuses a teacher near chance on the first validation images; returns what to log.
+
+    Raises:
+        ValueError: see `check_teacher`.
+    """
+    images = min(TEACHER_CHECK_IMAGES, len(data.val))
+    loader = build_eval_loader(
+        data.val, rank=get_rank(), world_size=get_world_size(), workers=0, limit=TEACHER_CHECK_IMAGES
+    )
+    with uncompiled():
+        metrics = check_teacher(teacher, loader, data.val.num_classes, device, amp, images=images)
+    return (
+        f"teacher: mIoU {metrics.miou:.2%}, pixel accuracy {metrics.pixel_accuracy:.2%} on {images} validation images"
+    )
+
+
+def check_teacher(
+    teacher: nn.Module,
+    loader: Iterable[Batch],
+    num_classes: int,
+    device: torch.device,
+    amp: str = "off",
+    *,
+    images: int,
+) -> SegMetrics:
+    """Refuses a teacher that knows no more than which class is frequent.
+
+    Args:
+        loader: some validation images; all processes' loaders together make the sample.
+        images: how many these are.
+
+    Raises:
+        ValueError: when the teacher's mIoU is not above 1.5 times that of the best constant prediction.
+    """
+    metrics = evaluate(teacher, loader, num_classes, device, amp=amp)
+    bound = TEACHER_CHECK_FACTOR * metrics.best_constant_miou()
+    if not metrics.miou > bound:
+        raise ValueError(
+            f"the teacher's mIoU on {images} validation images is {metrics.miou:.2%}, "
+            f"expected more than {bound:.2%} (1.5 times that of the best constant prediction, "
+            f"{metrics.best_constant_miou():.2%}). Check --teacher-pretrained, --teacher-model and --teacher-backbone; "
+            "--skip-teacher-check accepts it."
+        )
+    return metrics

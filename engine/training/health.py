@@ -54,7 +54,7 @@ def measure(losses: Mapping[str, Tensor], features: Tensor, scale: float = 1.0) 
 def bank_filling(module: nn.Module) -> dict[str, float]:
     """Share of rows written, 0 to 1, of every memory bank in a module, by the bank's name."""
     banks = {name: child for name, child in module.named_modules() if isinstance(child, MemoryBank)}
-    return {name: float(bank.queue_count.sum()) / (bank.num_rings * bank.size) for name, bank in banks.items()}
+    return {name: float(bank.queue_count.sum()) / (bank.num_queues * bank.size) for name, bank in banks.items()}
 
 
 class LossHealth:

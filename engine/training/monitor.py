@@ -1,86 +1,119 @@
-"""What a training run tells of its progress at a log interval."""
-
-from typing import Any
+"""What a training run shows of its progress: log lines, records, curves, the bar, warnings about losses, a profile."""
 
 import torch
 from tqdm import tqdm
 
+from engine.config.schema import TrainConfig
+from engine.run.directory import RunDirectory
 from engine.run.state import TrainState
-from engine.training.health import bank_filling
+from engine.training.health import LossHealth, bank_filling
+from engine.training.profile import StepProfiler
 from utils.distributed import is_main_process
 from utils.logger import RunLogger
+from utils.memory import peak_rss_mib
 from utils.meters import RateMeter, format_duration
+from utils.metrics import SegMetrics
 
 
-def progress_bar(iteration: int, max_iterations: int | None) -> tqdm:
-    """A bar of iterations, on the main process where stderr is a terminal.
-
-    Args:
-        iteration: where it starts.
-        max_iterations: where it ends, or None where that is not known.
-    """
-    hidden = None if is_main_process() else True
-    return tqdm(total=max_iterations, initial=iteration, unit="it", disable=hidden, dynamic_ncols=True)
-
-
-def log_progress(
-    training: TrainState,
-    rates: RateMeter,
-    lr: float,
-    max_iterations: int,
-    max_seconds: float | None,
-    device: torch.device,
-    logger: RunLogger,
-    bar: tqdm,
-) -> None:
-    """Reads the meters, which is a collective, and writes a line, a record, curves and the bar's end.
+class TrainingMonitor:
+    """Watches the loop and writes to the run's logger; entered, it shows a bar where stderr is a terminal.
 
     Args:
-        training: what trains.
-        rates: its speed.
-        lr: learning rate of the last step.
-        max_iterations, max_seconds: where training ends.
-        device: where it runs.
+        state: what trains.
+        config: of the run.
+        device: where it trains.
+        run: names the folder.
         logger: writes on the main process.
-        bar: of the iterations.
     """
-    losses = training.meter.read(across_processes=True)
-    total = sum(losses.values())
-    speed = rates.read()
-    memory = torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else peak_rss_mib()
-    of_all, remaining = f"/{max_iterations}", rates.eta(max_iterations - training.iteration)
-    if max_seconds is not None:
-        of_all = f" ({training.seconds:.0f} of {max_seconds:g} s)"
-        remaining = format_duration(max_seconds - training.seconds)
-    terms = "  ".join(f"{name.removeprefix('loss_')} {value:.4g}" for name, value in losses.items())
-    logger.info(
-        f"iteration {training.iteration}{of_all}  loss {total:.4f}  {terms}  lr {lr:.3g}  "
-        f"{speed.get('images_per_second', 0):.1f} images/s  eta {remaining}"
-    )
-    record = {"iteration": training.iteration, "lr": lr, "loss": total, **losses} | speed
-    record |= {"memory_mib": memory, "train_seconds": training.seconds} | _health(training, logger)
-    logger.metrics(record)
-    logger.scalars({"train/loss": total} | {f"train/{k}": v for k, v in losses.items()}, training.iteration)
-    logger.scalars({"lr": lr} | {f"speed/{k}": v for k, v in speed.items()}, training.iteration)
-    best = f"{training.best.miou:.2%}" if training.best.iteration else "-"
-    bar.set_postfix_str(f"best mIoU {best}  loss {total:.3f}  {terms}")
 
+    def __init__(
+        self, state: TrainState, config: TrainConfig, device: torch.device, run: RunDirectory, logger: RunLogger
+    ) -> None:
+        self.state, self.device, self.logger = state, device, logger
+        self._optim = config.optim
+        self._rates = RateMeter()
+        self._health: dict[str, dict[str, float]] = {}
+        self._loss_health = LossHealth()
+        self._profiler = None
+        if config.run.profile is not None and is_main_process():
+            self._profiler = StepProfiler(run.folder, config.run.profile, logger, device)
+        self._bar = tqdm(
+            total=config.optim.max_iterations if config.optim.max_seconds is None else None,
+            initial=state.iteration,
+            unit="it",
+            disable=None if is_main_process() else True,
+            dynamic_ncols=True,
+        )
 
-def _health(training: TrainState, logger: RunLogger) -> dict[str, Any]:
-    """What was measured of the losses' health since the last log, for the record; says what is wrong."""
-    if not training.health:
-        return {}
-    health, training.health = training.health, {}
-    for text in training.watch.warnings(health):
-        logger.info(f"WARNING: {text}")
-    banks = bank_filling(training.task)
-    figures = {f"health/{name}/{kind}": value for name, row in health.items() for kind, value in row.items()}
-    logger.scalars(figures | {f"banks/{name}": share for name, share in banks.items()}, training.iteration)
-    return {"health": health, "banks": banks}
+    def __enter__(self) -> "TrainingMonitor":
+        return self
 
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+        if self._profiler is not None:
+            self._profiler.close()  # the trace is kept where training ends early, too
 
-def peak_rss_mib() -> float:
-    """Largest resident memory of this process so far, MiB."""
-    import resource
+    def data_ready(self) -> None:
+        """Books the time since the last step as waiting for data."""
+        self._rates.data_ready()
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    def step_done(self, health: dict[str, dict[str, float]]) -> None:
+        """Books a step; `health` is what `train_step` returned."""
+        self._health = health or self._health
+        if self._profiler is not None:
+            self._profiler.step_done()
+        self._rates.step_done(self._optim.batch_size)
+        self._bar.update()
+
+    def skip_time(self) -> None:
+        """Leaves the time since the last step out of the speed."""
+        self._rates.skip()
+
+    def log(self) -> None:
+        """Reads the meters, which is a collective, and writes a line, a record, curves and the bar's end."""
+        state, optim = self.state, self._optim
+        losses = state.meter.read(across_processes=True)
+        total, speed = sum(losses.values()), self._rates.read()
+        lr = state.optimizer.param_groups[0]["lr"]  # lr_mult is 1 there
+        of_all, remaining = f"/{optim.max_iterations}", self._rates.eta(optim.max_iterations - state.iteration)
+        if optim.max_seconds is not None:
+            of_all = f" ({state.seconds:.0f} of {optim.max_seconds:g} s)"
+            remaining = format_duration(optim.max_seconds - state.seconds)
+        terms = "  ".join(f"{name.removeprefix('loss_')} {value:.4g}" for name, value in losses.items())
+        self.logger.info(
+            f"iteration {state.iteration}{of_all}  loss {total:.4f}  {terms}  lr {lr:.3g}  "
+            f"{speed.get('images_per_second', 0):.1f} images/s  eta {remaining}"
+        )
+        cuda = self.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated(self.device) / 2**20 if cuda else peak_rss_mib()
+        record = {"iteration": state.iteration, "lr": lr, "loss": total, **losses} | speed
+        record |= {"memory_mib": memory, "train_seconds": state.seconds}
+        curves = {"train/loss": total, "lr": lr} | {f"train/{name}": value for name, value in losses.items()}
+        curves |= {f"speed/{name}": value for name, value in speed.items()}
+        if self._health:
+            health, self._health = self._health, {}
+            banks = bank_filling(state.task)
+            for text in self._loss_health.warnings(health):
+                self.logger.info(f"WARNING: {text}")
+            record |= {"health": health, "banks": banks}
+            curves |= {f"health/{name}": figures for name, figures in health.items()}
+            curves |= {f"banks/{name}": share for name, share in banks.items()}
+        self.logger.metrics(record)
+        self.logger.scalars(curves, state.iteration)
+        best = f"{state.best.miou:.2%}" if state.best.iteration else "-"
+        self._bar.set_postfix_str(f"best mIoU {best}  loss {total:.3f}  {terms}")
+
+    def log_validation(self, metrics: SegMetrics) -> None:
+        """Writes the figures of the validation at the present iteration, of all classes and of each."""
+        state = self.state
+        figures = {name: getattr(metrics, name) for name in ("miou", "miou_present", "macc", "pixel_accuracy")}
+        self.logger.info(
+            f"validation at {state.iteration}: {metrics.describe_miou()}  mAcc {metrics.macc:.2%}  "
+            f"pixel accuracy {metrics.pixel_accuracy:.2%}  best mIoU {state.best.miou:.2%} at {state.best.iteration}"
+        )
+        classes = dict(zip(state.data.get("classes", ()), metrics.iou.tolist(), strict=False))
+        if classes:
+            self.logger.info("IoU %: " + ", ".join(f"{name} {100 * iou:.1f}" for name, iou in classes.items()))
+        record = {"iteration": state.iteration, "train_seconds": state.seconds}
+        self.logger.metrics(record | {"validation": figures | {"class_iou": classes}})
+        self.logger.scalars({"val": figures, "val_iou": classes}, state.iteration)

@@ -1,12 +1,14 @@
 """Finds losses and gradients that are not finite without making the training wait for the device."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
+from engine.run.directory import BAD_BATCHES, RunDirectory
 from engine.run.state import TrainState
-from engine.training.stopping import RankFlags
+from utils.distributed import all_gather_object, is_main_process
+from utils.files import write_text
 from utils.meters import GRADIENT
 
 SMALLEST_SCALE = 2.0**-10
@@ -24,15 +26,15 @@ class NonFiniteCheck:
     Args:
         state: what trains.
         device: where it is.
-        flags: hears of every step.
+        exchange: whether a step was bad in this process -> whether it was in any; see `RankFlags.exchange`.
 
     Attributes:
         masked: 0-dimensional bool on the device, whether the update is to be left out.
         positions: iteration and positions of its samples in the training stream, since they were last cleared.
     """
 
-    def __init__(self, state: TrainState, device: torch.device, flags: RankFlags) -> None:
-        self._state, self._device, self._flags = state, device, flags
+    def __init__(self, state: TrainState, device: torch.device, exchange: Callable[[Tensor], Tensor]) -> None:
+        self._state, self._device, self._exchange = state, device, exchange
         self._skips = state.scaler.is_enabled()
         self._scale = state.scaler.get_scale()
         self._parameters = [(name, p) for name, p in state.task.named_parameters() if p.requires_grad]
@@ -65,9 +67,9 @@ class NonFiniteCheck:
             meter.note_gradient(bad_gradient, iteration)
             self._note_parameter(finite, bad_gradient)
             bad = meter.bad(self._device)  # stays set
-        self.masked = self._flags.exchange(bad)
+        self.masked = self._exchange(bad)
         if self._skips:
-            self._tell_scaler()
+            self._spoil_for_scaler()
         for terms in losses:
             meter.add(terms, keep=~self.masked)
 
@@ -86,6 +88,38 @@ class NonFiniteCheck:
             name = f"the gradient of {self._parameters[int(self._bad_parameter)][0]}"
         return f"{name} is not finite at iteration {iteration}"
 
+    def raise_if_set(
+        self,
+        run: RunDirectory,
+        saved_iteration: int | None,
+        image_path: Callable[[int], str] | None,
+        look_at_parameters: bool,
+    ) -> None:
+        """Ends the run, on all processes alike, after a bad step of any of them. A collective, and a wait on a GPU.
+
+        Args:
+            run: names the files; the images since the last log are written there.
+            saved_iteration: of the last good state, or None.
+            image_path: position in the training stream -> file.
+            look_at_parameters: look at the parameters as well, which finite gradients can still make infinite.
+
+        Raises:
+            FloatingPointError: there was one; with iteration and term, and the state to go on from.
+        """
+        what = self.first_bad()
+        if what is None and look_at_parameters and not self.parameters_are_finite():
+            what = f"the parameters are not finite after iteration {self._state.iteration}"
+        if what is None:
+            return
+        kept = "No state was saved before it"
+        if saved_iteration is not None:
+            kept = f"The last state before it, of iteration {saved_iteration}, is {run.last_state}"
+        raise FloatingPointError(
+            f"{what}. {kept}. {write_bad_batches(run, self.positions, image_path)} --resume auto goes on with the same "
+            "settings and meets the same images; to change settings, start a new run from the checkpoint with "
+            "--pretrained (or --student-pretrained). A lower --lr, --warmup-iters, --clip-grad or --amp off may help."
+        )
+
     def parameters_are_finite(self) -> bool:
         """Finite gradients can still make a parameter infinite."""
         norms = torch._foreach_norm([parameter.detach() for parameter in self._state.task.parameters()])
@@ -101,7 +135,7 @@ class NonFiniteCheck:
             self._indices = torch.tensor(indices).to(self._device, non_blocking=True)
         return torch.stack(norms).isfinite()
 
-    def _tell_scaler(self) -> None:
+    def _spoil_for_scaler(self) -> None:
         """Makes a gradient of every optimiser infinite after a bad step, for the scaler asks each for its own alone."""
         for optimizer in filter(None, (self._state.optimizer, self._state.discriminator_optimizer)):
             gradients = (p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
@@ -122,3 +156,34 @@ def step_masked(optimizer: torch.optim.Optimizer, masked: Tensor) -> None:
         optimizer.step()
     finally:
         del optimizer.grad_scale, optimizer.found_inf
+
+
+def write_bad_batches(
+    run: RunDirectory, positions: list[tuple[int, list[int]]], image_path: Callable[[int], str] | None
+) -> str:
+    """Writes which images each process has read since the last log. All processes together.
+
+    Args:
+        run: names the folder.
+        positions: iteration and positions of its samples, of this process.
+        image_path: position -> file; without it the positions are written.
+
+    Returns:
+        A sentence on where they are.
+    """
+    name = image_path or (lambda position: f"position {position}")
+    own = [(iteration, [str(name(position)) for position in samples]) for iteration, samples in positions]
+    everyone = all_gather_object(own)
+    path = run.folder / BAD_BATCHES
+    if is_main_process():
+        lines = [
+            f"{iteration}\t{rank}\t{file}\n"
+            for rank, steps in enumerate(everyone)
+            for iteration, files in steps
+            for file in files
+        ]
+        try:
+            write_text(path, "".join(["iteration\tprocess\timage\n", *lines]))
+        except OSError as error:
+            return f"The images since the last log could not be written: {error}."
+    return f"{path} names the images since the last log."

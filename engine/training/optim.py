@@ -1,14 +1,12 @@
-"""Optimisers and the learning-rate schedule."""
+"""Optimisers, the learning-rate schedule, and averaged weights."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
-POLY_POWER = 0.9
-# Options of torch's optimisers that change how a step is computed and not what.
-IMPLEMENTATION = ("fused", "foreach")
+from engine.run.state import POLY_POWER
 
 
 def poly_lr(base_lr: float, iteration: int, max_iterations: int, warmup_iters: int = 0, progress: float = 0.0) -> float:
@@ -81,25 +79,6 @@ def build_discriminator_optimizer(parameters: Iterable[nn.Parameter]) -> torch.o
     return torch.optim.Adam(parameters, lr=4e-4, betas=(0.9, 0.99), fused=_fused(parameters))
 
 
-def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`optimizer.load_state_dict`, whatever implementation and memory format the state was saved from.
-
-    Args:
-        optimizer: keeps the implementation it was built with.
-        state: of an optimiser of the same kind and parameters, fused or not, its parameters channels_last or not.
-    """
-    groups = [
-        saved | {name: own[name] for name in IMPLEMENTATION if name in own}
-        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=False)  # torch compares the counts
-    ]
-    optimizer.load_state_dict(state | {"param_groups": groups})
-    for parameter, values in optimizer.state.items():
-        for name, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # Fused kernels go through memory and not through indices: equal strides are on us.
-                values[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-
-
 def _fused(parameters: list[nn.Parameter]) -> bool | None:
     """True where one kernel can step all parameters; None leaves the choice to torch, which takes them list by list."""
     return all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters) or None
@@ -108,3 +87,45 @@ def _fused(parameters: list[nn.Parameter]) -> bool | None:
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_mult"]
+
+
+class AveragedWeights(AveragedModel):
+    """Exponential moving average of a network's parameters and buffers.
+
+    torch's own update sends its counter to the device at every step, which waits for the device, and cannot be masked.
+
+    Args:
+        network: is copied.
+        decay: of the average.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module, masked: Tensor | None = None) -> None:
+        """Moves the averages towards the network's values; the first update copies them.
+
+        Args:
+            model: the network.
+            masked: 0-dimensional bool on its device; where it is True nothing moves.
+        """
+        averages = [*self.module.parameters(), *self.module.buffers()]
+        values = [*model.parameters(), *model.buffers()]
+        pairs = list(zip(averages, values, strict=True))
+        if int(self.n_averaged) == 0:  # it stays on the CPU
+            torch._foreach_copy_(averages, values)
+        else:
+            share = 1 - self.decay if masked is None else (1 - self.decay) * ~masked
+            moving = [(average, value) for average, value in pairs if average.is_floating_point()]
+            for dtype in dict.fromkeys(average.dtype for average, _ in moving):
+                own = [average for average, _ in moving if average.dtype == dtype]
+                differences = torch._foreach_sub([value for _, value in moving if value.dtype == dtype], own)
+                torch._foreach_mul_(differences, share)
+                torch._foreach_add_(own, differences)
+            for average, value in pairs:
+                if not average.is_floating_point():  # counters of batch norms, as torch averages them
+                    moved = (average * self.decay + value * (1 - self.decay)).to(average.dtype)
+                    average.copy_(moved if masked is None else torch.where(masked, average, moved))
+        self.n_averaged += 1

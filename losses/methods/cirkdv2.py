@@ -13,9 +13,10 @@ from torch.profiler import record_function
 from losses.base import Distiller, Shape, entries, shared_seed, temperature, warmup_factor, warmup_setting, weight
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.modules.context import GraphContext
-from losses.modules.cross_image import ChannelMemory, PixelMemory, Purpose, minibatch_relation, random_keys
+from losses.modules.cross_image import ChannelMemory, PixelMemory, minibatch_relation
 from losses.modules.memory_bank import BANK_DTYPES, BankDtype
 from losses.modules.partners import Partners, partners_setting
+from losses.random_streams import Stream, rng_key
 from losses.relation.precision import RELATION_DTYPES
 from utils.settings import Settings, setting
 from utils.types import SegOutput, Step
@@ -209,7 +210,7 @@ class CIRKDV2(Distiller):
             minibatch_relation,
             partners=self.config.minibatch_partners,
             temperature=self.config.contrast_temperature,
-            keys=random_keys(self.config.seed, step, Purpose.PARTNERS),
+            key=rng_key(self.config.seed, step, Stream.PARTNERS),
             operand_dtype=self.operand_dtype,
         )
 

@@ -1,12 +1,10 @@
 """The relation terms of CIRKDV2: across the images of the batch, and to the memory banks.
 
-Every random choice is a hash of (seed, iteration, micro-batch, purpose, global index), and all that processes exchange
+Every random choice is a hash of (seed, iteration, micro-batch, stream, global index), and all that processes exchange
 is what other processes' terms read, so results do not depend on how many processes share a batch.
 
 Symbols: N images of this process, B of the global micro-batch, C channels, L positions, Y classes, D width of a bank.
 """
-
-from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -14,40 +12,17 @@ from torch.profiler import record_function
 
 from losses.base import IGNORE_INDEX
 from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, unit
-from losses.modules.memory_bank import (
-    ClasswiseBank,
-    FlatBank,
-    class_means,
-    row_slots,
-    select_class_pixels,
-    select_classes,
-)
+from losses.modules.memory_bank import ClasswiseBank, FlatBank
 from losses.modules.partners import Partners, choose_partners
+from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
+from losses.random_streams import Stream, rng_key
 from losses.task import mean_scale
 from utils.distributed import all_gather_cat, all_gather_with_grad, all_reduce_sum, get_rank, get_world_size
 from utils.seed import hash_bits
 from utils.types import Step
 
 PIXELS_PER_CLASS = 16
-CHANNEL_ROWS_PER_STEP = 256
-
-
-class Purpose(IntEnum):
-    """Keeps the random numbers of different selections apart. Values are part of what a resumed run relies on."""
-
-    PARTNERS = 1
-    PIXEL_ROWS = 2
-    PIXEL_KEYS = 3
-    REGION_KEYS = 4
-    CHANNEL_ROWS = 5
-    CHANNEL_KEYS = 6
-    MASKED_POSITIONS = 7
-    REGION_ROWS = 8
-
-
-def random_keys(seed: int, step: Step, purpose: Purpose) -> tuple[int, int, int, int]:
-    """The leading keys of every random number of one purpose in one micro-batch."""
-    return seed, step.iteration, step.micro_batch, int(purpose)
+CHANNEL_ENTRIES_PER_STEP = 256
 
 
 def minibatch_relation(
@@ -56,7 +31,7 @@ def minibatch_relation(
     row_dim: int,
     partners: Partners,
     temperature: float,
-    keys: tuple[int, ...],
+    key: tuple[int, ...],
     operand_dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Relations of every image of this process to images of the global batch, mean over rows and pairs.
@@ -71,7 +46,7 @@ def minibatch_relation(
             positions.
         partners: which images each image is related to; see :mod:`losses.modules.partners`.
         temperature: of the similarities.
-        keys: of the draw of partners; the same for pixels and channels.
+        key: of the choice of partners (`rng_key`); the same for pixels and channels.
         operand_dtype: of the matrix products, as in :func:`losses.functional.relation_kl`.
 
     Returns:
@@ -79,7 +54,7 @@ def minibatch_relation(
     """
     batch = student.shape[0]
     first = get_rank() * batch
-    chosen = choose_partners(get_world_size() * batch, partners, *keys)
+    chosen = choose_partners(get_world_size() * batch, partners, *key)
     pairs = [(i, j) for i in range(first, first + batch) for j in chosen[i]]
     student, teacher = student.flatten(2), teacher.flatten(2)
     # Of all processes' pairs, not of this one's: a collective has to be entered by all of them or by none.
@@ -117,8 +92,8 @@ class PixelMemory(nn.Module):
         channels: int,
         pixel_size: int,
         region_size: int,
-        pixel_draw: int,
-        region_draw: int,
+        pixel_sample: int,
+        region_sample: int,
         dtype: torch.dtype,
         seed: int,
     ) -> None:
@@ -128,7 +103,7 @@ class PixelMemory(nn.Module):
             num_classes: Y.
             channels: D, the teacher's channels.
             pixel_size, region_size: rows per class; 0 = no such bank and no such term.
-            pixel_draw, region_draw: keys drawn of all classes together; each gives floor(draw / Y) + 1.
+            pixel_sample, region_sample: keys taken of all classes together; each gives floor(sample / Y) + 1.
             dtype: of the rows.
             seed: of the run, equal in all processes.
         """
@@ -137,8 +112,8 @@ class PixelMemory(nn.Module):
         self.seed = seed
         self.pixel_bank = ClasswiseBank(num_classes, pixel_size, channels, dtype) if pixel_size else None
         self.region_bank = ClasswiseBank(num_classes, region_size, channels, dtype) if region_size else None
-        self.pixel_keys_per_class = pixel_draw // num_classes + 1
-        self.region_keys_per_class = region_draw // num_classes + 1
+        self.pixel_keys_per_class = pixel_sample // num_classes + 1
+        self.region_keys_per_class = region_sample // num_classes + 1
 
     def forward(
         self,
@@ -150,7 +125,7 @@ class PixelMemory(nn.Module):
         kd_temperature: float,
         operand_dtype: torch.dtype | None = None,
     ) -> dict[str, Tensor]:
-        """Write the batch to the banks, draw keys, compare.
+        """Write the batch to the banks, sample keys, compare.
 
         Args:
             projected: the student's features in the teacher's channels, (N, C, h, w).
@@ -176,14 +151,14 @@ class PixelMemory(nn.Module):
         weight = (labels != IGNORE_INDEX).flatten().to(anchors.dtype)
         scale = mean_scale(target, step, lambda labels: (resize_labels(labels, size) != IGNORE_INDEX).sum())
         terms = {}
-        for name, bank, count, purpose in (
-            ("memory_pixel", self.pixel_bank, self.pixel_keys_per_class, Purpose.PIXEL_KEYS),
-            ("memory_region", self.region_bank, self.region_keys_per_class, Purpose.REGION_KEYS),
+        for name, bank, count, stream in (
+            ("memory_pixel", self.pixel_bank, self.pixel_keys_per_class, Stream.PIXEL_SAMPLE),
+            ("memory_region", self.region_bank, self.region_keys_per_class, Stream.REGION_SAMPLE),
         ):
             if bank is None:
                 continue
             with record_function(f"loss_{name}"):
-                keys, mask = bank.draw(count, *random_keys(self.seed, step, purpose))
+                keys, mask = bank.sample(count, *rng_key(self.seed, step, stream))
                 total = relation_kl_sum(
                     anchors,
                     teacher_anchors,
@@ -202,25 +177,25 @@ class PixelMemory(nn.Module):
         """Choose rows of this process's images, send them to all, write those of all in the order of the batch.
 
         What is written is up to 16 random pixels OF EACH CLASS of an image and the mean of each of its classes, as far
-        as they find room in the image's fixed number of slots (`row_slots`): an image of very many classes gives fewer
-        pixels of each, evenly, and the means of a random choice of its classes. Only the slots travel, M pixels and R
-        regions an image, each C values of the bank's b bytes and one byte for the class: N (M + R) (C b + 1) bytes
+        as they find room in the image's fixed number of slots (`entry_slots`): an image of very many classes gives
+        fewer pixels of each, evenly, and the means of a random choice of its classes. Only the slots travel, M pixels and
+        R regions an image, each C values of the bank's b bytes and one byte for the class: N (M + R) (C b + 1) bytes
         from every process.
         """
         num_images, length, channels = rows.shape
         images = get_rank() * num_images + torch.arange(num_images, device=rows.device)
-        slots = row_slots(self.num_classes, length, PIXELS_PER_CLASS)
+        slots = entry_slots(self.num_classes, length, PIXELS_PER_CLASS)
         if self.pixel_bank is not None:
-            keys = random_keys(self.seed, step, Purpose.PIXEL_ROWS)
+            key = rng_key(self.seed, step, Stream.PIXEL_ENTRIES)
             position, classes, valid = select_class_pixels(
-                labels, self.num_classes, PIXELS_PER_CLASS, slots.pixels, images, *keys
+                labels, self.num_classes, PIXELS_PER_CLASS, slots.pixels, images, *key
             )
             chosen = rows.gather(1, position[:, :, None].expand(-1, -1, channels))  # (N, M, C)
             _write_everywhere(self.pixel_bank, chosen, classes, valid)
         if self.region_bank is not None:
             means, present = class_means(rows, labels, self.num_classes)  # (N, Y, C), (N, Y)
             classes, valid = select_classes(
-                present, slots.regions, images, *random_keys(self.seed, step, Purpose.REGION_ROWS)
+                present, slots.regions, images, *rng_key(self.seed, step, Stream.REGION_ENTRIES)
             )
             chosen = means.gather(1, classes[:, :, None].expand(-1, -1, channels))  # (N, R, C)
             _write_everywhere(self.region_bank, unit(chosen, 2), classes, valid)
@@ -236,19 +211,19 @@ def _write_everywhere(bank: ClasswiseBank, rows: Tensor, classes: Tensor, valid:
 class ChannelMemory(nn.Module):
     """Bank of the teacher's channel maps and the relations of channels to them."""
 
-    def __init__(self, size: int, draw: int, positions: tuple[int, int], dtype: torch.dtype, seed: int) -> None:
+    def __init__(self, size: int, sample_size: int, positions: tuple[int, int], dtype: torch.dtype, seed: int) -> None:
         """Build the bank.
 
         Args:
             size: rows.
-            draw: keys per step.
+            sample_size: keys per step.
             positions: (height, width) of the maps at the training crop; maps of another size are resized to it.
             dtype: of the rows.
             seed: of the run, equal in all processes.
         """
         super().__init__()
         self.seed = seed
-        self.draw = draw
+        self.sample_size = sample_size
         self.positions = positions
         self.bank = FlatBank(size, positions[0] * positions[1], dtype)
 
@@ -261,7 +236,7 @@ class ChannelMemory(nn.Module):
         kd_temperature: float,
         operand_dtype: torch.dtype | None = None,
     ) -> Tensor:
-        """Write rows of the batch to the bank, draw keys, compare.
+        """Write rows of the batch to the bank, sample keys, compare.
 
         Args:
             student: pooled and projected maps, (N, C, h, w).
@@ -276,7 +251,7 @@ class ChannelMemory(nn.Module):
         teacher = unit(self._fit(teacher).flatten(2), 2).flatten(0, 1)
         if self.training:
             self._enqueue(teacher, step)
-        keys, mask = self.bank.draw(self.draw, *random_keys(self.seed, step, Purpose.CHANNEL_KEYS))
+        keys, mask = self.bank.sample(self.sample_size, *rng_key(self.seed, step, Stream.CHANNEL_SAMPLE))
         temperature *= kd_temperature
         total = relation_kl_sum(student, teacher, keys, keys, temperature, key_mask=mask, operand_dtype=operand_dtype)
         return total * (kd_temperature**2 / student.shape[0])
@@ -295,8 +270,8 @@ class ChannelMemory(nn.Module):
         """
         local = rows.shape[0]
         everything = torch.arange(get_world_size() * local, device=rows.device)
-        order = hash_bits(*random_keys(self.seed, step, Purpose.CHANNEL_ROWS), everything).argsort(stable=True)
-        chosen = order[:CHANNEL_ROWS_PER_STEP].sort().values - get_rank() * local
+        order = hash_bits(*rng_key(self.seed, step, Stream.CHANNEL_ENTRIES), everything).argsort(stable=True)
+        chosen = order[:CHANNEL_ENTRIES_PER_STEP].sort().values - get_rank() * local
         mine = (chosen >= 0) & (chosen < local)
         selected = torch.where(mine[:, None], rows[chosen.clamp(0, local - 1)], 0).to(self.bank.queue.dtype)
         self.bank.enqueue(all_reduce_sum(selected))

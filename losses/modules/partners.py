@@ -80,17 +80,17 @@ def group_size(partners: Partners) -> int | None:
     return int(partners[len(_LOCAL) :]) if isinstance(partners, str) else None
 
 
-def choose_partners(batch: int, partners: Partners, *keys: int) -> list[list[int]]:
+def choose_partners(batch: int, partners: Partners, *rng_key: int) -> list[list[int]]:
     """For every image of a batch the images that it is compared with.
 
     P images are drawn uniformly from all, the image itself included, without repetition: the mean over the pairs drawn
-    is an unbiased estimate of the mean over all pairs. Computed on the host from the keys alone, so every process gets
+    is an unbiased estimate of the mean over all pairs. Computed on the host from the key alone, so every process gets
     the same lists.
 
     Args:
         batch: number of images of the global batch.
         partners: as above; P of `batch` or more is all.
-        keys: what the draw depends on, e.g. seed, iteration, micro-batch.
+        rng_key: what the draw depends on, e.g. seed, iteration, micro-batch.
 
     Raises:
         ValueError: groups that the batch does not divide into.
@@ -102,5 +102,5 @@ def choose_partners(batch: int, partners: Partners, *keys: int) -> list[list[int
     if partners is None or partners >= batch:
         return [list(range(batch)) for _ in range(batch)]
     images = torch.arange(batch)
-    order = hash_bits(*keys, images[:, None], images).argsort(dim=1, stable=True)
+    order = hash_bits(*rng_key, images[:, None], images).argsort(dim=1, stable=True)
     return order[:, :partners].tolist()

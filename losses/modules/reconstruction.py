@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from losses.functional import compute_dtype, resize_like
-from losses.modules.cross_image import Purpose, random_keys
+from losses.random_streams import Stream, rng_key
 from utils.distributed import get_rank
 from utils.seed import hash_uniform
 from utils.types import Step
@@ -50,18 +50,18 @@ class MaskedReconstruction(nn.Module):
             (N, C, h, w).
         """
         adapted = resize_like(self.adapter(student), teacher)
-        keys = random_keys(self.seed, step or Step(), Purpose.MASKED_POSITIONS)
-        hidden = hidden_positions(adapted, self.mask_ratio, *keys)
+        key = rng_key(self.seed, step or Step(), Stream.MASKED_POSITIONS)
+        hidden = hidden_positions(adapted, self.mask_ratio, *key)
         return self.generator(adapted.masked_fill(hidden, 0))
 
 
-def hidden_positions(features: Tensor, ratio: float, *keys: int) -> Tensor:
+def hidden_positions(features: Tensor, ratio: float, *rng_key: int) -> Tensor:
     """Which positions of each image are hidden, for all channels alike.
 
     Args:
         features: (N, C, h, w), this process's slice of the global batch.
         ratio: probability of each position.
-        keys: what the choice depends on besides the image's place in the global batch and the position.
+        rng_key: what the choice depends on besides the image's place in the global batch and the position.
 
     Returns:
         (N, 1, h, w) bool.
@@ -69,7 +69,7 @@ def hidden_positions(features: Tensor, ratio: float, *keys: int) -> Tensor:
     images, _, height, width = features.shape
     image = get_rank() * images + torch.arange(images, device=features.device)
     position = torch.arange(height * width, device=features.device)
-    hidden = hash_uniform(*keys, image[:, None], position) < ratio
+    hidden = hash_uniform(*rng_key, image[:, None], position) < ratio
     return hidden.reshape(images, 1, height, width)
 
 

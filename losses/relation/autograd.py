@@ -10,8 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from losses.relation.centering import Shift, mean_row
-from losses.relation.precision import Products
+from losses.relation.centering import Centering, mean_row
+from losses.relation.precision import MatmulPrecision
 from losses.relation.rows import Buffers, key_bias, relation_rows
 from losses.relation.symmetric import SymmetricPairs, match_orders, symmetric_suits
 
@@ -33,7 +33,7 @@ class RelationSum(torch.autograd.Function):
         operand_dtype: torch.dtype | None,
         grad_enabled: bool,
     ) -> Tensor:
-        products = Products.choose(student, operand_dtype)
+        products = MatmulPrecision.choose(student, operand_dtype)
         dtype = products.dtype
         grad_student = torch.zeros_like(student) if grad_enabled and ctx.needs_input_grad[0] else None
         grad_keys = None
@@ -89,7 +89,7 @@ class RelationPairs(torch.autograd.Function):
         operand_dtype: torch.dtype | None,
         grad_enabled: bool,
     ) -> Tensor:
-        products = Products.choose(student, operand_dtype)
+        products = MatmulPrecision.choose(student, operand_dtype)
         need = grad_enabled and ctx.needs_input_grad[0]
         grad = torch.zeros_like(student, dtype=products.dtype) if need else None
         total = torch.zeros((), dtype=products.dtype, device=student.device)
@@ -114,12 +114,12 @@ def _of_both(prepare: Callable[[Tensor], Tensor], student: Tensor, teacher: Tens
 
 def _shifts(
     centres: tuple[Tensor, Tensor], keys: tuple[Tensor, Tensor], inverse_temperature: float
-) -> tuple[Shift, Shift]:
+) -> tuple[Centering, Centering]:
     """Of student and teacher; call it outside ``products.scope()``."""
-    student = Shift.to_keys(centres[0], keys[0], inverse_temperature)
+    student = Centering.to_keys(centres[0], keys[0], inverse_temperature)
     if centres[1] is centres[0] and keys[1] is keys[0]:
         return student, student
-    return student, Shift.to_keys(centres[1], keys[1], inverse_temperature)
+    return student, Centering.to_keys(centres[1], keys[1], inverse_temperature)
 
 
 def _sum_of_pairs(
@@ -128,14 +128,14 @@ def _sum_of_pairs(
     pairs: tuple[tuple[int, int], ...],
     inverse_temperature: float,
     chunk_size: int | None,
-    products: Products,
+    products: MatmulPrecision,
     grad: Tensor | None,
 ) -> Tensor:
     """Sum of the KL of all rows of all pairs; its gradient is added to ``grad`` (B, L, D_s)."""
     both, single = match_orders(pairs)
     if not both or chunk_size or not symmetric_suits(student, teacher, len(pairs), inverse_temperature, products):
         both, single = [], list(pairs)
-    shifts: dict[tuple[int, int], tuple[Shift, Shift]] = {}
+    shifts: dict[tuple[int, int], tuple[Centering, Centering]] = {}
     if products.rounded:
         centres = mean_row(student), mean_row(teacher)  # (B, D_s), (B, D_t)
         for i, j in {*both, *single}:

@@ -23,7 +23,7 @@ _BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class Shift:
+class Centering:
     """Of the anchors of one network.
 
     Attributes:
@@ -35,7 +35,7 @@ class Shift:
     bias: Tensor
 
     @classmethod
-    def to_keys(cls, centre: Tensor, keys: Tensor, inverse_temperature: float) -> "Shift":
+    def to_keys(cls, centre: Tensor, keys: Tensor, inverse_temperature: float) -> "Centering":
         """For ``keys`` (K, D) before they are rounded. Call it outside ``products.scope()``, which rounds products."""
         with torch.autocast(keys.device.type, enabled=False):
             return cls(centre, torch.mv(keys.to(centre.dtype), centre * inverse_temperature))

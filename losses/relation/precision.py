@@ -22,7 +22,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 
 @dataclass(frozen=True)
-class Products:
+class MatmulPrecision:
     """How two-dimensional tensors are multiplied.
 
     On a CPU the operands stay float32 tensors, which oneDNN rounds inside its kernels (and leaves as they are where the
@@ -39,7 +39,7 @@ class Products:
     device_type: str
 
     @classmethod
-    def choose(cls, tensor: Tensor, operand_dtype: torch.dtype | None) -> "Products":
+    def choose(cls, tensor: Tensor, operand_dtype: torch.dtype | None) -> "MatmulPrecision":
         """For anchors like ``tensor``; float64 anchors are never rounded.
 
         Raises:
@@ -84,7 +84,7 @@ class Products:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Products belong in here: no autocast, and on a CPU the precision that oneDNN may use, put back after."""
+        """Matrix products belong in here: no autocast, and on a CPU the precision oneDNN may use, put back after."""
         with torch.autocast(self.device_type, enabled=False):
             if not (self.rounded and self.device_type == "cpu"):
                 yield

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.relation.centering import Shift
-from losses.relation.precision import Products
+from losses.relation.centering import Centering
+from losses.relation.precision import MatmulPrecision
 from losses.relation.triton_rows import triton_rows
 
 # Added to the logits of masked keys. It absorbs any logit in fp32 and fp64 alike, so masked keys get probability
@@ -41,7 +41,7 @@ class Buffers:
     delta: Tensor
 
     @classmethod
-    def allocate(cls, anchors: Tensor, num_keys: int, products: Products, chunk_size: int | None) -> "Buffers":
+    def allocate(cls, anchors: Tensor, num_keys: int, products: MatmulPrecision, chunk_size: int | None) -> "Buffers":
         """For ``anchors`` (N, D) and K keys; ``chunk_size`` None = n from a fixed number of bytes."""
         row_bytes = max(num_keys, 1) * products.dtype.itemsize
         if chunk_size is None:
@@ -72,12 +72,12 @@ def relation_rows(
     student_keys: Tensor,
     teacher_keys: Tensor,
     inverse_temperature: float,
-    products: Products,
+    products: MatmulPrecision,
     buffers: Buffers,
     *,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
-    shifts: tuple[Shift, Shift] | None = None,
+    shifts: tuple[Centering, Centering] | None = None,
     grad_student: Tensor | None = None,
     grad_keys: Tensor | None = None,
 ) -> Tensor:

@@ -14,8 +14,8 @@ from collections import Counter
 import torch
 from torch import Tensor
 
-from losses.relation.centering import Shift
-from losses.relation.precision import Products
+from losses.relation.centering import Centering
+from losses.relation.precision import MatmulPrecision
 
 _CHUNK = 512
 """Rows per product."""
@@ -45,7 +45,7 @@ def match_orders(pairs: tuple[tuple[int, int], ...]) -> tuple[list[tuple[int, in
 
 
 def symmetric_suits(
-    student: Tensor, teacher: Tensor, num_pairs: int, inverse_temperature: float, products: Products
+    student: Tensor, teacher: Tensor, num_pairs: int, inverse_temperature: float, products: MatmulPrecision
 ) -> bool:
     """Whether symmetric pairs may be computed at once.
 
@@ -66,7 +66,7 @@ def symmetric_suits(
 class SymmetricPairs:
     """The two buffers and the computation that uses them."""
 
-    def __init__(self, rows: int, products: Products) -> None:
+    def __init__(self, rows: int, products: MatmulPrecision) -> None:
         """For images of L = ``rows`` rows."""
         self.products = products
         self.teacher, self.student = torch.empty(2, rows, rows, dtype=products.dtype)
@@ -80,7 +80,7 @@ class SymmetricPairs:
         grad: tuple[Tensor, Tensor] | None,
         inverse_temperature: float,
         same: bool,
-        shifts: tuple[Shift, Shift] | None = None,
+        shifts: tuple[Centering, Centering] | None = None,
     ) -> Tensor:
         """Sum of the KL of all rows in both orders; call it inside ``products.scope()``.
 
@@ -121,7 +121,7 @@ class SymmetricPairs:
         teacher: tuple[Tensor, Tensor],
         inverse_temperature: float,
         same: bool,
-        shifts: tuple[Shift, Shift] | None,
+        shifts: tuple[Centering, Centering] | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Fill the buffers with exp(logits).
 

@@ -33,7 +33,7 @@ def test_a_step_trains_and_its_parts_add_up(way):
     assert bool(banks) == (way == step.HALF)
     for bank in banks:
         assert (bank.queue_count == bank.size).all()
-        rows = bank.queue[: bank.num_rings * bank.size]
+        rows = bank.queue[: bank.num_queues * bank.size]
         assert (rows[[0, -1]].float().norm(dim=1) - 1).abs().max() < 0.01
 
 

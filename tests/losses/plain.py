@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from losses.modules.cross_image import Purpose
+from losses.random_streams import Stream
 from utils.seed import hash_uniform
 
 
@@ -129,7 +129,7 @@ def reconstruction(module, student: Tensor, teacher: Tensor, step) -> Tensor:
     kept = torch.ones(len(maps), 1, h, w, dtype=maps.dtype)
     for b in range(len(maps)):
         for i in range(h * w):
-            number = hash_uniform(module.seed, iteration, micro_batch, int(Purpose.MASKED_POSITIONS), b, i)
+            number = hash_uniform(module.seed, iteration, micro_batch, int(Stream.MASKED_POSITIONS), b, i)
             if number < module.mask_ratio:
                 kept[b, 0, i // w, i % w] = 0
     return conv3x3(module.generator[2], conv3x3(module.generator[0], maps * kept).clamp(min=0))

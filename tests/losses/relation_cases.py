@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from losses import functional as LF
-from losses.relation.precision import Products
+from losses.relation.precision import MatmulPrecision
 from tests.losses import plain
 
 ALL = [(i, j) for i in range(3) for j in range(3)]
@@ -19,12 +19,12 @@ PAIRS = {
 
 def as_on_cuda(monkeypatch):
     """bfloat16 tensors as operands and a buffer of their own for the gradient, on a CPU."""
-    choose = Products.choose
+    choose = MatmulPrecision.choose
 
     def choose_cuda(*arguments):
-        return Products(choose(*arguments).dtype, choose(*arguments).rounded, "cuda")
+        return MatmulPrecision(choose(*arguments).dtype, choose(*arguments).rounded, "cuda")
 
-    monkeypatch.setattr(Products, "choose", choose_cuda)
+    monkeypatch.setattr(MatmulPrecision, "choose", choose_cuda)
 
 
 def half_tolerance(kl):

@@ -5,8 +5,8 @@ import torch
 
 from losses import METHODS, build_distiller
 from losses.methods.cirkdv2 import CIRKDV2Config
-from losses.modules.cross_image import Purpose, random_keys
 from losses.modules.partners import choose_partners
+from losses.random_streams import Stream, rng_key
 from tests.losses import plain
 from utils.types import SegOutput, Step
 
@@ -96,7 +96,7 @@ def test_minibatch_pixel(size_s, size_t, partners):
     options = only("minibatch_pixel", minibatch_partners=partners, contrast_temperature=0.2, seed=5)
     distiller, student, teacher, target = make(options, 3, size_s, size_t)
     step = Step(iteration=7)
-    chosen = choose_partners(3, partners, *random_keys(5, step, Purpose.PARTNERS))
+    chosen = choose_partners(3, partners, *rng_key(5, step, Stream.PARTNERS))
     pairs = [(i, j) for i in range(3) for j in chosen[i]]
     assert len(pairs) == {None: 9, 2: 6, "local:1": 3}[partners]
     assert partners != "local:1" or pairs == [(0, 0), (1, 1), (2, 2)]
@@ -145,7 +145,7 @@ def test_minibatch_channel(size_s, size_t, partners):
     distiller, student, teacher, target = make(
         only("minibatch_channel", minibatch_partners=partners), 3, size_s, size_t
     )
-    chosen = choose_partners(3, partners, *random_keys(0, Step(), Purpose.PARTNERS))
+    chosen = choose_partners(3, partners, *rng_key(0, Step(), Stream.PARTNERS))
     pairs = [(i, j) for i in range(3) for j in chosen[i]]
     maps = plain.projector(distiller.channel_projector, plain.pool(refined(distiller, student, teacher)))
     expected = plain.minibatch(plain.channels(maps), plain.channels(plain.pool(teacher.features)), pairs, 0.1)

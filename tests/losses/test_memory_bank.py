@@ -7,14 +7,8 @@ import torch.distributed as dist
 
 from benchmarks.host_reads import HostReads
 from losses.modules.cross_image import ChannelMemory, PixelMemory
-from losses.modules.memory_bank import (
-    ClasswiseBank,
-    FlatBank,
-    class_means,
-    row_slots,
-    select_class_pixels,
-    select_classes,
-)
+from losses.modules.memory_bank import ClasswiseBank, FlatBank
+from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
 from tests.processes import run_processes
 from utils.distributed import get_world_size, ring_bytes
 from utils.types import Step
@@ -69,16 +63,16 @@ def test_ring_equals_a_list_whatever_the_sizes_of_writes(size):
 def test_rows_never_written_are_never_drawn():
     bank = ClasswiseBank(3, 10, 2, torch.float32)
     bank.enqueue(rows_of([1, 2, 3]), torch.tensor([0, 0, 2]), torch.ones(3, dtype=torch.bool))
-    keys, mask = bank.draw(4, 7)
+    keys, mask = bank.sample(4, 7)
     drawn = [keys.view(3, 4, 2)[y][mask.view(3, 4)[y]][:, 0].tolist() for y in range(3)]
     assert drawn == [[1, 2], [], [3]] and keys.shape == (12, 2)
-    assert not FlatBank(5, 2).draw(3, 0)[1].any()
+    assert not FlatBank(5, 2).sample(3, 0)[1].any()
 
 
 def test_draw_larger_than_the_bank_gives_each_row_once():
     bank = FlatBank(3, 2, torch.float32)
     bank.enqueue(rows_of([1, 2, 3]))
-    keys, mask = bank.draw(8, 0)
+    keys, mask = bank.sample(8, 0)
     assert keys[mask][:, 0].tolist() == [1, 2, 3]
 
 
@@ -88,7 +82,7 @@ def test_draws_do_not_repeat_and_every_row_has_the_same_chance(count, draw):
     bank.enqueue(rows_of(range(count)))
     times, rounds = torch.zeros(count), 3000
     for iteration in range(rounds):
-        keys, mask = bank.draw(draw, 5, iteration)
+        keys, mask = bank.sample(draw, 5, iteration)
         index = keys[:, 0].long()
         assert mask.all() and index.unique().numel() == draw
         times[index] += 1
@@ -102,9 +96,9 @@ def test_draws_depend_on_keys_and_class_alone():
     for bank in banks:
         classes = torch.arange(100) % 2
         bank.enqueue(rows_of(range(100)), classes, torch.ones(100, dtype=torch.bool))
-    first, second = (bank.draw(5, 1, 2)[0] for bank in banks)
+    first, second = (bank.sample(5, 1, 2)[0] for bank in banks)
     assert torch.equal(first, second)
-    assert not torch.equal(first, banks[0].draw(5, 1, 3)[0])
+    assert not torch.equal(first, banks[0].sample(5, 1, 3)[0])
     slots = (first[:5, 0] // 2, first[5:, 0] // 2)
     assert not torch.equal(*slots)  # classes draw different slots
 
@@ -112,7 +106,7 @@ def test_draws_depend_on_keys_and_class_alone():
 def test_draws_are_copies():
     bank = FlatBank(4, 2, torch.float32)
     bank.enqueue(rows_of([1, 2]))
-    keys, _ = bank.draw(2, 0)
+    keys, _ = bank.sample(2, 0)
     bank.enqueue(rows_of([3, 4, 5, 6]))
     assert keys[:, 0].tolist() == [1, 2]
 
@@ -211,10 +205,10 @@ def test_present_classes_find_slots_and_the_choice_among_too_many_is_fair():
 
 
 def test_slots_leave_a_class_as_many_rows_as_it_had_where_images_have_few():
-    assert row_slots(19, 64 * 128, 16) == (304, 19)  # Cityscapes: 16 pixels and a region of every class
-    assert row_slots(21, 64 * 64, 16) == (336, 21)  # VOC
-    assert row_slots(12, 8 * 12, 16) == (96, 12)  # a small map: all its pixels
-    assert row_slots(150, 64 * 64, 16) == (326, 46)
+    assert entry_slots(19, 64 * 128, 16) == (304, 19)  # Cityscapes: 16 pixels and a region of every class
+    assert entry_slots(21, 64 * 64, 16) == (336, 21)  # VOC
+    assert entry_slots(12, 8 * 12, 16) == (96, 12)  # a small map: all its pixels
+    assert entry_slots(150, 64 * 64, 16) == (326, 46)
 
 
 def test_writing_and_drawing_never_wait_for_the_device():

@@ -6,7 +6,7 @@ import torch
 from losses import build_distiller
 from losses.methods.cirkd import CIRKDConfig
 from losses.methods.cirkdv2 import CIRKDV2Config
-from losses.relation.precision import Products
+from losses.relation.precision import MatmulPrecision
 from tests.losses.relation_cases import half_tolerance
 from utils.types import SegOutput, Step
 
@@ -40,8 +40,10 @@ def build(method, relation_dtype):
 @pytest.mark.parametrize("method", ["cirkdv2", "cirkd"])
 def test_every_relation_term_takes_it_and_changes_as_little_as_documented(method, active, monkeypatch):
     asked = []
-    choose = Products.choose
-    monkeypatch.setattr(Products, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand))
+    choose = MatmulPrecision.choose
+    monkeypatch.setattr(
+        MatmulPrecision, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand)
+    )
     results = {}
     for relation_dtype in ("float32", "bfloat16"):
         distiller = build(method, relation_dtype)
@@ -71,8 +73,10 @@ def test_an_unknown_one_is_refused(config):
 def test_auto_follows_autocast(monkeypatch):
     """`--relation-dtype auto` is bfloat16 with `--amp bf16`, and float32 otherwise."""
     asked = []
-    choose = Products.choose
-    monkeypatch.setattr(Products, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand))
+    choose = MatmulPrecision.choose
+    monkeypatch.setattr(
+        MatmulPrecision, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand)
+    )
     distiller = build("cirkdv2", "auto")
     for dtype, enabled, expected in (
         (torch.bfloat16, False, None),

@@ -6,7 +6,7 @@ import torch
 from losses import functional as LF
 from losses.relation import autograd
 from losses.relation import rows as row_blocks
-from losses.relation.precision import Products
+from losses.relation.precision import MatmulPrecision
 from tests.losses import plain
 from tests.losses.relation_cases import (
     ALL,
@@ -154,12 +154,14 @@ def test_keys_that_share_a_mean_get_their_gradient(form):
 def test_the_precision_of_the_library_is_put_back(monkeypatch):
     switch = torch.backends.mkldnn.matmul
     before, inside = switch.fp32_precision, []
-    multiply = Products.multiply
-    monkeypatch.setattr(Products, "multiply", lambda *a, **k: inside.append(switch.fp32_precision) or multiply(*a, **k))
+    multiply = MatmulPrecision.multiply
+    monkeypatch.setattr(
+        MatmulPrecision, "multiply", lambda *a, **k: inside.append(switch.fp32_precision) or multiply(*a, **k)
+    )
     s, t, keys = bank(20, 9, 8)
     LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=torch.bfloat16)
     assert set(inside) == {"bf16"} and switch.fp32_precision == before
-    monkeypatch.setattr(Products, "multiply", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(MatmulPrecision, "multiply", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=torch.bfloat16)
     assert switch.fp32_precision == before

@@ -7,7 +7,7 @@ from losses import functional as LF
 from losses.modules import cross_image
 from losses.modules.partners import choose_partners
 from losses.relation import autograd, symmetric
-from losses.relation.precision import Products
+from losses.relation.precision import MatmulPrecision
 from tests.losses import plain
 from tests.losses.relation_cases import ALL, AMX, PAIRS, active, as_on_cuda, close, clustered, half_tolerance, images
 
@@ -36,8 +36,8 @@ def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, 
 def test_both_orders_take_half_of_the_products(monkeypatch):
     calls = []
     for name in ("multiply", "add_product"):
-        own = getattr(Products, name)
-        monkeypatch.setattr(Products, name, lambda *a, _own=own, **k: calls.append(1) or _own(*a, **k))
+        own = getattr(MatmulPrecision, name)
+        monkeypatch.setattr(MatmulPrecision, name, lambda *a, _own=own, **k: calls.append(1) or _own(*a, **k))
     s, t = images()
     LF.relation_kl_pairs(s, t, [(0, 1), (1, 0)], 0.1)
     assert len(calls) == 4

@@ -10,7 +10,7 @@ import train_kd
 from engine.config.methods import OTHER_METHODS, KDConfig, method_names
 from losses.methods.at import AT
 from tests.configs import make_config
-from tests.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, at_step, interrupt, metric_lines
 from tests.engine.training.test_processes import launch
 from utils.checkpoint import load_file
 from utils.flags import differences, record
@@ -119,7 +119,7 @@ def test_methods_do_not_share_a_folder():
     "method",
     [name if name in ("skd", "cirkd", "mgd") else pytest.param(name, marks=pytest.mark.slow) for name in TERMS],
 )
-def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, method):
+def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, monkeypatch, method):
     words = [*rival, "--method", method, "--skip-val", "--max-iterations", 2]
     run_main("train_kd", *words)
     (first, _) = metric_lines(tmp_path / "run")
@@ -128,21 +128,9 @@ def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, m
     assert (tmp_path / "run/kd_psp_mobile_mobilenetv3_small_custom.pth").is_file()
 
     half = [*words, "--save-dir-name", "half", "--save-per-iters", 1]
-    import engine.training.loop
-
-    step = engine.training.loop._step
-
-    def interrupted(model, training, *rest):
-        if training.iteration == 1:
-            raise KeyboardInterrupt
-        step(model, training, *rest)
-
-    engine.training.loop._step = interrupted
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            run_main("train_kd", *half)
-    finally:
-        engine.training.loop._step = step
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        at_step(patch, 2, interrupt)
+        run_main("train_kd", *half)
     run_main("train_kd", *half, "--resume", "auto")
     whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "half"))
     for state in (whole, resumed):

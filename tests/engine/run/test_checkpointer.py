@@ -59,7 +59,7 @@ def test_last_save_must_not_fail(run_main, baseline, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer
 def test_folder_that_vanishes_is_said_and_training_goes_on(run_main, baseline, tmp_path, monkeypatch, capsys):
-    step = engine.training.loop._step
+    step = engine.training.loop.train_step
 
     def moved(model, training, *rest):
         if training.iteration == 1:
@@ -68,7 +68,7 @@ def test_folder_that_vanishes_is_said_and_training_goes_on(run_main, baseline, t
             os.rename(tmp_path / "away", tmp_path / "run")
         return step(model, training, *rest)
 
-    monkeypatch.setattr(engine.training.loop, "_step", moved)
+    monkeypatch.setattr(engine.training.loop, "train_step", moved)
     run_main("train_baseline", *baseline, "--skip-val", "--on-save-error", "continue")
     assert "nothing was saved at iteration 2" in capsys.readouterr().out
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 4

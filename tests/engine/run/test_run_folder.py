@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from engine.config.schema import BaselineConfig
-from engine.run.directory import STATE_FORMAT, open_run
-from engine.run.resume import find_state
+from engine.run.resume import STATE_FORMAT, find_state
+from engine.setup.start import open_run
 from tests.configs import make_config
 from utils.checkpoint import load_file, save_atomic
 from utils.files import previous_of
@@ -76,7 +76,7 @@ def names(folder: Path) -> set[str]:
 
 def begin(config: BaselineConfig):
     run = open_run(config, "net")
-    run.begin(config).close()
+    run.start(config).close()
     return run
 
 
@@ -170,7 +170,7 @@ def test_folder_that_was_made_since_it_was_looked_for_is_refused(config, tmp_pat
     (tmp_path / "run").mkdir()
     save_atomic({}, tmp_path / "run" / "net.pth")
     with pytest.raises(FileExistsError, match=r"holds a run \(net\.pth\)"):
-        run.begin(config)
+        run.start(config)
     assert load_file(tmp_path / "run" / "net.pth") == {}
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from engine.run import space
-from engine.run.directory import Run
-from engine.run.space import space_warning
+from engine.run import checkpointer
+from engine.run.checkpointer import space_warning
+from engine.run.directory import RunDirectory
 from engine.run.state import TrainState
 from engine.setup.tasks import SegmentationTask
 from utils.checkpoint import plain, save_atomic
@@ -20,22 +20,22 @@ def training(kind: type) -> TrainState:
 
 @pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW])
 def test_estimate_is_what_the_files_take(kind, tmp_path, monkeypatch):
-    made, run = training(kind), Run(tmp_path, "net")
+    made, run = training(kind), RunDirectory(tmp_path, "net")
     made.task.network(torch.ones(1, 1000)).sum().backward()
     made.optimizer.step()
     state = {"network": made.task.network.state_dict(), "optimizer": made.optimizer.state_dict()}
     save_atomic(plain(state), tmp_path / "state")
     save_atomic(made.task.network.state_dict(), tmp_path / "weights")
     needed = 3 * (tmp_path / "state").stat().st_size + 2 * (tmp_path / "weights").stat().st_size
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.98 * needed))
-    assert "MiB are free" in space_warning(made, run)
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
+    monkeypatch.setattr(checkpointer.shutil, "disk_usage", lambda _: SimpleNamespace(free=0.98 * needed))
+    assert "a save may fail" in space_warning(made, run)
+    monkeypatch.setattr(checkpointer.shutil, "disk_usage", lambda _: SimpleNamespace(free=needed))
     assert space_warning(made, run) is None
 
 
 def test_own_files_count_as_free(tmp_path, monkeypatch):
-    monkeypatch.setattr(space.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
-    made, run = training(torch.optim.SGD), Run(tmp_path, "net")
-    assert "up to 8 MiB more" in space_warning(made, run)  # 3 states of 2 MB, 2 checkpoints of 1 MB
+    monkeypatch.setattr(checkpointer.shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    made, run = training(torch.optim.SGD), RunDirectory(tmp_path, "net")
+    assert "up to 8 MiB, and" in space_warning(made, run)  # 3 states of 2 MB, 2 checkpoints of 1 MB
     run.last_state.write_bytes(bytes(4_000_000))
-    assert "up to 4 MiB more" in space_warning(made, run)
+    assert f"{tmp_path} has room for 4 MiB" in space_warning(made, run)

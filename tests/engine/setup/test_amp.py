@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.run.directory import Run
+from engine.run.directory import RunDirectory
 from engine.setup import networks
-from losses.relation.precision import Products
+from losses.relation.precision import MatmulPrecision
 from models import build_model
 from tests.configs import make_config
 from tests.conftest import assert_same
@@ -76,8 +76,10 @@ def test_the_faster_one_is_taken_said_and_kept(run_main, baseline, tmp_path, mea
 def test_distillation_follows_the_choice(run_main, distillation, tmp_path, measured, monkeypatch):
     """Relations too: their default precision is that of the choice."""
     asked = []
-    choose = Products.choose
-    monkeypatch.setattr(Products, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand))
+    choose = MatmulPrecision.choose
+    monkeypatch.setattr(
+        MatmulPrecision, "choose", lambda tensor, operand: asked.append(operand) or choose(tensor, operand)
+    )
     measured(2.0, 0.5)
     run_main("train_cirkdv2", *distillation, "--amp", "auto", "--max-iterations", 2)
     assert set(asked) == {torch.bfloat16}
@@ -85,7 +87,7 @@ def test_distillation_follows_the_choice(run_main, distillation, tmp_path, measu
 
 
 def test_what_was_chosen_on_a_gpu_is_refused_at_once_on_a_cpu():
-    run = Run(Path("x"), "x", {"arguments": {"amp": "fp16"}})
+    run = RunDirectory(Path("x"), "x", {"arguments": {"amp": "fp16"}})
     with pytest.raises(ValueError, match="--amp fp16: expected a GPU"):
         networks.settle_amp(make_config(amp="auto"), None, run, CPU, print)
 
@@ -94,7 +96,7 @@ def test_a_measured_choice_is_not_warned_of(measured, monkeypatch, tmp_path):
     measured(2.0, 0.5)
     monkeypatch.setattr(amp_module.slow_bf16_warning, "__defaults__", (cpuinfo(tmp_path, "avx2"),))
     said, flags = [], {"batch_size": 2, "accumulation_steps": 1, "crop_size": (8, 8)}
-    config = networks.settle_amp(make_config(amp="auto", **flags), None, Run(Path("x"), "x"), CPU, said.append)
+    config = networks.settle_amp(make_config(amp="auto", **flags), None, RunDirectory(Path("x"), "x"), CPU, said.append)
     assert config.machine.amp == "bf16"
     assert len(said) == 1 and "WARNING" not in said[0]
 
@@ -103,7 +105,7 @@ def test_on_a_gpu_nothing_is_measured(monkeypatch, measured):
     calls, said = measured(1.0, 2.0), []
     for supported, expected in ((True, "bf16"), (False, "off")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)  # noqa: B023
-        config = networks.settle_amp(make_config(amp="auto"), None, Run(Path("x"), "x"), GPU, said.append)
+        config = networks.settle_amp(make_config(amp="auto"), None, RunDirectory(Path("x"), "x"), GPU, said.append)
         assert config.machine.amp == expected == settle_inference_amp("auto", GPU)
     assert not calls and "has bfloat16" in said[0] and "has no bfloat16" in said[1]
 

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 import engine.setup.dry_run
 from engine.config.schema import BaselineConfig
-from engine.run.directory import Run
-from engine.setup.dry_run_report import GIB, MIB, Measured, disk_rows, memory_rows, time_rows
+from engine.run import checkpointer
+from engine.run.directory import RunDirectory
+from engine.setup.dry_run import GIB, MIB, Measured, disk_rows, memory_rows, time_rows
 from tests.configs import make_config
 from tests.processes import run_processes
 
@@ -30,9 +32,7 @@ ONE = Measured(
     host="a",
     needs=2 * GIB,
     has=8 * GIB,
-    allocated=GIB,
-    banks_to_fill=GIB // 2,
-    workers=GIB // 2,
+    details="a process 1.00 GiB",
 )
 
 
@@ -55,7 +55,7 @@ def test_an_estimate_says_what_the_run_takes_and_writes_nothing(
     rows = figures(capsys)
     assert rows["precision"] == "float32"
     network = "network" if module == "train_baseline" else "student"
-    assert re.fullmatch(r"2\.\d\d M parameters, 0\.\d\d G multiply-adds for a crop", rows[network])
+    assert re.fullmatch(r"2\.\d\d M parameters, 0\.\d\d GMACs for a crop", rows[network])
     assert ("teacher" in rows) == ("memory banks" in rows) == (module == "train_cirkdv2")
     total, data, compute = (float(x) for x in re.findall(r"\d+\.\d+", rows["step"]))
     assert total == pytest.approx(data + compute, abs=0.0021) and compute > 0.001
@@ -80,7 +80,7 @@ def test_full_memory_is_explained(run_main, baseline, tmp_path, capsys, monkeypa
     def full(*args):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr(engine.setup.dry_run, "take_step", full)
+    monkeypatch.setattr(engine.setup.dry_run, "train_step", full)
     run_main("train_baseline", *baseline, "--estimate")
     verdict = figures(capsys)["fits"]
     assert verdict.startswith("no. ") and "2 image(s) of 40x56" in verdict and "--amp bf16" in verdict
@@ -109,22 +109,25 @@ def test_the_slowest_part_counts():
 
 def test_memory_of_all_processes_of_a_machine_is_added():
     (row,), problems = memory_rows([ONE, ONE, replace(ONE, host="b")], CONFIG, CPU)
-    assert row[1].startswith("4.00 GiB of 8.00 GiB: 2 process(es) of 1.00 GiB, loaders 1.00 GiB, banks yet to fill")
+    assert row[1].startswith("4.00 GiB of 8.00 GiB: 2 process(es), a process 1.00 GiB")
     assert problems == []
     _, (problem,) = memory_rows([ONE] * 4, changed(amp="bf16"), CPU)
     assert "8.00 GiB of memory are needed" in problem and "95%" in problem
     assert "--amp" not in problem and "--grad-checkpointing" in problem
 
 
-def test_a_disk_that_is_too_small_is_said(tmp_path, monkeypatch):
-    run = Run(tmp_path / "no/such/folder", "stem")
-    sizes = {"state": 100 * MIB, "checkpoint": 10 * MIB}
+def test_a_disk_that_is_too_small_is_an_answer(tmp_path, monkeypatch):
+    run = RunDirectory(tmp_path / "no/such/folder", "stem")
+    state = SimpleNamespace(evaluated_network=nn.Linear(1, 1))
+    for module in (checkpointer, engine.setup.dry_run):
+        monkeypatch.setattr(module, "state_bytes", lambda state: 100 * MIB)
+        monkeypatch.setattr(module, "tensor_bytes", lambda weights: 10 * MIB)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=320 * MIB))
-    (row,), problems = disk_rows(sizes, CONFIG, run)
+    (row,), problems = disk_rows(state, CONFIG, run)
     assert row[1] == "state 100 MiB, checkpoint 10 MiB; 220 MiB in total, 320 MiB while saving, of 320 MiB free"
     assert problems == []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=319 * MIB))
-    assert f"{tmp_path} has 319 MiB" in disk_rows(sizes, CONFIG, run)[1][0]
+    assert f"{run.folder} has 319 MiB" in disk_rows(state, CONFIG, run)[1][0]
 
 
 def estimate_in_process(words: list[str]) -> None:
@@ -136,5 +139,5 @@ def estimate_in_process(words: list[str]) -> None:
 def test_two_processes_estimate_together(distillation, tmp_path, capfd):
     run_processes(estimate_in_process, 2, [*map(str, distillation), "--estimate", "--batch-size", "4"])
     output = capfd.readouterr().out
-    assert output.count("fits: yes") == 1 and "2 process(es) of" in output
+    assert output.count("fits: yes") == 1 and "2 process(es), " in output
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ import yaml
 
 import engine.setup.tasks
 import engine.training.loop
-from tests.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, at_step, interrupt, metric_lines
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.checkpoint import load_file
 
@@ -53,15 +53,8 @@ def test_resumed_run_ends_as_an_unbroken_one(entry, run_main, tmp_path, monkeypa
     run_main(module, *words, *extra)
 
     broken = [*words, *extra, "--save-dir-name", "broken"]
-    step = engine.training.loop._step
-
-    def interrupted(model, training, *rest):
-        if training.iteration == 3:
-            raise KeyboardInterrupt
-        return step(model, training, *rest)
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.training.loop, "_step", interrupted)
+        at_step(patch, 4, interrupt)
         run_main(module, *broken)
     assert load_file(tmp_path / "broken/last_state.pth")["iteration"] == 2
     run_main(module, *broken, "--resume", "auto", "--workers", 1)
@@ -189,14 +182,15 @@ def test_adamw_with_head_multiplier_and_warmup(run_main, baseline, tmp_path):
 
 
 def test_infinite_gradient_is_never_saved(run_main, baseline, tmp_path, monkeypatch):
-    step = engine.training.loop._step
+    step = engine.training.loop.train_step
 
     def poisoned(model, training, *rest):
-        step(model, training, *rest)
-        if training.iteration == 3:  # the fourth step, at which a save is due, ends in parameters that are not finite
+        health = step(model, training, *rest)
+        if training.iteration == 4:  # the fourth step, at which a save is due, ends in parameters that are not finite
             next(training.task.parameters()).data[0] = float("inf")
+        return health
 
-    monkeypatch.setattr(engine.training.loop, "_step", poisoned)
+    monkeypatch.setattr(engine.training.loop, "train_step", poisoned)
     with pytest.raises(FloatingPointError, match="parameters are not finite after iteration 4"):
         run_main("train_baseline", *baseline)
     state = load_file(tmp_path / "run/last_state.pth")

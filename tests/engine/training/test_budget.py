@@ -5,9 +5,9 @@ import time
 import pytest
 
 import engine.training.loop
-from engine.training.budget import TimeBudget
 from engine.training.optim import poly_lr
-from tests.conftest import at_step, metric_lines
+from engine.training.stopping import TimeBudget
+from tests.conftest import at_step, interrupt, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.logger import RunLogger
@@ -78,12 +78,12 @@ def differing_clocks() -> list[tuple[int, float, float, bool]]:
 
     clock = Clock()
     budget = TimeBudget(5.0, clock=clock)
-    told = []
+    seen = []
     while not budget.spent:
         clock.now += 3.0 if get_rank() else 0.01
         budget.step_done()
-        told.append((len(told) + 1, budget.progress, poly_lr(1.0, 0, 10, progress=budget.progress), budget.spent))
-    return told
+        seen.append((len(seen) + 1, budget.progress, poly_lr(1.0, 0, 10, progress=budget.progress), budget.spent))
+    return seen
 
 
 def test_processes_act_on_the_main_processes_clock():
@@ -94,14 +94,14 @@ def test_processes_act_on_the_main_processes_clock():
 
 
 def test_runs_of_different_pace_end_at_the_same_seconds(run_main, baseline, tmp_path, monkeypatch):
-    step = engine.training.loop._step
+    step = engine.training.loop.train_step
     for name, pause in (("fast", 0.0), ("slow", 0.15)):
 
         def slowed(*args, pause=pause):
-            step(*args)
             time.sleep(pause)
+            return step(*args)
 
-        monkeypatch.setattr(engine.training.loop, "_step", slowed)
+        monkeypatch.setattr(engine.training.loop, "train_step", slowed)
         words = [*baseline, "--max-seconds", 1.2, "--max-iterations", 100000, "--val-per-iters", 5]
         run_main("train_baseline", *words, "--save-dir-name", name)
     ends = {name: metric_lines(tmp_path / name)[-1] for name in ("fast", "slow")}
@@ -115,9 +115,6 @@ def test_runs_of_different_pace_end_at_the_same_seconds(run_main, baseline, tmp_
 
 
 def test_time_survives_a_resume_and_a_spent_run_is_left_alone(run_main, baseline, tmp_path, monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
     # far more than five steps take, also where other tests share the machine
     words = [*baseline, "--max-seconds", 4, "--max-iterations", 100000, "--save-per-iters", 2, "--skip-val"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -152,9 +149,6 @@ def test_without_a_budget_the_log_tells_the_time_and_the_state_holds_none(run_ma
 
 
 def test_a_run_that_was_validated_but_not_yet_saved_can_be_resumed(run_main, baseline, tmp_path, monkeypatch):
-    def interrupt():
-        raise KeyboardInterrupt
-
     words = [*baseline, "--val-per-iters", 1, "--save-per-iters", 100, "--resume", "auto"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 3, interrupt)

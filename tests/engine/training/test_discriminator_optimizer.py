@@ -4,16 +4,17 @@ import pytest
 import torch
 from torch import nn
 
-import engine.training.loop
 from engine.run.state import TrainState
 from engine.training.nonfinite import NonFiniteCheck
 from engine.training.optim import build_discriminator_optimizer, build_optimizer
+from engine.training.step import train_step
 from engine.training.stopping import RankFlags
 from losses.methods.adversarial import Adversarial
 from tests.configs import make_config
-from tests.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, at_step, interrupt, metric_lines
 from tests.engine.training.test_processes import launch
 from utils.checkpoint import load_file, save_atomic
+from utils.types import Batch
 
 
 @pytest.fixture
@@ -45,16 +46,9 @@ def test_resumed_run_ends_as_an_unbroken_one(run_main, skd, tmp_path, monkeypatc
     words = [*skd, "--max-iterations", 2, "--accumulation-steps", 2, "--batch-size", 4, "--clip-grad", 5]
     words += ["--save-per-iters", 1, "--val-per-iters", 2, "--ema-decay", 0.9]
     run_main("train_kd", *words)
-    step = engine.training.loop._step
-
-    def interrupted(model, training, *rest):
-        if training.iteration == 1:
-            raise KeyboardInterrupt
-        return step(model, training, *rest)
-
     broken = [*words, "--save-dir-name", "broken"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(engine.training.loop, "_step", interrupted)
+        at_step(patch, 2, interrupt)
         run_main("train_kd", *broken)
     run_main("train_kd", *broken, "--resume", "auto")
     whole, resumed = state_of(tmp_path / "run"), state_of(tmp_path / "broken")
@@ -147,11 +141,11 @@ def one_step(task: Pair, scaler: torch.amp.GradScaler, clip_grad: float = 0.0) -
         task, [], kind="sgd", lr=0.1, weight_decay=0.0, momentum=0.0, head_lr_mult=1.0, separate=separate
     )
     training = TrainState(task, optimizer, scaler, discriminator_optimizer=build_discriminator_optimizer(separate))
-    config = make_config(clip_grad=clip_grad)
-    batch = torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2)
+    config = make_config(clip_grad=clip_grad, accumulation_steps=2, batch_size=2)
+    batch = Batch(torch.zeros(1, 3, 2, 2), torch.zeros(1, 2, 2), torch.tensor([[2, 2]]), torch.tensor([0]))
     device = torch.device("cpu")
-    nonfinite = NonFiniteCheck(training, device, RankFlags(device, lambda: False))
-    engine.training.loop._step(task, training, [batch, batch], config, device, nonfinite)
+    nonfinite = NonFiniteCheck(training, device, RankFlags(device, lambda: False).exchange)
+    train_step(task, training, iter([batch, batch]), config, device, nonfinite, lambda: None)
     assert all(parameter.grad is None for parameter in task.parameters())
     return task.network.weight.item(), task.discriminator.weight.item()
 

@@ -15,7 +15,7 @@ import utils.signals
 from engine.evaluation import evaluator
 from engine.run import checkpointer
 from engine.training import loop
-from engine.training.stopping import RankFlags, ValidationBrokenOff, until_interrupted
+from engine.training.stopping import StopController, ValidationStopped
 from tests.conftest import assert_same, at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
@@ -175,28 +175,27 @@ def test_signal_at_start_up_has_the_same_exit_code(number, capsys):
 
 
 def agree_on_two_processes() -> list:
-    """Rank 1 is asked to stop at the second step, and finds the third bad; then validation breaks off."""
-    interrupts = SignalHandler()
-    agreement = RankFlags(torch.device("cpu"), lambda: interrupts.pending)
+    """Rank 1 is asked to stop at the second step, and finds the third bad; then validation stops."""
+    stop = StopController(100, None, torch.device("cpu"))
     answers = []
     for step in range(4):
         if step == 1 and get_rank() == 1:
-            interrupts.name = "SIGTERM"
-        bad = agreement.exchange(torch.tensor(step == 2 and get_rank() == 1))
-        answers.append([agreement.stop, bool(bad)])
+            stop._signals.name = "SIGTERM"
+        bad = stop.exchange(torch.tensor(step == 2 and get_rank() == 1))
+        answers.append([stop.requested, bool(bad)])
     taken = []
     try:
-        for batch in until_interrupted(iter(range(3)), interrupts):
+        for batch in stop.interruptible(range(3)):
             taken.append(batch)
-    except ValidationBrokenOff:
-        answers.append([len(taken), "broken off"])
+    except ValidationStopped:
+        answers.append([len(taken), "stopped"])
     return answers
 
 
 def test_all_processes_stop_after_the_same_step():
     first, second = run_processes(agree_on_two_processes, 2)
     assert first[:4] == second[:4] == [[False, False], [True, False], [True, True], [True, False]]
-    assert first[4] == [3, "broken off"] and second[4] == [0, "broken off"]
+    assert first[4] == [3, "stopped"] and second[4] == [0, "stopped"]
 
 
 def test_restart_by_torchrun_continues_even_with_overwrite(run_main, baseline, tmp_path, monkeypatch):

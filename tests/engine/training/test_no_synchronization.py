@@ -14,11 +14,12 @@ from torch import Tensor
 import engine.training.loop
 from benchmarks.host_reads import HostReads
 from engine.config.schema import BaselineConfig
-from engine.run.directory import Run
+from engine.run.directory import RunDirectory
 from engine.run.state import TrainState
 from engine.setup.fit import prepare
 from engine.setup.tasks import DistillationTask
 from engine.setup.teacher import prepare_teacher
+from engine.training.monitor import TrainingMonitor
 from engine.training.stopping import LAG, RankFlags
 from losses import METHODS, build_combined, build_distiller
 from losses.modules.memory_bank import MemoryBank
@@ -121,7 +122,7 @@ class Watch:
         self.way, self.steps, self.done = way, steps, 0
         self.watched = ExitStack()
 
-    def step_done(self) -> None:
+    def step_done(self, health: dict) -> None:
         self.done += 1
         if self.done == WARM_UP:
             self.watched.enter_context(self.way)
@@ -138,15 +139,15 @@ def train_watched(
 ) -> None:
     """The training loop itself on these batches, far from any log interval; all but the first steps inside `way`."""
     watch = Watch(way, len(batches) // config.optim.accumulation_steps - WARM_UP)
-    with pytest.raises(_Ended), watch.watched:
+    with pytest.raises(_Ended), watch.watched, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainingMonitor, "step_done", watch.step_done)
         engine.training.loop.train(
             training,
             batches,
             config=config,
             device=device,
-            run=Run(Path("not written to"), "student"),
+            run=RunDirectory(Path("not written to"), "student"),
             logger=None,
-            profiler=watch,
         )
 
 

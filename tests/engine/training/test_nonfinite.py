@@ -6,13 +6,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import engine.setup.tasks
-from engine.run.checkpointer import Checkpointer
-from engine.run.directory import Run
+from engine.run.directory import RunDirectory
 from engine.run.state import TrainState
-from engine.training.averaging import AveragedWeights
-from engine.training.ending import raise_if_not_finite
 from engine.training.nonfinite import NonFiniteCheck, step_masked
-from engine.training.optim import build_optimizer
+from engine.training.optim import AveragedWeights, build_optimizer
 from engine.training.stopping import RankFlags
 from losses.modules.memory_bank import ClasswiseBank
 from tests.conftest import assert_same, metric_lines
@@ -113,7 +110,7 @@ def make_training(kind: str = "sgd", scaler: torch.amp.GradScaler | None = None)
     optimizer = build_optimizer(task, [], kind=kind, lr=0.1, weight_decay=0.01, momentum=0.9)
     scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
     training = TrainState(task, optimizer, scaler, AveragedWeights(task.network, 0.9))
-    return training, NonFiniteCheck(training, device, RankFlags(device, lambda: False))
+    return training, NonFiniteCheck(training, device, RankFlags(device, lambda: False).exchange)
 
 
 def train_tiny(kind: str, bad: dict[int, float], steps: int = 5) -> tuple[TrainState, NonFiniteCheck]:
@@ -226,7 +223,6 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
     training, nonfinite = train_tiny("sgd", {})
     with torch.no_grad():
         next(training.task.parameters()).fill_(float("inf"))
-    checkpointer = Checkpointer(training, {}, torch.device("cpu"), Run(tmp_path, "x"), None)
     with pytest.raises(FloatingPointError, match="the parameters are not finite after iteration 5. No state was saved"):
-        raise_if_not_finite(training, nonfinite, checkpointer, Run(tmp_path, "x"), None, parameters_too=True)
+        nonfinite.raise_if_set(RunDirectory(tmp_path, "x"), None, None, look_at_parameters=True)
     assert (tmp_path / "bad_batches.txt").read_text().splitlines()[1] == "1\t0\tposition 0"

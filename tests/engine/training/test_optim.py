@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.training.optim import build_optimizer, load_optimizer_state, poly_lr, set_lr
+from engine.run.state import load_optimizer_state
+from engine.training.optim import build_optimizer, poly_lr, set_lr
 
 
 def test_poly_schedule_by_hand():

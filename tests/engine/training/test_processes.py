@@ -4,13 +4,14 @@ import importlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine.config.methods import method_names
-from tests.conftest import TEACHER, assert_same, metric_lines
+from tests.conftest import TEACHER, assert_same, at_step, interrupt, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 
@@ -106,24 +107,13 @@ def test_indivisible_batch_says_what_divides(baseline):
 
 def train_interrupted(words: list[str], interrupt_at: int | None) -> None:
     """Runs train_cirkdv2 in this process; Ctrl-C before the step of the given iteration."""
-    import engine.training.loop
     import train_cirkdv2
 
-    step = engine.training.loop._step
-
-    def interrupted(model, training, *rest):
-        if training.iteration == interrupt_at:
-            raise KeyboardInterrupt
-        step(model, training, *rest)
-
-    sys.argv = ["train_cirkdv2.py", *words]
-    engine.training.loop._step = interrupted
-    try:
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(sys, "argv", ["train_cirkdv2.py", *words])
+        if interrupt_at is not None:
+            at_step(patch, interrupt_at + 1, interrupt)
         train_cirkdv2.main()
-    except KeyboardInterrupt:
-        pass
-    finally:
-        engine.training.loop._step = step
 
 
 def test_two_processes_resume_where_they_stopped(distillation, tmp_path):
