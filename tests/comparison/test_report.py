@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import yaml
 
 from comparison.charts import averaged, log_ticks, ticks
 from comparison.jobs import make_jobs
@@ -15,6 +16,8 @@ from comparison.spec import make_spec
 from comparison.summary import format_table, percent, points, summarise
 from tests.comparison.browser import open_browser
 from tests.comparison.conftest import fail, leave_run
+
+METHODS = ["baseline", "cirkdv2"]
 
 
 @pytest.fixture
@@ -123,8 +126,8 @@ class Table(HTMLParser):
     def __init__(self, page: str) -> None:
         super().__init__()
         self.rows: list[list[list[str]]] = []
-        self.open = False
-        self.feed(page[page.index("<tbody>") : page.index("</tbody>")])
+        self.feed(page[page.index("<tbody>") + len("<tbody>") : page.index("</tbody>")].strip())
+        self.rows = [[[value, " ".join(text.split())] for value, text in row] for row in self.rows]
 
     def handle_starttag(self, tag, attributes):
         if tag == "tr":
@@ -133,7 +136,8 @@ class Table(HTMLParser):
             self.rows[-1].append([dict(attributes).get("data-value", ""), ""])
 
     def handle_data(self, data):
-        self.rows[-1][-1][1] += data
+        if self.rows[-1]:
+            self.rows[-1][-1][1] += data
 
 
 def test_numbers_of_the_page_are_those_of_results_json(summary, spec):
@@ -158,6 +162,20 @@ def test_page_needs_nothing_from_elsewhere_and_escapes_names(summary, spec):
     assert not re.search(r"""(src|href)=["'](?!data:)""", page) and "url(" not in page and "@import" not in page
     assert "a &lt;spec&gt;.yaml" in page and "<spec>" not in page
     assert 'name="viewport"' in page
+
+
+def test_names_are_shown_as_text(values):
+    """Names may come from anywhere: no tag or attribute of theirs becomes part of the page."""
+    name = """<script>alert("x")</script>' onload='y"""
+    spec = make_spec(values | {"methods": [{"name": f"{method} {name}", "method": method} for method in METHODS]})
+    jobs = make_jobs(spec)
+    for job in jobs:
+        leave_run(job, spec)
+    fail(jobs[-1], f"training: {name}")
+    write_report(spec, jobs, ["compare.py", name])
+    page = (spec.output / "report.html").read_text()
+    assert page.count("<script>") == 1 and "' onload='" not in page and page.count("&lt;script&gt;alert") > 10
+    assert [row[0][0] for row in Table(page).rows] == [f"{method} {name}" for method in METHODS] + ["teacher"]
 
 
 def test_single_seed_says_so_and_shows_no_spread(values):
@@ -198,7 +216,7 @@ def test_long_lines_are_averaged_in_groups():
 
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 PICTURES = "return [...document.querySelectorAll('.cell img')].map(i => i.complete && i.naturalWidth)"
-CHARTS = "return [...document.querySelectorAll('svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('path, rect').length])"  # noqa: E501
+CHARTS = "return [...document.querySelectorAll('svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('polyline, rect').length])"  # noqa: E501
 
 
 @pytest.fixture(params=[(1200, False), (360, True)], ids=["desktop, light", "phone, dark"])
@@ -243,3 +261,34 @@ def test_columns_sort_and_pictures_enlarge(browser):
     shown = "const d = document.querySelector('dialog'); return [d.open, d.querySelector('img').naturalWidth > 0]"
     assert browser.execute_script(shown) == [True, True]
     assert browser.execute_script(OVERFLOW) <= 0
+
+
+def test_tables_of_five_methods_fit_a_screen_of_1280_pixels(values):
+    long = "without the context module, lambda_channel_kd 100"
+    methods = ["baseline", *({"name": f"{name} {long}", "method": "cirkdv2"} for name in ("cirkdv2", "b", "c", "d"))]
+    spec = make_spec(values | {"methods": methods})
+    jobs = make_jobs(spec)
+    for job in jobs:
+        leave_run(job, spec)
+        lines = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
+        for line in lines:  # figures as long as those of a published recipe
+            line |= {"iteration": 8000 * line["iteration"], "train_seconds": 80000 * line["train_seconds"]}
+            line |= {"memory_mib": 131000 + job.seed} if "loss" in line else {}
+        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        settings = yaml.safe_load((job.folder / "args.yaml").read_text())
+        settings["arguments"]["teacher_pretrained"] = "/data/checkpoints/" + "deeplabv3_resnet101_" * 4 + ".pth"
+        (job.folder / "args.yaml").write_text(yaml.safe_dump(settings))
+    fail(jobs[-1], "training: loss_kd is not finite")
+    write_report(spec, jobs, ["compare.py"])
+    browser = open_browser(1280 - 15)  # less a scroll bar
+    try:
+        browser.get((spec.output / "report.html").as_uri())
+        browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+        widths = browser.execute_script(
+            "return [...document.querySelectorAll('table')].map(t => [t.parentElement.scrollWidth, "
+            "t.parentElement.clientWidth, t.getBoundingClientRect().width])"
+        )
+        assert len(widths) == 3 and all(max(scrolled, table) <= visible for scrolled, visible, table in widths), widths
+        assert browser.execute_script(OVERFLOW) <= 0
+    finally:
+        browser.quit()
