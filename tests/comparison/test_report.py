@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 import yaml
 
-from comparison.charts import averaged, log_ticks, ticks
+from comparison.charts import averaged, bar_chart, log_ticks, ticks
 from comparison.jobs import make_jobs
 from comparison.records import read_run
 from comparison.report import write_report
@@ -92,8 +92,8 @@ def test_printed_table_keeps_to_what_was_measured(summary):
     assert "None" not in text and figures(summary, "cirkdv2")["against_control"] is None  # no pixel KD to compare with
 
 
-@pytest.mark.parametrize(("gain", "verdict"), [(0.03, ""), (0.01, ": no more than the spread"), (-0.01, ": no gain")])
-def test_what_a_method_adds_to_pixel_kd(values, gain, verdict):
+@pytest.mark.parametrize(("gain", "remark"), [(0.03, ""), (0.01, ": no more than the spread"), (-0.01, ": no gain")])
+def test_what_a_method_adds_to_pixel_kd(values, gain, remark):
     """Paired by seed; the seeds' differences are the gain and 0.01 more or less."""
     spec = make_spec(values | {"methods": ["baseline", "plain KD=kd", "cirkdv2"], "seeds": [0, 1]})
     miou = {"baseline": (0.2, 0.2), "plain KD": (0.30, 0.35), "cirkdv2": (0.30 + gain + 0.01, 0.35 + gain - 0.01)}
@@ -108,7 +108,7 @@ def test_what_a_method_adds_to_pixel_kd(values, gain, verdict):
     assert [figures(summary, name)["against_control"] for name in ("baseline", "plain KD")] == [None, None]
     assert figures(summary, "cirkdv2")["against_control"]["mean"] == pytest.approx(gain)
     sign = f"{100 * gain:+.2f} ± 1.41"
-    assert f"cirkdv2 against plain KD: {sign} mIoU points (2 seeds){verdict}\n" in format_table(summary) + "\n"
+    assert f"cirkdv2 against plain KD: {sign} mIoU points (2 seeds){remark}\n" in format_table(summary) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -201,10 +201,32 @@ def test_failed_and_unfinished_runs_are_in_the_report(spec, finished):
     assert read_run(finished[0])["status"] == "finished"
 
 
+def test_report_without_a_finished_run_or_a_baseline(values):
+    spec = make_spec(values | {"methods": ["cirkdv2"], "seeds": [0]})
+    spec.output.mkdir()
+    write_report(spec, make_jobs(spec), ["compare.py"])
+    page = (spec.output / "report.html").read_text()
+    assert "1 method, seed 0" in page and "0 of 1 runs are finished" in page and "There is no baseline" in page
+    assert [[text for _, text in row] for row in Table(page).rows] == [
+        ["cirkdv2 0 seeds; seed 0 not finished"] + ["–"] * 12,
+        ["teacher not finished: not evaluated"] + ["–"] * 12,
+    ]
+
+
 def test_ticks_by_hand():
     assert ticks(0.0, 60.0) == [0, 20, 40, 60]
     assert ticks(8.1, 18.7) == [10, 12.5, 15, 17.5]
     assert log_ticks(0.3, 12) == [0.5, 1, 2, 5, 10]
+
+
+def test_bars_by_hand():
+    chart = bar_chart([("road", 3.0, 1.0), ("sky", -4.0, None), ("car", 0.0, 0.0)])  # 8 points on 224 pixels
+    assert chart["zero"] == 162 + 4 * 28
+    assert [(bar["kind"], bar["start"], bar["width"]) for bar in chart["bars"]] == [
+        ("gain", 274, 84), ("loss", 162, 112), ("loss", 274, 0),
+    ]  # fmt: skip
+    assert [bar["whisker"] for bar in chart["bars"]] == [(330, 386), None, None]
+    assert chart["bars"][0]["title"] == "road: +3.00 ± 1.00"
 
 
 def test_long_lines_are_averaged_in_groups():
