@@ -1,4 +1,4 @@
-"""report.html: what report.html.j2 shows beside the figures of `summarise`. The page loads no other file."""
+"""Renders report.html, a single file, from report.html.j2: values that it shows in addition to those of `summarise`."""
 
 import json
 import shlex
