@@ -5,7 +5,7 @@
         --teacher-checkpoint deeplabv3_resnet101_camvid_best_model.pth --methods baseline cirkdv2 cwd --seeds 0 1 2 \
         --iterations 2000 --output runs/compare_camvid -- --crop-size 360 360 --batch-size 8
 
-The same command goes on after an interruption and repeats nothing that is finished. comparison.yaml:
+The same command resumes after an interruption and repeats nothing that is finished. comparison.yaml:
 
     dataset: camvid
     data: data/CamVid
@@ -37,12 +37,12 @@ from utils.lock import hold_folder
 def parse_args() -> tuple[argparse.Namespace, Spec]:
     parser = Parser("Compare methods: train each with every seed, evaluate, and write a report.")
     add_spec_args(parser)
-    parser.add_argument("--overwrite", action="store_true", help="delete the runs of this comparison and start anew")
-    parser.add_argument("--report-only", action="store_true", help="train nothing, report on what is finished")
-    parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands and end")
+    parser.add_argument("--overwrite", action="store_true", help="delete the runs of this comparison and start over")
+    parser.add_argument("--report-only", action="store_true", help="write the report without training")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and print the commands")
     words = sys.argv[1:]
     own = words.index("--") if "--" in words else len(words)
-    for index in range(1, own):  # a space keeps texts of flags from being taken for flags
+    for index in range(1, own):  # argparse would take a value such as --lr for a flag; a leading space prevents it
         if words[index - 1] == "--eval-flags" or (index > 1 and words[index - 2] == "--method-flags"):
             words[index] = f" {words[index]}"
     args = parser.parse_args(words[:own])
@@ -55,7 +55,6 @@ def main() -> None:
     again = shlex.join([word for word in command if word != "--overwrite"])
     jobs = make_jobs(spec)
 
-    # what would fail hours later
     if not args.report_only:
         check_before_running(spec, jobs)
     if args.dry_run:
@@ -73,7 +72,7 @@ def main() -> None:
         try:
             run_jobs(jobs, spec)
         except KeyboardInterrupt:
-            print(f"interrupted; finished runs are kept. The same command goes on:\n  {again}", file=sys.stderr)
+            print(f"interrupted; finished runs are kept. Resume with the same command:\n  {again}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
 
     # report
@@ -84,7 +83,7 @@ def main() -> None:
         print(f"pictures:   {spec.output / PICTURES}")
     failed = [run for run in summary["runs"] if run["status"] != FINISHED]
     if failed:
-        print(f"{len(failed)} of {len(jobs)} runs are not finished; the same command tries them again:\n  {again}")
+        print(f"{len(failed)} of {len(jobs)} runs are not finished; retry with the same command:\n  {again}")
         sys.exit(1)
 
 

@@ -1,1 +1,1 @@
-"""Comparisons of methods: what to run, running it, reading what was measured, and the report."""
+"""Comparisons of methods: specification, runs, their results, and the report."""

@@ -1,120 +1,97 @@
-"""Charts as inline SVG: curves and bars whose colours come from the page, so that they follow light and dark."""
+"""Positions, ticks and labels of the report's charts, in SVG units; macros.html.j2 draws them."""
 
-import html
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
-COLORS = 8  # series colours in the style sheet; more series repeat them with dashes
-WIDTH, HEIGHT = 400, 260
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 26, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 390, 26, 220  # the axes of a line chart, in a picture of 400 x 260
+BARS_LEFT, BARS_RIGHT, BAR_PITCH = 162, 386, 18  # names and values are left of the bars
 MAX_POINTS = 300  # of a line; longer ones are averaged in groups
+MAX_DOTS = 30  # of a line; longer ones are drawn without dots
 LOG_RATIO = 8.0  # values that span more are drawn on a logarithmic axis
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
 
 Point = tuple[float, float]
+Chart = dict[str, Any]  # what a macro of macros.html.j2 draws
 
 
 @dataclass(frozen=True)
-class Series:
-    """What is drawn in one colour: a line for each seed."""
+class Curve:
+    """A line of a chart; curves of one series have the same colour."""
 
     name: str
-    index: int
-    lines: list[list[Point]]
+    series: int
+    points: list[Point]
 
 
-def stroke(index: int) -> str:
-    """Attributes of the index-th series' lines; the first is that of the baseline."""
-    dash = DASHES[index // COLORS % len(DASHES)]
-    return f'stroke="var(--series-{index % COLORS})"' + (f' stroke-dasharray="{dash}"' if dash else "")
-
-
-def line_chart(label: str, x_name: str, y_name: str, series: Sequence[Series], *, logarithmic: bool = False) -> str:
-    """Curves with axes, as SVG; empty text where there is nothing to draw.
+def line_chart(x_name: str, y_name: str, curves: Sequence[Curve], *, logarithmic: bool = False) -> Chart | None:
+    """A chart of curves, or None if they have no points.
 
     Args:
-        label: what screen readers say.
-        x_name, y_name: under and above the axes.
-        series: the curves; x from 0 up.
-        logarithmic: the values may be drawn on a logarithmic axis, where they are above 0 and span much.
+        x_name, y_name: labels of the axes.
+        curves: with x of at least 0.
+        logarithmic: use a logarithmic y axis if all values are above 0 and span more than `LOG_RATIO`.
     """
-    drawn = [Series(s.name, s.index, [averaged(line) for line in s.lines if line]) for s in series]
-    points = [point for s in drawn for line in s.lines for point in line]
-    if not points:
-        return ""
-    values = [y for _, y in points]
+    drawn = [replace(curve, points=averaged(curve.points)) for curve in curves if curve.points]
+    if not drawn:
+        return None
+    end = max(x for curve in drawn for x, _ in curve.points) or 1.0
+    values = [y for curve in drawn for _, y in curve.points]
     log = logarithmic and min(values) > 0 and max(values) / min(values) > LOG_RATIO
-    low, high = (math.log10(min(values)), math.log10(max(values))) if log else (min(values), max(values))
+    height: Callable[[float], float] = math.log10 if log else float
+    low, high = height(min(values)), height(max(values))
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     low, high = low - margin, high + margin
     if not log and min(values) >= 0:
         low = max(low, 0.0)
-    end = max(x for x, _ in points) or 1.0
-
-    def x_of(x: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * x / end
-
-    def y_of(y: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - (math.log10(y) if log else y)) / (high - low)
-
+    x_of, y_of = _scale(0.0, end, LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)
     y_ticks = log_ticks(10**low, 10**high) if log else ticks(low, high)
-    parts = [_axes(x_of, y_of, ticks(0.0, end), y_ticks)]
-    parts.append(_text(WIDTH - RIGHT, HEIGHT - 6, x_name, "end"))
-    parts.append(_text(4, 14, y_name + (" (logarithmic)" if log else ""), "start"))
-    for s in drawn:
-        for line in s.lines:
-            path = "M" + "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line)
-            title = f"<title>{html.escape(s.name)}</title>"
-            parts.append(f'<path class="curve" d="{path}" {stroke(s.index)}>{title}</path>')
-            if len(line) <= 30:
-                parts += [_dot(x_of(x), y_of(y), s.index, f"{s.name}: {y:.4g} at {x:.4g}") for x, y in line]
-    return _svg(label, HEIGHT, parts)
+    lines = []
+    for curve in drawn:
+        points = [(x_of(x), y_of(height(y))) for x, y in curve.points]
+        labels = [f"{curve.name}: {y:.4g} at {x:.4g}" for x, y in curve.points]
+        dots = list(zip(points, labels, strict=True)) if len(points) <= MAX_DOTS else []
+        lines.append({"name": curve.name, "series": curve.series, "points": points, "dots": dots})
+    return {
+        "x_name": x_name,
+        "y_name": y_name + (" (logarithmic)" if log else ""),
+        "x_ticks": [(x_of(x), f"{x / 1000:g}k" if x >= 10000 else f"{x:g}") for x in ticks(0.0, end)],
+        "y_ticks": [(y_of(height(y)), f"{y:.6g}") for y in y_ticks],
+        "lines": lines,
+    }
 
 
-def bar_chart(label: str, names: Sequence[str], values: Sequence[float], spreads: Sequence[float | None]) -> str:
-    """Horizontal bars to both sides of zero, as SVG; empty text without names.
+def bar_chart(rows: Sequence[tuple[str, float, float | None]]) -> Chart | None:
+    """A chart of horizontal bars from zero, or None without rows.
 
     Args:
-        label: what screen readers say.
-        names: one a bar, from the top.
-        values: their lengths.
-        spreads: half lengths of the error marks, or None.
+        rows: from the top; name, value, and half the length of the error bar or None.
     """
-    if not names:
-        return ""
-    row, left, right = 18, 162, 14
-    height = row * len(names) + 12
-    reach = [abs(v) + (s or 0.0) for v, s in zip(values, spreads, strict=True)]
-    limit = max([*reach, 1e-9])
-    low = -limit if min(v - (s or 0.0) for v, s in zip(values, spreads, strict=True)) < 0 else 0.0
-    high = limit if max(v + (s or 0.0) for v, s in zip(values, spreads, strict=True)) > 0 else 0.0
-
-    def x_of(value: float) -> float:
-        return left + (WIDTH - left - right) * (value - low) / (high - low or 1.0)
-
-    parts = [f'<line class="axis" x1="{x_of(0):.1f}" x2="{x_of(0):.1f}" y1="4" y2="{height - 6}"/>']
-    for index, (name, value, spread) in enumerate(zip(names, values, spreads, strict=True)):
-        middle = 6 + row * index + row / 2
-        start, end = sorted((x_of(0), x_of(value)))
-        kind = "gain" if value > 0 else "loss"
-        title = f"{name}: {value:+.2f}" + ("" if spread is None else f" ± {spread:.2f}")
-        parts.append(_text(left - 60, middle + 4, _shortened(name), "end"))
-        parts.append(_text(left - 4, middle + 4, f"{value:+.2f}", "end"))
-        if value:
-            parts.append(
-                f'<rect class="{kind}" x="{start:.1f}" y="{middle - 5:.1f}" width="{max(end - start, 0.5):.1f}" '
-                f'height="10"><title>{html.escape(title)}</title></rect>'
-            )
-        if spread:
-            parts.append(
-                f'<path class="whisker" d="M{x_of(value - spread):.1f} {middle:.1f}H{x_of(value + spread):.1f}"/>'
-            )
-    return _svg(label, height, parts)
+    if not rows:
+        return None
+    low = min(0.0, *(value - (spread or 0.0) for _, value, spread in rows))
+    high = max(0.0, *(value + (spread or 0.0) for _, value, spread in rows))
+    x_of = _scale(low, high if high > low else low + 1.0, BARS_LEFT, BARS_RIGHT)
+    bars = []
+    for index, (name, value, spread) in enumerate(rows):
+        start, end = sorted((x_of(0.0), x_of(value)))
+        bars.append(
+            {
+                "name": name,
+                "label": f"{value:+.2f}",
+                "title": f"{name}: {value:+.2f}" + ("" if spread is None else f" ± {spread:.2f}"),
+                "kind": "gain" if value > 0 else "loss",
+                "start": start,
+                "width": max(round(end - start, 1), 0.5) if value else 0,
+                "y": 15 + BAR_PITCH * index,
+                "whisker": (x_of(value - spread), x_of(value + spread)) if spread else None,
+            }
+        )
+    return {"zero": x_of(0.0), "height": BAR_PITCH * len(rows) + 12, "bars": bars}
 
 
 def averaged(line: Sequence[Point], limit: int = MAX_POINTS) -> list[Point]:
-    """The line with at most `limit` points: means of groups that follow one another."""
+    """The line with at most `limit` points: means of groups of consecutive points."""
     group = -(-len(line) // limit)
     if group <= 1:
         return list(line)
@@ -130,45 +107,12 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten from `low` to `high`; the powers alone where those are many."""
+    """1, 2 and 5 times powers of ten from `low` to `high`; only the powers if there would be more than 8."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     found = [f * 10.0**p for p in powers for f in (1, 2, 5) if low <= f * 10.0**p <= high]
     return found if len(found) <= 8 else [value for value in found if round(math.log10(value), 6) % 1 == 0]
 
 
-def _axes(
-    x_of: Callable[[float], float], y_of: Callable[[float], float], x_ticks: list[float], y_ticks: list[float]
-) -> str:
-    parts = []
-    for y in y_ticks:
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y_of(y):.1f}" y2="{y_of(y):.1f}"/>')
-        parts.append(_text(LEFT - 5, y_of(y) + 4, f"{y:.6g}", "end"))
-    for x in x_ticks:
-        parts.append(_text(x_of(x), HEIGHT - BOTTOM + 15, _short_number(x), "middle"))
-    bottom = HEIGHT - BOTTOM
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{bottom}" y2="{bottom}"/>')
-    return "".join(parts)
-
-
-def _short_number(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 10000 else f"{value:g}"
-
-
-def _dot(x: float, y: float, index: int, title: str) -> str:
-    fill = f"var(--series-{index % COLORS})"
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6" fill="{fill}"><title>{html.escape(title)}</title></circle>'
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{html.escape(text)}</text>'
-
-
-def _shortened(text: str, letters: int = 11) -> str:
-    return text if len(text) <= letters else text[: letters - 1] + "…"
-
-
-def _svg(label: str, height: int, parts: Sequence[str]) -> str:
-    return (
-        f'<svg role="img" aria-label="{html.escape(label)}" viewBox="0 0 {WIDTH} {height}" '
-        f'preserveAspectRatio="xMidYMid meet">{"".join(parts)}</svg>'
-    )
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
+    """Maps low..high to start..end."""
+    return lambda value: round(start + (end - start) * (value - low) / (high - low), 1)

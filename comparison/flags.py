@@ -1,11 +1,11 @@
-"""Flags as name without dashes -> words, so that they can be merged and compared."""
+"""Command line flags as a mapping from name without dashes to words, which can be merged and compared."""
 
 import re
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# What the comparison itself sets for every run: key of the specification that does -> flags.
+# key of the specification -> flags that it sets, which may not be given as flags
 RESERVED = {
     "dataset": ("dataset",), "data": ("data",), "seeds": ("seed",), "iterations": ("max-iterations",),
     "seconds": ("max-seconds",), "output": ("save-dir", "save-dir-name", "resume", "overwrite"),
@@ -18,12 +18,15 @@ Flags = dict[str, list[str]]
 
 
 def parse_flags(given: Any, where: str) -> Flags:
-    """Flags as name -> words, from a text, a list of words, or a mapping.
+    """Flags from a string, a list of words, or a mapping.
 
-    In a mapping, true stands for a flag without a value, and false or null for none at all.
+    In a mapping, true is a flag without a value; entries with false or null are left out.
+
+    Args:
+        where: named in errors.
 
     Raises:
-        ValueError: no flags, or such as the comparison sets itself.
+        ValueError: a word before the first flag, or a flag that the specification sets by a key.
     """
     flags: Flags = {}
     if isinstance(given, Mapping):
@@ -36,13 +39,13 @@ def parse_flags(given: Any, where: str) -> Flags:
     else:
         words = shlex.split(given) if isinstance(given, str) else [str(word) for word in given or []]
         for word in words:
-            if word.startswith("-") and re.match(r"^-{1,2}[A-Za-z]", word):
+            if re.match(r"--?[A-Za-z]", word):
                 name, equals, value = word.lstrip("-").partition("=")
                 current = flags[name.replace("_", "-")] = [value] if equals else []
-            else:
-                if not flags:
-                    raise ValueError(f"{where}: {word!r} stands before any flag; expected --flag value ...")
+            elif flags:
                 current.append(word)
+            else:
+                raise ValueError(f"{where}: {word!r} comes before the first flag; expected --flag value ...")
     for key, reserved in RESERVED.items():
         taken = sorted(set(flags) & set(reserved))
         if taken:
@@ -51,5 +54,5 @@ def parse_flags(given: Any, where: str) -> Flags:
 
 
 def flag_words(flags: Flags) -> list[str]:
-    """The words of a command line."""
+    """Flags as the words of a command line."""
     return [word for name, values in flags.items() for word in (f"--{name}", *values)]

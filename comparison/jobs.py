@@ -1,4 +1,4 @@
-"""The command lines of a comparison, where each writes, and what is known before any of them runs."""
+"""The command lines of a comparison, the folders they write to, and checks before any of them runs."""
 
 import sys
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from utils.flags import leaves, plain_value
 from utils.settings import flag_of
 
 ROOT = Path(__file__).resolve().parents[1]
-ENDLESS = 10**9  # iterations, where seconds are the budget
+ENDLESS = 10**9  # iterations, if seconds are the budget
 TEACHER = "teacher"
 PROGRAMS = {
     "train_baseline.py": BaselineConfig,
@@ -33,11 +33,11 @@ class Job:
     """One training run and its evaluation.
 
     Attributes:
-        method, seed: what it is in the comparison.
-        folder: of the run; its evaluation lies in `evaluation`, below it, its output beside it.
+        method, seed: its row of the comparison and its seed.
+        folder: of the run; its evaluation is written to `evaluation` in it.
         program: entry point.
-        flags: its command line, without what says where to write and whether to resume.
-        save_predictions: masks for the report's pictures are wanted.
+        flags: its command line without the flags for folder and resuming.
+        save_predictions: whether the evaluation keeps masks for the report's pictures.
     """
 
     method: Method
@@ -50,10 +50,6 @@ class Job:
     @property
     def name(self) -> str:
         return f"{self.method.name}, seed {self.seed}"
-
-    @property
-    def log(self) -> Path:
-        return self.folder.with_name(f"{self.folder.name}.txt")
 
 
 def make_jobs(spec: Spec) -> list[Job]:
@@ -83,7 +79,7 @@ def _training(spec: Spec, method: Method, seed: int) -> tuple[str, Flags]:
 
 
 def training_command(job: Job, spec: Spec) -> list[str]:
-    """Starts the run, or goes on with it."""
+    """Starts or resumes the run."""
     where = {"save-dir": [str(job.folder.parent)], "save-dir-name": [job.folder.name], "resume": ["auto"]}
     launcher = [sys.executable]
     if spec.processes > 1:
@@ -102,10 +98,10 @@ def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, sp
 
     Args:
         checkpoint: its weights.
-        network: its model and backbone; what is missing is inferred from the checkpoint.
+        network: its model and backbone; inferred from the checkpoint if missing.
         folder: to write to.
         spec: gives data and flags.
-        masks: keep the predictions.
+        masks: whether to keep the predictions.
     """
     shared = ("ignore-label", "val-list", "workers", "device", "amp", "channels-last")
     flags = {key: [network[key]] for key in ("model", "backbone") if key in network}
@@ -129,7 +125,7 @@ def find_trained(folder: Path, which: str) -> Path:
 
 
 def split_options(spec: Spec, split: str) -> dict[str, Any]:
-    """What `build_dataset` takes beside name, folder and split."""
+    """The keyword arguments of `build_dataset`."""
     flags = spec.train_flags | spec.eval_flags
     given = flags.get(f"{split}-list", ["None"])[0]
     ignored = flags.get("ignore-label")
@@ -140,15 +136,15 @@ def split_options(spec: Spec, split: str) -> dict[str, Any]:
 
 
 def check_before_running(spec: Spec, jobs: list[Job]) -> None:
-    """Meets what would fail later: data, networks, the teacher's file and every flag of every run.
+    """Checks what would fail hours later: data, networks, the teacher's file and the flags of every run.
 
     Raises:
-        ValueError, FileNotFoundError: names what is wrong; all wrong flags together.
+        ValueError, FileNotFoundError: names what is wrong, with all invalid flags in one message.
     """
     for split in dict.fromkeys(("train", "val", spec.split)):
         dataset = build_dataset(spec.dataset, spec.data, split, **split_options(spec, split))
         if dataset.mask_paths is None:
-            raise ValueError(f"split {split} of {spec.dataset} has no labels: expected one that can be scored")
+            raise ValueError(f"split {split} of {spec.dataset} has no labels: expected a labelled split")
     resolve_names(spec.student["model"], spec.student["backbone"])
     if "checkpoint" in spec.teacher:
         path = Path(spec.teacher["checkpoint"]).expanduser()
@@ -164,22 +160,22 @@ def check_before_running(spec: Spec, jobs: list[Job]) -> None:
         except ValueError as error:
             problems.append(f"{program}: {str(error).splitlines()[0]}")
     if problems:
-        raise ValueError("flags that a run would refuse:\n  " + "\n  ".join(dict.fromkeys(problems)))
+        raise ValueError("invalid flags:\n  " + "\n  ".join(dict.fromkeys(problems)))
 
 
 def program_config(program: str, flags: Flags) -> Any:
-    """The config that a program makes of a command line.
+    """The config that a program reads from a command line.
 
     Raises:
-        ValueError: it refuses it.
+        ValueError: invalid flags.
     """
     legacy = LEGACY_EVALUATION_FLAGS if program == "eval.py" else LEGACY_FLAGS
     return read_command_line(PROGRAMS[program], "", flag_words(flags), legacy=legacy, prog=program)
 
 
-def changed_settings(job: Job, then: Flags) -> list[str]:
-    """What differs between the command line that a run was started with and the job's; machines may differ."""
-    before = program_config(job.program, {"data": job.flags["data"]} | then)
+def changed_settings(job: Job, recorded: Flags) -> list[str]:
+    """How the job's settings differ from the recorded ones of its run, apart from those of the machine."""
+    before = program_config(job.program, {"data": job.flags["data"]} | recorded)
     return [
         f"{flag_of(old.name, old.declaration)} was {plain_value(old.value)} and is now {plain_value(new.value)}"
         for old, new in zip(leaves(before), leaves(program_config(job.program, job.flags)), strict=True)

@@ -1,4 +1,4 @@
-"""The same images under every method, small enough to lie in the report."""
+"""The same images with the prediction of every method, small enough to be embedded in the report."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ def make_panels(
 ) -> tuple[list[Panel], int | None]:
     """Image, truth, every method's prediction and the teacher's, of images spread evenly over the split.
 
-    Each is written as a file of its own as well, into the folder `PICTURES`.
+    Each is also written to a PNG file in the folder `PICTURES`.
 
     Args:
         dataset: the split that was evaluated.
@@ -46,7 +46,7 @@ def make_panels(
         count: how many images.
 
     Returns:
-        The panels, and the seed that all runs in them have; none where nothing was predicted.
+        The panels, and the seed of the runs that they show; ([], None) without predictions.
     """
     folders, seed = _mask_folders(summary, output)
     if not folders or count == 0:
@@ -72,7 +72,7 @@ def make_panels(
 
 
 def _mask_folders(summary: dict[str, Any], output: Path) -> tuple[list[tuple[str, Path]], int | None]:
-    """(title, folder of masks) of the runs of the first seed, for which masks are kept."""
+    """(title, folder of masks) of the runs with the first seed, the only ones that keep masks."""
     seed = summary["runs"][0]["seed"]
     folders = [
         (run["method"], Path(run["folder"]) / EVALUATION / "masks")
@@ -88,7 +88,7 @@ def picture_uri(picture: np.ndarray) -> str:
     """A photograph, uint8 (H, W, 3), at most 512 pixels a side, as a data URI."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     small = _reduced(image, Image.Resampling.LANCZOS)
-    if small is image:  # shown enlarged, where JPEG would show its blocks
+    if small is image:  # it is enlarged, which would make JPEG blocks visible
         return _uri(image, "png", optimize=True)
     return _uri(small, "jpeg", quality=88)
 

@@ -1,4 +1,4 @@
-"""What finished runs left: read from metrics.jsonl, args.yaml and the evaluation's results.json."""
+"""Reads the results of runs: metrics.jsonl, args.yaml and the evaluation's results.json."""
 
 import json
 import math
@@ -29,7 +29,7 @@ def read_run(job: Job) -> dict[str, Any]:
     if "failure" in record:
         return run | {"status": FAILED, "reason": record["failure"]}
     if not record.get("trained") or "evaluated" not in record:
-        return run | {"status": MISSING, "reason": "it has not been run to its end yet"}
+        return run | {"status": MISSING, "reason": "not run yet, or interrupted"}
     settings = yaml.safe_load((job.folder / "args.yaml").read_text(encoding="utf-8"))
     return (
         run
@@ -42,7 +42,7 @@ def read_run(job: Job) -> dict[str, Any]:
 
 
 def read_teacher(spec: Spec) -> dict[str, Any] | None:
-    """The teacher's evaluation, and where its run lies beside its checkpoint, its time per step; None without one."""
+    """The teacher's evaluation, and its time per step if its run's metrics.jsonl is found; None without teacher."""
     if "checkpoint" not in spec.teacher:
         return None
     record = read_record(spec.output / TEACHER)
@@ -97,5 +97,5 @@ def _point(line: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _number(value: float | str | None) -> float | None:
-    """None for what is not a finite number, which JSON does not know."""
+    """None for what is not a finite number, which JSON cannot hold."""
     return None if value is None or not math.isfinite(float(value)) else float(value)

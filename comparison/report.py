@@ -1,4 +1,4 @@
-"""Writes what a comparison came to: report.html, results.json, results.csv and table.txt."""
+"""Writes the results of a comparison: report.html, results.json, results.csv and table.txt."""
 
 import json
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from utils.files import write_text
 
 
 def write_report(spec: Spec, jobs: Sequence[Job], command: Sequence[str]) -> dict[str, Any]:
-    """Reads what the jobs left and writes the report into the comparison's folder.
+    """Reads the results of the jobs and writes the report into the comparison's folder.
 
     Args:
         spec, jobs: the comparison; jobs that are not finished are named in the report.
-        command: what made it, for the reader who wants to make it again.
+        command: the command line, shown in the report.
 
     Returns:
         The figures, as in results.json.

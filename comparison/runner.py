@@ -1,4 +1,4 @@
-"""Runs the jobs one after the other: finished ones are taken over, interrupted ones go on, a failed one is noted."""
+"""Runs the jobs one after the other: skips finished ones, resumes interrupted ones, records failures."""
 
 import json
 import os
@@ -14,33 +14,26 @@ from typing import Any
 
 import torch
 
-from comparison.jobs import (
-    TEACHER,
-    Job,
-    changed_settings,
-    evaluation_command,
-    find_trained,
-    training_command,
-)
+from comparison.jobs import TEACHER, Job, changed_settings, evaluation_command, find_trained, training_command
 from comparison.spec import Spec
 from models.weights.file_names import find_checkpoint
 from utils.files import write_text
 from utils.lock import folder_held
 
-RECORD = "compare.json"  # in a run's folder: what it was started with and how far it came
+RECORD = "compare.json"  # in a run's folder: its settings and which of its steps are done
 EVALUATION = "evaluation"
 LAST_LINES = 20
-SECONDS_TO_END = 60  # given to a run after Ctrl-C
-Say = Callable[[str], Any]
+SECONDS_TO_END = 60  # for a run to save its state after Ctrl-C
+Echo = Callable[[str], Any]
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is noted on a run; empty for one that has not been started."""
+    """The record of a run; empty for one that has not been started."""
     path = folder / RECORD
     try:
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): remove its folder, and the run is made anew") from error
+        raise ValueError(f"{path} is damaged ({error}): remove its folder to repeat the run") from error
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -49,7 +42,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def refuse_other_settings(jobs: list[Job]) -> None:
-    """Refuses to mix runs that were made with other settings into a comparison.
+    """Checks that existing runs were made with the settings of this comparison.
 
     Raises:
         ValueError: names the run and what differs.
@@ -61,8 +54,8 @@ def refuse_other_settings(jobs: list[Job]) -> None:
         changes = changed_settings(job, record["settings"])
         if changes:
             raise ValueError(
-                f"{job.folder} holds a run of other settings: {'; '.join(changes)}. Choose another --output, or "
-                "--overwrite to run everything anew."
+                f"{job.folder} holds a run with other settings: {'; '.join(changes)}. Choose another --output, or "
+                "--overwrite to delete the runs and start over."
             )
 
 
@@ -70,7 +63,7 @@ def remove_runs(jobs: list[Job], spec: Spec) -> None:
     """Deletes the runs of an earlier comparison in the same folder, and nothing that it did not write.
 
     Raises:
-        FolderInUseError: one of them is still training, perhaps of a comparison that was killed; nothing is deleted.
+        FolderInUseError: one of them is still training, perhaps since a killed comparison; nothing is deleted.
     """
     folders = [spec.output / TEACHER, *(job.folder for job in jobs)]
     folders = [folder for folder in folders if (folder / RECORD).exists()]
@@ -79,102 +72,82 @@ def remove_runs(jobs: list[Job], spec: Spec) -> None:
             stack.enter_context(folder_held(folder))
         for folder in folders:
             shutil.rmtree(folder)
-            folder.with_name(f"{folder.name}.txt").unlink(missing_ok=True)
+            _log_file(folder).unlink(missing_ok=True)
 
 
-def run_jobs(jobs: list[Job], spec: Spec, say: Say = print) -> None:
-    """Trains and evaluates what is not finished; a job that fails is noted in its record, and the next one starts.
+def run_jobs(jobs: list[Job], spec: Spec, echo: Echo = print) -> None:
+    """Trains and evaluates what is not finished. A failure is recorded with its job, and the next job starts.
+
+    Args:
+        echo: called with each line of progress.
 
     Raises:
         KeyboardInterrupt: after the process that was running has ended.
     """
     if "checkpoint" in spec.teacher:
-        _evaluate_teacher(spec, say)
+        echo(TEACHER)
+        checkpoint = find_checkpoint(Path(spec.teacher["checkpoint"]).expanduser(), log=lambda _: None).absolute()
+        _evaluate(checkpoint, spec.teacher, spec.output / TEACHER, spec, True, echo)
     for number, job in enumerate(jobs, 1):
-        say(f"[{number}/{len(jobs)}] {job.name}")
-        _run_job(job, spec, say)
+        echo(f"[{number}/{len(jobs)}] {job.name}")
+        _run_job(job, spec, echo)
 
 
-def _run_job(job: Job, spec: Spec, say: Say) -> None:
-    record = read_record(job.folder)
-    if record.get("trained"):
-        say("  trained before")
+def _run_job(job: Job, spec: Spec, echo: Echo) -> None:
+    if read_record(job.folder).get("trained"):
+        echo("  already trained")
     else:
         command = training_command(job, spec)
         record = {"settings": job.flags, "command": command, "machine": machine(job), "trained": False}
         write_record(job.folder, record)
-        failure = run_process(command, job.log, say)
+        failure = run_process(command, _log_file(job.folder), echo)
         if failure is not None:
-            _note_failure(job.folder, record, f"training: {failure}", say)
+            _record_failure(job.folder, record, f"training: {failure}", echo)
             return
-        record["trained"] = True
-        write_record(job.folder, record)
-    evaluation = job.folder / EVALUATION
+        write_record(job.folder, record | {"trained": True})
     try:
         checkpoint = find_trained(job.folder, spec.checkpoint)
     except FileNotFoundError as error:
-        _note_failure(job.folder, record, str(error), say)
+        _record_failure(job.folder, read_record(job.folder), str(error), echo)
         return
-    _evaluate(checkpoint, spec.student, job.folder, evaluation, record, spec, job.save_predictions, job.log, say)
+    _evaluate(checkpoint, spec.student, job.folder, spec, job.save_predictions, echo)
 
 
-def _evaluate_teacher(spec: Spec, say: Say) -> None:
-    folder = spec.output / TEACHER
-    record = read_record(folder)
-    checkpoint = find_checkpoint(Path(spec.teacher["checkpoint"]).expanduser(), log=lambda _: None).absolute()
-    say("teacher")
-    folder.mkdir(parents=True, exist_ok=True)
-    _evaluate(
-        checkpoint,
-        spec.teacher,
-        folder,
-        folder / EVALUATION,
-        record,
-        spec,
-        True,
-        folder.with_name(f"{TEACHER}.txt"),
-        say,
-    )
-
-
-def _evaluate(
-    checkpoint: Path,
-    network: dict[str, str],
-    folder: Path,
-    output: Path,
-    record: dict[str, Any],
-    spec: Spec,
-    masks: bool,
-    log: Path,
-    say: Say,
-) -> None:
-    command = evaluation_command(checkpoint, network, output, spec, masks)
-    written = checkpoint.stat().st_mtime
-    if record.get("evaluated") == [command[1:], written] and (output / "results.json").exists():
-        say("  evaluated before")
+def _evaluate(checkpoint: Path, network: dict[str, str], folder: Path, spec: Spec, masks: bool, echo: Echo) -> None:
+    """Evaluates a checkpoint, unless the same file was evaluated by the same command before."""
+    record = {key: value for key, value in read_record(folder).items() if key != "failure"}
+    command = evaluation_command(checkpoint, network, folder / EVALUATION, spec, masks)
+    request = [command[1:], checkpoint.stat().st_mtime]
+    if record.get("evaluated") == request and (folder / EVALUATION / "results.json").exists():
+        echo("  already evaluated")
+        write_record(folder, record)
         return
     record.pop("evaluated", None)
-    failure = run_process(command, log, say)
-    if failure is not None:
-        _note_failure(folder, record, f"evaluation: {failure}", say)
-        return
-    record.pop("failure", None)
-    write_record(folder, record | {"evaluated": [command[1:], written]})
+    failure = run_process(command, _log_file(folder), echo)
+    if failure is None:
+        write_record(folder, record | {"evaluated": request})
+    else:
+        _record_failure(folder, record, f"evaluation: {failure}", echo)
 
 
-def _note_failure(folder: Path, record: dict[str, Any], failure: str, say: Say) -> None:
+def _record_failure(folder: Path, record: dict[str, Any], failure: str, echo: Echo) -> None:
     write_record(folder, record | {"failure": failure})
-    say(f"  FAILED: {failure}")
+    echo(f"  FAILED: {failure}")
 
 
-def run_process(command: list[str], log: Path, say: Say = print) -> str | None:
-    """Runs a command; what it says goes to the screen and is added to a file.
+def _log_file(folder: Path) -> Path:
+    """The output of a run's processes, beside the run's folder."""
+    return folder.with_name(f"{folder.name}.txt")
+
+
+def run_process(command: list[str], log: Path, echo: Echo = print) -> str | None:
+    """Runs a command; its output is passed to `echo` line by line and appended to a file.
 
     Returns:
-        None if it ended well, else its last words.
+        None if it succeeded, else its last error message or line.
 
     Raises:
-        KeyboardInterrupt: on Ctrl-C and on a request to end, when the process has ended.
+        KeyboardInterrupt: on SIGINT and SIGTERM, after the process has ended.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     last: deque[str] = deque(maxlen=LAST_LINES)
@@ -190,7 +163,7 @@ def run_process(command: list[str], log: Path, say: Say = print) -> str | None:
                     file.flush()
                     if line.strip():
                         last.append(line.strip())
-                        say(f"  {line.rstrip()}")
+                        echo(f"  {line.rstrip()}")
                 code = process.wait()
             except BaseException:
                 _end(process)
@@ -201,14 +174,14 @@ def run_process(command: list[str], log: Path, say: Say = print) -> str | None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Waits for a process to end. From a terminal it got Ctrl-C too; else it is told here, in the end with force."""
+    """Waits for a process, which Ctrl-C in a terminal has reached too; then sends ever stronger signals."""
     for wait, number in ((3, signal.SIGINT), (SECONDS_TO_END, signal.SIGTERM), (10, signal.SIGKILL)):
         try:
-            process.communicate(timeout=wait)  # also empties the pipe, on which it might wait
+            process.communicate(timeout=wait)  # also reads the pipe: a full one would block it
             return
         except subprocess.TimeoutExpired:
             process.send_signal(number)
-        except KeyboardInterrupt:  # impatience
+        except KeyboardInterrupt:  # a second Ctrl-C
             process.kill()
     process.communicate()
 
@@ -219,11 +192,11 @@ def _interrupt(*unused: object) -> None:
 
 def _reason(last: deque[str], code: int) -> str:
     errors = [line for line in last if line.startswith("error")]
-    return errors[-1] if errors else f"{last[-1] if last else 'nothing said'} (exit status {code})"
+    return errors[-1] if errors else f"{last[-1] if last else 'no output'} (exit status {code})"
 
 
 def machine(job: Job) -> str:
-    """What trains: the name of the GPU, or the processor."""
+    """Name of the GPU that trains, or else of the processor."""
     if torch.cuda.is_available() and job.flags.get("device") != ["cpu"]:
         return torch.cuda.get_device_name(0)
     return f"{platform.machine()} processor, {os.cpu_count()} cores"

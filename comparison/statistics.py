@@ -1,4 +1,4 @@
-"""Pure figures: spread over seeds, differences paired by seed, and where a curve stood at a budget."""
+"""Spread over seeds, differences paired by seed, and values of a curve at a budget."""
 
 import math
 import statistics
@@ -9,10 +9,10 @@ Figures = dict[str, Any]
 
 
 def spread(values: Sequence[float]) -> Figures:
-    """Mean and sample standard deviation (n − 1 in the denominator); a single value has no spread: None.
+    """Mean and sample standard deviation (n − 1 in the denominator); None for a single value.
 
     Args:
-        values: one a seed, in any order; none gives a mean of None.
+        values: one for each seed, in any order; the mean of none is None.
     """
     count = len(values)
     return {
@@ -33,19 +33,19 @@ def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]
 
 
 def last_at(curve: Sequence[Mapping[str, float]], key: str, limit: float) -> Mapping[str, float] | None:
-    """The last point of a curve whose `key` is at most `limit`; None where it starts later.
+    """The last point of a curve whose `key` is at most `limit`; None if it starts later.
 
     Args:
         curve: points in the order of training.
         key: "iteration" or "train_seconds".
-        limit: where to read.
+        limit: iterations or seconds.
     """
     reached = [point for point in curve if point[key] is not None and point[key] <= limit]
     return reached[-1] if reached else None
 
 
 def mean_by_position(rows: Sequence[Sequence[float | None]]) -> list[Figures]:
-    """Spread of each column over the rows, without what is missing (a class that does not occur)."""
+    """Spread of each column over the rows, without missing values (classes that do not occur)."""
     columns = zip(*rows, strict=True)
     return [spread([value for value in column if _is_number(value)]) for column in columns]
 

@@ -1,4 +1,4 @@
-"""From runs to the figures that the report shows: results.json, results.csv and the printed table."""
+"""The figures of a comparison: results.json, results.csv and the printed table."""
 
 import csv
 import math
@@ -7,26 +7,19 @@ from typing import Any
 
 from comparison.records import FINISHED
 from comparison.spec import BASELINE, Method, Spec
-from comparison.statistics import (
-    Figures,
-    difference_by_position,
-    last_at,
-    mean_by_position,
-    paired_difference,
-    spread,
-)
+from comparison.statistics import Figures, difference_by_position, last_at, mean_by_position, paired_difference, spread
 
-# key of a run -> what the budget makes equal, its unit
+# result -> the quantity that is equal for all methods, as a key of a validation
 EQUAL = {"equal_iterations": "iteration", "equal_time": "train_seconds"}
 COSTS = ("iterations", "train_seconds", "seconds_per_iteration", "peak_memory_mib")
 
 
 def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | None) -> dict[str, Any]:
-    """All figures of a comparison; the report shows these and no others.
+    """All figures of a comparison, as in results.json.
 
     Args:
-        spec: what was to be run.
-        runs: from `read_run`; each gets `equal_iterations` and `equal_time`, the validation read there or None.
+        spec: the comparison.
+        runs: from `read_run`; each gets `equal_iterations` and `equal_time`, the validation of that point or None.
         teacher: from `read_teacher`.
     """
     finished = [run for run in runs if run["status"] == FINISHED]
@@ -36,7 +29,6 @@ def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | 
     by_method = {m.name: {run["seed"]: run for run in finished if run["method"] == m.name} for m in spec.methods}
     baseline = by_method[spec.baseline.name] if spec.baseline else None
     control = next((method for method in spec.methods if method.method == "kd"), None)
-    classes = finished[0]["final"]["classes"] if finished else []
     return {
         "split": spec.split,
         "checkpoint": spec.checkpoint,
@@ -44,7 +36,7 @@ def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | 
         "baseline": spec.baseline.name if spec.baseline else None,
         "control": control.name if control else None,
         "rules": rules(spec),
-        "classes": classes,
+        "classes": finished[0]["final"]["classes"] if finished else [],
         "images": finished[0]["final"]["images"] if finished else None,
         "methods": [
             _method_figures(by_method[method.name], None if method == spec.baseline else baseline)
@@ -59,7 +51,7 @@ def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | 
 
 
 def rules(spec: Spec) -> dict[str, str]:
-    """How the columns at equal iterations and at equal time were read, in words for the reader."""
+    """Explains the columns at equal iterations and at equal time to the reader."""
     ends = {
         "iteration": f"every run was trained for {spec.iterations} iterations; read at its last validation",
         "train_seconds": f"every run was stopped after {spec.seconds} s of training (start-up, validation and saving "
@@ -79,11 +71,10 @@ def rules(spec: Spec) -> dict[str, str]:
 
 
 def _read_at_equal(spec: Spec, run: dict[str, Any], peers: list[dict[str, Any]], unit: str) -> dict[str, Any] | None:
-    total = {"iteration": "iterations", "train_seconds": "train_seconds"}[unit]
+    total = "iterations" if unit == "iteration" else unit
     if run[total] is None:
         return None
-    by_design = spec.iterations is not None if unit == "iteration" else spec.seconds is not None
-    if by_design:  # all runs ended there, to within a step
+    if (unit == "iteration") == (spec.iterations is not None):  # the budget: all runs ended there, to within a step
         at_end = run["validation"] and run["validation"][-1]["iteration"] == run["iterations"]
         return dict(run["validation"][-1]) if at_end else None
     limit = min(peer[total] for peer in peers if peer[total] is not None)
@@ -113,7 +104,7 @@ def _method_figures(runs: dict[int, dict[str, Any]], baseline: dict[int, dict[st
 
 
 def _against_control(by_method: dict[str, dict[int, Any]], method: Method, control: Method | None) -> Figures | None:
-    """The difference to pixel KD alone, which most methods contain: what they add to it."""
+    """What a method adds to pixel KD, which most methods contain: the difference to pixel KD alone."""
     if control is None or method.method in (BASELINE, control.method):
         return None
     return paired_difference(_pick(by_method[method.name], "final"), _pick(by_method[control.name], "final"))
@@ -124,7 +115,7 @@ def _pick(runs: dict[int, dict[str, Any]], key: str) -> dict[int, float]:
 
 
 def write_csv(summary: dict[str, Any], path: Path) -> None:
-    """One line a run: its figures, and the IoU of every class."""
+    """Writes a line for each run: its figures, and the IoU of every class."""
     header = ["method", "seed", "status", "reason", f"{summary['split']}_miou", "pixel_accuracy", *COSTS]
     header += [f"{key}_{what}" for key, unit in EQUAL.items() for what in ("miou", unit)]
     header += [f"iou {name}" for name in summary["classes"]]
@@ -142,7 +133,7 @@ def write_csv(summary: dict[str, Any], path: Path) -> None:
 
 
 def format_table(summary: dict[str, Any]) -> str:
-    """The table for the screen, and what each method gained, or did not, over the baseline and over pixel KD."""
+    """The table for the terminal, with the gain of each method over the baseline and over pixel KD."""
     rows = [(figures["name"], figures) for figures in summary["methods"] if figures["seeds"]]
     teacher = summary["teacher"]
     if teacher is not None and teacher["status"] == FINISHED:
@@ -173,18 +164,18 @@ def format_table(summary: dict[str, Any]) -> str:
 
 
 def _gain(difference: Figures) -> str:
-    """A difference in words, which say so where it is none, or no more than its standard deviation over seeds."""
-    what = "one seed" if difference["n"] == 1 else f"{difference['n']} seeds"
-    verdict = ""
+    """A difference with a remark if it is not positive, or not above its standard deviation over seeds."""
+    seeds = "one seed" if difference["n"] == 1 else f"{difference['n']} seeds"
+    remark = ""
     if difference["mean"] <= 0:
-        verdict = ": no gain"
+        remark = ": no gain"
     elif difference["std"] is not None and difference["mean"] <= difference["std"]:
-        verdict = ": no more than the spread"
-    return f"{points(difference)} mIoU points ({what}){verdict}"
+        remark = ": no more than the spread"
+    return f"{points(difference)} mIoU points ({seeds}){remark}"
 
 
 def percent(figures: Figures) -> str:
-    """ "12.34", with " ± 0.56" where several seeds give a spread."""
+    """ "12.34", with " ± 0.56" if there are several seeds."""
     return _with_spread(figures, "{:.2f}")
 
 

@@ -1,7 +1,6 @@
 """Headless Chromium, where this machine has one."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -27,16 +26,3 @@ def open_browser(width: int = 1200, height: int = 900, dark: bool = False):
     scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
     return browser
-
-
-def screenshot(page: Path, picture: Path, width: int, dark: bool) -> None:
-    """The whole page as PNG."""
-    import base64
-
-    browser = open_browser(width, dark=dark)
-    try:
-        browser.get(page.as_uri())
-        shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "format": "png"})
-        picture.write_bytes(base64.b64decode(shot["data"]))
-    finally:
-        browser.quit()

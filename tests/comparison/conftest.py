@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from comparison.jobs import Job, make_jobs
+from comparison.report import write_report
 from comparison.runner import EVALUATION, read_record, write_record
 from comparison.spec import Spec, make_spec
 from dataset import build_dataset
@@ -98,6 +99,13 @@ def finished(spec) -> list[Job]:
         leave_run(job, spec)
     leave_teacher(spec)
     return jobs
+
+
+@pytest.fixture
+def summary(spec, finished) -> dict:
+    """The report of all four runs is written; its results.json."""
+    write_report(spec, finished, ["python", "compare.py", "a <spec>.yaml"])
+    return json.loads((spec.output / "results.json").read_text())
 
 
 def fail(job: Job, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What is run, what is not run again, and what becomes of failures and interruptions."""
+"""Which jobs are run, which are skipped, and how failures and interruptions are handled."""
 
 import os
 import signal
@@ -24,10 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def started(monkeypatch, spec) -> list[str]:
-    """Names of what is run; runs leave what they should, but those whose name is in `failing`."""
+    """Names of what is run; each process writes its results, but the first training of cirkdv2 with seed 0 fails."""
     names: list[str] = []
 
-    def run(command, log, say):
+    def run(command, log, echo):
         words = dict(zip(command, command[1:], strict=False))
         folder = Path(words["--save-dir"]) / words["--save-dir-name"]
         job = next((job for job in make_jobs(spec) if job.folder in (folder, folder.parent)), None)
@@ -46,30 +46,39 @@ def started(monkeypatch, spec) -> list[str]:
     return names
 
 
-def test_failed_run_is_noted_and_only_it_is_tried_again(spec, started):
+def test_only_a_failed_run_is_repeated(spec, started):
     jobs = make_jobs(spec)
-    said: list[str] = []
-    run_jobs(jobs, spec, said.append)
+    lines: list[str] = []
+    run_jobs(jobs, spec, lines.append)
     runs = ["baseline_seed0", "baseline_seed1", "cirkdv2_seed1"]
     expected = ["evaluate teacher", "train baseline_seed0", "evaluate baseline_seed0", "train cirkdv2_seed0"]
     expected += [f"{what} {name}" for name in runs[1:] for what in ("train", "evaluate")]
     assert started == expected
-    assert "  FAILED: training: error: boom" in said
+    assert "  FAILED: training: error: boom" in lines
     assert [read_run(job)["status"] for job in jobs] == ["finished", "failed", "finished", "finished"]
     assert "boom" in read_run(jobs[1])["reason"]
 
     started.clear()
     started.append("train cirkdv2_seed0")  # so that it does not fail again
-    run_jobs(jobs, spec, said.append)
+    run_jobs(jobs, spec, lines.append)
     assert started[1:] == ["train cirkdv2_seed0", "evaluate cirkdv2_seed0"]
     assert {read_run(job)["status"] for job in jobs} == {"finished"}
 
     started.clear()
-    run_jobs(jobs, spec, said.append)
+    run_jobs(jobs, spec, lines.append)
     assert started == []
 
 
-def test_evaluation_is_made_again_when_it_would_differ(spec, values, finished, started):
+def test_missing_checkpoint_fails_a_run_only_as_long_as_it_is_asked_for(spec, values, started):
+    jobs = make_jobs(spec)
+    for checkpoint, status in (("last", "finished"), ("best", "failed"), ("last", "finished")):
+        asked = make_spec(values | {"checkpoint": checkpoint})
+        run_jobs(jobs, asked, lambda _: None)
+        assert read_run(jobs[0])["status"] == status
+    assert started.count("evaluate baseline_seed0") == 1
+
+
+def test_evaluation_is_repeated_if_it_would_differ(spec, values, finished, started):
     run_jobs(finished, spec, lambda _: None)  # the records of the fixture name no evaluation of this kind
     started.clear()
     other = make_spec(values | {"split": "test"})
@@ -79,7 +88,7 @@ def test_evaluation_is_made_again_when_it_would_differ(spec, values, finished, s
 
 def test_runs_of_other_settings_are_not_mixed_in(finished, values):
     refuse_other_settings(finished)
-    refuse_other_settings(make_jobs(make_spec(values | {"seeds": [0, 1, 2]})))  # more runs are no other settings
+    refuse_other_settings(make_jobs(make_spec(values | {"seeds": [0, 1, 2]})))  # more runs, same settings
     refuse_other_settings(make_jobs(make_spec(values | {"train_flags": values["train_flags"] | {"workers": 5}})))
     other = make_spec(values | {"train_flags": "--crop-size 40 56 --batch-size 4 --freeze-bn"})
     with pytest.raises(ValueError, match="--batch-size was 2 and is now 4; --freeze-bn was False and is now True"):
@@ -93,13 +102,11 @@ def test_overwriting_removes_the_comparisons_own_folders_alone(spec, finished):
     assert list((spec.output / "runs").iterdir()) == [keep] and not (spec.output / "teacher").exists()
 
 
-def test_last_words_of_a_failure(tmp_path):
+def test_reason_of_a_failure(tmp_path):
     code = "import sys; print('loading'); print('error: no such file', file=sys.stderr); print('bye'); sys.exit(2)"
     assert run_process([sys.executable, "-c", code], tmp_path / "log", lambda _: None) == "error: no such file"
     assert "loading" in (tmp_path / "log").read_text()
-    assert run_process([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "log") == (
-        "nothing said (exit status 3)"
-    )
+    assert run_process([sys.executable, "-c", "raise SystemExit(3)"], tmp_path / "log") == ("no output (exit status 3)")
     assert run_process([sys.executable, "-c", ""], tmp_path / "log") is None
 
 
@@ -107,20 +114,20 @@ def test_last_words_of_a_failure(tmp_path):
 def test_interruption_ends_the_process_that_runs(tmp_path, number, monkeypatch):
     monkeypatch.setattr(runner, "SECONDS_TO_END", 5)
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
-    said: list[str] = []
+    lines: list[str] = []
 
     def interrupt():
-        while not said:
+        while not lines:
             time.sleep(0.05)
         os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        run_process([sys.executable, "-c", code], tmp_path / "log", said.append)
+        run_process([sys.executable, "-c", code], tmp_path / "log", lines.append)
     thread.join()
     with pytest.raises(ProcessLookupError):
-        os.kill(int(said[0]), 0)
+        os.kill(int(lines[0]), 0)
 
 
 @pytest.mark.slow
@@ -139,13 +146,13 @@ def test_real_comparison_is_interrupted_and_goes_on(tmp_path, values, teacher_fi
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "env": environment}
 
     process = subprocess.Popen(command, **pipes)
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
-        if "iteration 3/60" in line and any("cirkdv2, seed 0" in before for before in said):
+        lines.append(line)
+        if "iteration 3/60" in line and any("cirkdv2, seed 0" in before for before in lines):
             process.send_signal(signal.SIGINT)
-    assert process.wait() == 130, "".join(said)
-    assert "interrupted; finished runs are kept" in "".join(said) and str(tmp_path / "spec.yaml") in said[-1]
+    assert process.wait() == 130, "".join(lines)
+    assert "interrupted; finished runs are kept" in "".join(lines) and str(tmp_path / "spec.yaml") in lines[-1]
     runs = tmp_path / "out/runs"
     assert not (tmp_path / "out/report.html").exists()
     first = (runs / "baseline_seed0/last_state.pth").stat().st_mtime_ns

@@ -54,14 +54,14 @@ def test_flags_alone_are_enough(tmp_path, data_root):
         ({"seeds": [-1]}, "different whole numbers"),
         ({"iterations": None}, "one of iterations and seconds"),
         ({"seconds": 5}, "one of iterations and seconds"),
-        ({"iterations": 0}, "iterations 0: expected a number above 0"),
+        ({"iterations": 0}, "iterations 0: expected a whole number of at least 1"),
         ({"iterations": 2.5}, "iterations 2.5"),
         ({"split": "train"}, "split 'train': expected val or test"),
         ({"pictures": -1}, "pictures -1"),
         ({"train_flags": "--seed 4"}, "--seed is set by the comparison: use its key seeds"),
-        ({"train_flags": "4 --lr 2"}, "'4' stands before any flag"),
+        ({"train_flags": "4 --lr 2"}, "'4' comes before the first flag"),
         ({"checkpoint": "best", "train_flags": "--skip-val"}, "checkpoint best with --skip-val"),
-        ({"train_flags": "--amp auto"}, "--amp auto (after --): each run would measure for itself"),
+        ({"train_flags": "--amp auto"}, "--amp auto (train_flags): each run would choose its own"),
         ({"method_flags": {"cirkdv2": "--amp auto"}}, "--amp auto (cirkdv2): each run"),
     ],
 )
@@ -108,7 +108,7 @@ def test_time_budget_is_passed_on(values):
     assert "--nproc-per-node=2" in command
 
 
-def test_all_that_a_run_would_refuse_is_said_at_once(values):
+def test_all_invalid_flags_are_in_one_message(values):
     flags = {"cirkdv2": "--lambda-kd -1", "baseline": "--no-such-flag 3"}
     spec = make_spec(values | {"method_flags": flags})
     with pytest.raises(ValueError) as error:
@@ -124,14 +124,14 @@ def test_all_that_a_run_would_refuse_is_said_at_once(values):
         ({"teacher": {"checkpoint": "/nowhere/t.pth"}}, "no checkpoint /nowhere/t.pth"),
     ],
 )
-def test_missing_inputs_are_said_before_the_first_run(values, change, message):
+def test_missing_inputs_are_reported_before_the_first_run(values, change, message):
     spec = make_spec(values | change)
     with pytest.raises((ValueError, FileNotFoundError)) as error:
         check_before_running(spec, make_jobs(spec))
     assert message in str(error.value)
 
 
-def test_texts_of_flags_are_not_taken_for_flags(monkeypatch, tmp_path, values):
+def test_values_that_look_like_flags_are_values(monkeypatch, tmp_path, values):
     (tmp_path / "spec").write_text(yaml.safe_dump(values))
     words = ["compare.py", str(tmp_path / "spec"), "--method-flags", "cirkdv2", "--no-context", "--eval-flags"]
     monkeypatch.setattr("sys.argv", [*words, "--scales 0.5 a_b", "--", "--lr", "1"])

@@ -1,5 +1,5 @@
 "use strict";
-// Tables: a click on a column's header sorts by it, a second one the other way round; what is missing stays last.
+// Tables: a click on a header sorts by its column, a second click reverses the order; missing values stay last.
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
