@@ -178,7 +178,7 @@ class PixelMemory(nn.Module):
 
         What is written is up to 16 random pixels OF EACH CLASS of an image and the mean of each of its classes, as far
         as they find room in the image's fixed number of slots (`entry_slots`): an image of very many classes gives
-        fewer pixels of each, evenly, and the means of a random choice of its classes. Only the slots travel, M pixels and
+        fewer pixels of each, evenly, and means of a random choice of its classes. Only the slots travel, M pixels and
         R regions an image, each C values of the bank's b bytes and one byte for the class: N (M + R) (C b + 1) bytes
         from every process.
         """
