@@ -26,7 +26,7 @@ from dataset.base import VOID, SegmentationDataset
 from dataset.check_report import format_report
 from dataset.files import read_image, read_mask
 from dataset.pool import DEFAULT_WORKERS, run_tasks
-from dataset.prepared import is_prepared
+from dataset.prepared.cache import is_cache
 from dataset.samplers import evenly_spaced
 from utils.cli import Parser, run_cli
 
@@ -103,7 +103,7 @@ def check_dataset(
         Plain data: `ok`, and for each split `found`, `published`, `problems` and what its images and masks hold.
 
     Raises:
-        ValueError: a parameter that cannot be; a prepared copy.
+        ValueError: a parameter that cannot be; a decoded cache.
         FileNotFoundError: the folder does not exist.
     """
     if sample is not None and sample < 1:
@@ -113,9 +113,9 @@ def check_dataset(
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} does not exist")
-    if is_prepared(folder):
+    if is_cache(folder):
         raise ValueError(
-            f"{folder} is a prepared copy: compare it with python -m dataset.prepare {name} ROOT {folder} --verify, "
+            f"{folder} is a decoded cache: compare it with python -m dataset.prepare {name} ROOT {folder} --verify, "
             "or check ROOT, the folder of the data set"
         )
     if ignore_label is not None and not -1 <= ignore_label <= VOID:

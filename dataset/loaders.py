@@ -68,8 +68,8 @@ class TrainStream:
         window = self.transform.draw(mask.shape, self.order.generator(position))
         image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
         self.transform.apply(image, mask, window, image_out, mask_out)
-        if self.dataset.copy is not None:
-            self.dataset.copy.check_labels(index, mask_out)
+        if self.dataset.cache is not None:
+            self.dataset.cache.check_labels(index, mask_out)
         return window.height, window.width
 
 

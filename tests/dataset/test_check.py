@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dataset.check import PUBLISHED_COUNTS, check_dataset, main
-from dataset.prepare import prepare
+from dataset.prepared.build import build_cache
 from tests.programs import exit_code
 from tests.pseudo_datasets import (
     MASK_VALUES,
@@ -179,10 +179,10 @@ def test_ignore_label_makes_a_value_legal(own, capsys):
 
 
 def test_what_cannot_be_checked(own, tmp_path, capsys):
-    prepare("custom", own, tmp_path / "copy", workers=0)
+    build_cache("custom", own, tmp_path / "copy", workers=0)
     for arguments, message in (
         (("custom", tmp_path / "nowhere"), "nowhere does not exist"),
-        (("custom", tmp_path / "copy"), "is a prepared copy"),
+        (("custom", tmp_path / "copy"), "is a decoded cache"),
         (("voc", own, "--split", "test"), "voc has no split 'test'"),
         (("custom", own, "--sample", 0), "sample 0"),
         (("custom", own, "--ignore-label", 256), "ignore label 256"),
