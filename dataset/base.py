@@ -1,4 +1,4 @@
-"""What all data sets share: pairs of files, label maps, the check before training starts."""
+"""The base class of all data sets: pairs of files, label maps, the check before training starts."""
 
 import os
 from abc import abstractmethod
@@ -32,9 +32,9 @@ Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute
 class SegmentationDataset(Dataset):
     """Images with label maps in train ids.
 
-    A data set is a subclass that says its classes, palette, label map and path rule; see the class attributes and
+    A data set is a subclass that defines its classes, palette, label map and paths; see the class attributes and
     `pairs`. Every path is checked for existence when it is built; contents are checked when they are read
-    (`check_samples` reads some at once). Where the folder is a decoded cache (`dataset.prepared`), samples are
+    (`check_samples` reads some in advance). Where the folder is a decoded cache (`dataset.prepared`), samples are
     read from it; paths and root remain those of the source.
 
     Attributes:
@@ -57,7 +57,7 @@ class SegmentationDataset(Dataset):
     LABEL_IDS: tuple[int, ...] | None = None  # mask value of each class; None: the class numbers themselves
     VOID_VALUES: tuple[int, ...] = ()  # further legal mask values, all ignored; 255 is always one
     SPLITS: tuple[str, ...] = ("train", "val")
-    FOLDERS: tuple[str, ...] = ()  # usual names of the root, looked for when a folder above is given
+    FOLDERS: tuple[str, ...] = ()  # usual names of the root, searched for when a folder above it is given
     MARKER: str = ""  # an entry that every root has
     LAYOUT: str = ""  # the expected folders, for messages
 
@@ -77,7 +77,7 @@ class SegmentationDataset(Dataset):
             list_file: text file of "image mask" lines that replaces the split's own list; paths are absolute or
                 relative to `root`.
             ignore_label: a further value that means "ignored" in mask files; -1 and None mean 255.
-            max_missing: so many files may be missing (None: any number), which is an error when they are read.
+            max_missing: number of files that may be missing (None: any); reading one of them is an error.
 
         Raises:
             FileNotFoundError: the folder, a list or some of the files do not exist.
@@ -115,7 +115,7 @@ class SegmentationDataset(Dataset):
         return self.SPLITS
 
     def pair_of_words(self, words: list[str]) -> Pair:
-        """The pair that one line of a list file names; data sets whose lists hold bare names override this."""
+        """The pair of one line of a list file; data sets whose lists hold bare names override this."""
         return words[0], words[1] if len(words) == 2 else None
 
     def read_list(self, path: Path) -> list[Pair]:
@@ -134,7 +134,7 @@ class SegmentationDataset(Dataset):
             if pairs[-1][1] is None and self.split != "test":
                 raise ValueError(f"{path}, line {number}: no mask for {pairs[-1][0]!r}; expected 'image mask' lines")
         if any((mask is None) != (pairs[0][1] is None) for _, mask in pairs):
-            raise ValueError(f"{path}: some lines have a mask and some have none; give all of them one, or none")
+            raise ValueError(f"{path}: some lines have a mask and some do not; give a mask in all lines or in none")
         return pairs
 
     def __len__(self) -> int:
@@ -148,7 +148,7 @@ class SegmentationDataset(Dataset):
 
         Raises:
             ValueError: a file cannot be decoded, the sizes differ, or the mask holds an illegal value.
-            FileNotFoundError: a file has gone since the check.
+            FileNotFoundError: a file has been removed since the check.
         """
         if self.cache is not None:
             return self.cache.read(index)
@@ -161,18 +161,18 @@ class SegmentationDataset(Dataset):
         return image, self.to_train_ids(mask, mask_path)
 
     def view_mask(self, index: int) -> np.ndarray:
-        """The train ids of a sample, to cut a part from; of a decoded cache, only the pages that are used are read."""
+        """The train ids of a sample, to crop from; of a decoded cache, only the pages that are used are read."""
         if self.cache is not None:
             return self.cache.view(index)[1]
         path = self.mask_paths[index]
         return self.to_train_ids(read_mask(path), path)
 
     def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:
-        """The first rows of a sample's image (or more), to cut a part from.
+        """At least the first rows of a sample's image, to crop from.
 
         Args:
             index: the sample.
-            rows: how many rows will be looked at.
+            rows: number of rows that are needed.
             size: (height, width) of the sample's mask.
 
         Raises:
@@ -213,11 +213,11 @@ class SegmentationDataset(Dataset):
         shown = ", ".join(map(str, values[bad][:10].tolist())) + (", ..." if bad.sum() > 10 else "")
         raise ValueError(
             f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
-            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, name it with --ignore-label"
+            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, pass it as --ignore-label"
         )
 
     def check_samples(self, count: int = 50, allowed: int = 0) -> None:
-        """Reads `count` evenly spaced samples, the first one among them; `allowed` of them may be bad.
+        """Reads `count` evenly spaced samples, including the first; `allowed` of them may be bad.
 
         Raises:
             ValueError, FileNotFoundError: as reading a sample does, for the first bad one, or with a list of them.
@@ -234,7 +234,7 @@ class SegmentationDataset(Dataset):
         return f"expected layout of {self.name}:\n{self.LAYOUT}"
 
     def _resolve(self, path: str) -> str:
-        """Absolute path of a list's entry. Lists in use write "/JPEGImages/x.jpg" for paths below the root."""
+        """Absolute path of a list's entry. Common lists write "/JPEGImages/x.jpg" for paths below the root."""
         if path.startswith("/"):
             first = path.strip("/").split("/")[0]
             if self._is_file(path) or (self.cache is None and not (first and (self.root / first).exists())):

@@ -67,11 +67,11 @@ def build_cache(
     if out.exists() and not is_cache(out) and any(not name.startswith(unfinished) for name in os.listdir(out)):
         raise ValueError(f"{out} is neither empty nor a decoded cache; give a new or an empty folder")
     with _locked(out):
+        plans = {split: _plan(source, part_bytes, workers) for split, source in sources.items()}
         if overwrite and is_cache(out):
-            for pattern in ("*/part-*", f"*/{SAMPLES}", MANIFEST):  # in this order: an interruption leaves a cache
+            for pattern in ("*/part-*.bin", f"*/{SAMPLES}", MANIFEST):  # in this order: an interruption leaves a cache
                 for path in out.glob(pattern):
                     path.unlink()
-        plans = {split: _plan(source, part_bytes, workers) for split, source in sources.items()}
         manifest, tables = _reconcile(out, sources, plans)
         manifest["flags"] = [] if ignore_label is None else ["--ignore-label", str(ignore_label)]
         todo = [(split, part) for split, table in tables.items() for part in table.incomplete_parts(out / split)]
@@ -111,6 +111,8 @@ def _locked(out: Path) -> Iterator[None]:
         try:
             yield
         finally:
+            for path in out.glob("*/.part-*.tmp"):  # of terminated workers
+                path.unlink()
             if made and os.listdir(out) == [_LOCK]:
                 shutil.rmtree(out)
 

@@ -39,7 +39,9 @@ def verify_cache(
             continue
         old, new = ([os.path.relpath(path, data.root) for path in data.image_paths] for data in (cached, source))
         if old != new:
-            problems.append(f"split {split}: {len(new)} images in {source.root}, {len(old)} or other ones in {out}")
+            problems.append(
+                f"split {split}: {len(new)} images in {source.root}, {len(old)} or different images in {out}"
+            )
             continue
         found = run_tasks(_compare, (source, cached), range(len(source)), workers)
         problems += filter(None, tqdm(found, f"verify {split}", len(source), unit="samples", disable=None))

@@ -1,4 +1,4 @@
-"""What can be wrong with the files of a data set, and what a training run says and does about it.
+"""Faults in the files of a data set, and how a training run reports or handles them.
 
     python -m tests.dataset.fault_sweep
 
@@ -36,7 +36,7 @@ class Fault:
 
     Attributes:
         spoil: changes the data set in this folder.
-        error: what the message says, as a pattern; None: training works all the same.
+        error: pattern of the message; None: training works.
         one_sample: whether another sample can take the place.
     """
 
@@ -232,8 +232,8 @@ def train(root: Path, *words: object) -> Outcome:
         code = run.wait()
         watchdog.cancel()
     total = time.monotonic() - began
-    told = [line for line in lines if re.search(r"^error|bad training sample \d", line)]
-    return Outcome(code, told[0] if told else "", total if seconds is None else seconds, "\n".join(lines))
+    errors = [line for line in lines if re.search(r"^error|bad training sample \d", line)]
+    return Outcome(code, errors[0] if errors else "", total if seconds is None else seconds, "\n".join(lines))
 
 
 def sweep(cases: list[str], jobs: int = 2) -> Iterator[tuple[str, list[Outcome]]]:

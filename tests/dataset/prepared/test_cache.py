@@ -155,9 +155,7 @@ def test_training_finds_a_label_that_is_no_class(built, label):
     options = {"crop_size": (48, 96), "batch_size": 1, "max_iterations": 15, "scales": [1.0]}
     list(build_train_loader(data, **options))
     overwrite_byte(data, 3, -1, lambda byte: label)
-    with pytest.raises(
-        ValueError, match=r"train_003\.png .* is damaged \(it holds a label that is no class\)"
-    ):
+    with pytest.raises(ValueError, match=r"train_003\.png .* is damaged \(it holds a label that is no class\)"):
         list(build_train_loader(data, **options))
 
 
