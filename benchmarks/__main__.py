@@ -23,7 +23,7 @@ from benchmarks.measured import format_table, machine, target_rows, write_json
 BENCHMARKS = {
     "relations": "the relation terms beside a plain implementation of the formulas",
     "banks": "construction, writing and drawing, bytes between processes",
-    "input": "training samples from 2048x1024 PNG files and from a prepared copy",
+    "input": "training samples from 2048x1024 PNG files and from a decoded cache",
     "step": "the whole training step beside plain logit distillation's",
 }
 ON_THE_DEVICE = ("relations", "step")

@@ -7,7 +7,7 @@ One thread, the same samples and random windows in turns; the mean counts (scale
 - decode: the two files of a sample decoded by Pillow, as most data sets do, and nothing else;
 - files: the training stream from the files (crop before resize, rows down to the window's end, lookup-table labels);
 - float: the usual way: decode by Pillow, normalise in float32, resize the whole image, crop;
-- prepared: the training stream from a prepared copy;
+- cache: the training stream from a decoded cache;
 - own decode: the two files decoded whole by our reader;
 - inflate: the two streams inflated by zlib, no decoder around it; what a decoder adds is the filters of the rows.
 
@@ -34,7 +34,7 @@ from benchmarks.measured import finish, machine, target
 from dataset import build_dataset
 from dataset.loading.loaders import TrainStream
 from dataset.loading.transforms import BGR_MEAN, TrainTransform, rows_read
-from dataset.prepare import prepare
+from dataset.prepared.build import build_cache
 from dataset.reading.files import read_image, read_mask
 from dataset.synthetic.scenes import CLASSES, render_scene
 
@@ -43,7 +43,7 @@ BLUR, NOISE = 1.5, 0.5  # standard deviations, in pixels and in grey levels
 TARGETS = {  # name: (ratio of these two, its bound, whether it is at most)
     "files / decode": ("files", "decode", 1.15, True),
     "float / files": ("float", "files", 2.5, False),
-    "float / prepared": ("float", "prepared", 15.0, False),
+    "float / cache": ("float", "cache", 15.0, False),
 }
 
 
@@ -100,7 +100,7 @@ def compressed_stream(path: str) -> bytes:
     return b"".join(parts)
 
 
-def measure(source: TrainStream, copy: TrainStream, samples: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+def measure(source: TrainStream, cached: TrainStream, samples: int) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Seconds of each sample in each way, in turns; and the sizes that bound them."""
     data = source.dataset
     pairs = list(zip(data.image_paths, data.mask_paths, strict=True))
@@ -114,7 +114,7 @@ def measure(source: TrainStream, copy: TrainStream, samples: int) -> tuple[dict[
         "decode": of_sample(lambda index: [usual_decode(path) for path in pairs[index]]),
         "files": lambda position: source.read([position]),
         "float": lambda position: resize_then_crop(source, position),
-        "prepared": lambda position: copy.read([position]),
+        "cache": lambda position: cached.read([position]),
         "own decode": of_sample(lambda index: (read_image(pairs[index][0]), read_mask(pairs[index][1]))),
         "inflate": of_sample(lambda index: [zlib.decompress(stream) for stream in streams[index]]),
     }
@@ -134,18 +134,18 @@ def measure(source: TrainStream, copy: TrainStream, samples: int) -> tuple[dict[
 
 
 def run(samples: int = 60, scenes: int = 6, crop: tuple[int, int] = (512, 1024)) -> dict:
-    """Writes scenes and their copy to a temporary folder and measures."""
+    """Writes scenes and their decoded cache to a temporary folder and measures."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        root, out = Path(folder, "files"), Path(folder, "prepared")
+        root, out = Path(folder, "files"), Path(folder, "cache")
         root.mkdir()
         megabytes = write_scenes(root, scenes)
-        prepare("custom", root, out, ("train",), workers=0)
+        build_cache("custom", root, out, ("train",), workers=0)
         streams = [TrainStream(build_dataset("custom", path, "train"), TrainTransform(crop), 0) for path in (root, out)]
         for position in range(scenes):
             pairs = zip(*(stream.read([position]) for stream in streams), strict=True)
-            assert all(torch.equal(a, b) for a, b in pairs), "the copy gives other samples than its source"
+            assert all(torch.equal(a, b) for a, b in pairs), "the cache gives other samples than its source"
         seconds, bounds = measure(*streams, samples)
     mean = {name: statistics.mean(values) for name, values in seconds.items()}
     ratios = {name: mean[a] / mean[b] for name, (a, b, _, _) in TARGETS.items()}

@@ -38,11 +38,11 @@ def build_dataset(
         split: train, val or test.
         list_file: a list that replaces the split's own, with paths relative to `root` or absolute.
         ignore_label: a further mask value that means "ignored"; -1 and None mean 255.
-        max_missing: so many files may be missing; reading them is an error.
+        max_missing: number of files that may be missing; reading one of them is an error.
 
     Raises:
         ValueError: unknown name or split, unusable list.
-        FileNotFoundError: something is missing; the message says what, how much of it, and the layout expected.
+        FileNotFoundError: files are missing; the message gives their number, the first ones and the expected layout.
     """
     if name not in DATASETS:
         hint = did_you_mean(name, DATASETS, {"pascal": "voc", "coco_stuff": "coco_stuff_164k"})

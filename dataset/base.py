@@ -1,4 +1,4 @@
-"""What all data sets share: pairs of files, label maps, the check before training starts."""
+"""The base class of all data sets: pairs of files, label maps, the check before training starts."""
 
 import os
 from abc import abstractmethod
@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataset.copied import ILLEGAL, CopiedSamples
 from dataset.loading.bad_samples import check_samples
 from dataset.loading.samplers import evenly_spaced
-from dataset.prepared import is_prepared
+from dataset.prepared.cache import DecodedCache, is_cache
 from dataset.reading.files import (
     NAMES_SHOWN,
     PathList,
@@ -24,6 +23,7 @@ from dataset.reading.files import (
 )
 
 VOID = 255  # train id of pixels that count nowhere
+ILLEGAL = 254  # entry of a label table for values that a mask must not hold
 MAX_CLASSES = 254
 
 Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute; no mask: None
@@ -32,10 +32,10 @@ Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute
 class SegmentationDataset(Dataset):
     """Images with label maps in train ids.
 
-    A data set is a subclass that says its classes, palette, label map and path rule; see the class attributes and
+    A data set is a subclass that defines its classes, palette, label map and paths; see the class attributes and
     `pairs`. Every path is checked for existence when it is built; contents are checked when they are read
-    (`check_samples` reads some at once). Where the folder is a prepared copy (`dataset.prepared`), samples come from
-    there; paths and root remain those of the files that were copied.
+    (`check_samples` reads some in advance). Where the folder is a decoded cache (`dataset.prepared`), samples are
+    read from it; paths and root remain those of the source.
 
     Attributes:
         name: name under which the data set is registered.
@@ -46,7 +46,7 @@ class SegmentationDataset(Dataset):
         num_classes: K, at most 254.
         label_ids: the value that stands for each train id in mask files.
         label_table: train id of every mask value, uint8 (256,); 254 where the value is illegal.
-        copy: the prepared copy that samples are read from; None: the files themselves.
+        cache: the decoded cache that samples are read from; None: the files themselves.
         image_paths: absolute paths.
         mask_paths: absolute paths, or None where the split has no masks.
     """
@@ -57,7 +57,7 @@ class SegmentationDataset(Dataset):
     LABEL_IDS: tuple[int, ...] | None = None  # mask value of each class; None: the class numbers themselves
     VOID_VALUES: tuple[int, ...] = ()  # further legal mask values, all ignored; 255 is always one
     SPLITS: tuple[str, ...] = ("train", "val")
-    FOLDERS: tuple[str, ...] = ()  # usual names of the root, looked for when a folder above is given
+    FOLDERS: tuple[str, ...] = ()  # usual names of the root, searched for when a folder above it is given
     MARKER: str = ""  # an entry that every root has
     LAYOUT: str = ""  # the expected folders, for messages
 
@@ -72,22 +72,22 @@ class SegmentationDataset(Dataset):
         """Lists the files and checks that they exist.
 
         Args:
-            root: the data set's folder, or a prepared copy of it.
+            root: the data set's folder, or a decoded cache of it.
             split: train, val or test.
             list_file: text file of "image mask" lines that replaces the split's own list; paths are absolute or
                 relative to `root`.
             ignore_label: a further value that means "ignored" in mask files; -1 and None mean 255.
-            max_missing: so many files may be missing (None: any number), which is an error when they are read.
+            max_missing: number of files that may be missing (None: any); reading one of them is an error.
 
         Raises:
             FileNotFoundError: the folder, a list or some of the files do not exist.
-            ValueError: no such split, an unusable list, a bad `ignore_label`, an unusable prepared copy.
+            ValueError: no such split, an unusable list, a bad `ignore_label`, an unusable decoded cache.
         """
         self.name, self.split = self.NAME, split
         folder = Path(root).expanduser().absolute()
-        self.copy = CopiedSamples(folder, self.NAME, split) if is_prepared(folder) else None
-        if self.copy is not None:
-            self._open_copy(self.copy, list_file, ignore_label)
+        self.cache = DecodedCache(folder, self.NAME, split) if is_cache(folder) else None
+        if self.cache is not None:
+            self._use_cache(self.cache, list_file, ignore_label)
             return
         self.root = self._find_root(folder)
         if split not in ("train", "val", "test") or (list_file is None and split not in self.splits()):
@@ -115,7 +115,7 @@ class SegmentationDataset(Dataset):
         return self.SPLITS
 
     def pair_of_words(self, words: list[str]) -> Pair:
-        """The pair that one line of a list file names; data sets whose lists hold bare names override this."""
+        """The pair of one line of a list file; data sets whose lists hold bare names override this."""
         return words[0], words[1] if len(words) == 2 else None
 
     def read_list(self, path: Path) -> list[Pair]:
@@ -134,7 +134,7 @@ class SegmentationDataset(Dataset):
             if pairs[-1][1] is None and self.split != "test":
                 raise ValueError(f"{path}, line {number}: no mask for {pairs[-1][0]!r}; expected 'image mask' lines")
         if any((mask is None) != (pairs[0][1] is None) for _, mask in pairs):
-            raise ValueError(f"{path}: some lines have a mask and some have none; give all of them one, or none")
+            raise ValueError(f"{path}: some lines have a mask and some do not; give a mask in all lines or in none")
         return pairs
 
     def __len__(self) -> int:
@@ -148,10 +148,10 @@ class SegmentationDataset(Dataset):
 
         Raises:
             ValueError: a file cannot be decoded, the sizes differ, or the mask holds an illegal value.
-            FileNotFoundError: a file has gone since the check.
+            FileNotFoundError: a file has been removed since the check.
         """
-        if self.copy is not None:
-            return self.copy.read(index)
+        if self.cache is not None:
+            return self.cache.read(index)
         image = read_image(self.image_paths[index])
         if self.mask_paths is None:
             return image, None
@@ -161,25 +161,25 @@ class SegmentationDataset(Dataset):
         return image, self.to_train_ids(mask, mask_path)
 
     def view_mask(self, index: int) -> np.ndarray:
-        """The train ids of a sample, to cut a part from; of a prepared copy, what is not looked at is not read."""
-        if self.copy is not None:
-            return self.copy.view(index)[1]
+        """The train ids of a sample, to crop from; of a decoded cache, only the pages that are used are read."""
+        if self.cache is not None:
+            return self.cache.view(index)[1]
         path = self.mask_paths[index]
         return self.to_train_ids(read_mask(path), path)
 
     def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:
-        """The first rows of a sample's image (or more), to cut a part from.
+        """At least the first rows of a sample's image, to crop from.
 
         Args:
             index: the sample.
-            rows: how many rows will be looked at.
+            rows: number of rows that are needed.
             size: (height, width) of the sample's mask.
 
         Raises:
             ValueError, FileNotFoundError: as reading the sample does.
         """
-        if self.copy is not None:
-            return self.copy.view(index)[0]
+        if self.cache is not None:
+            return self.cache.view(index)[0]
         image, image_size = read_image_top(self.image_paths[index], rows)
         self.check_size(index, image_size, size)
         return image
@@ -213,11 +213,11 @@ class SegmentationDataset(Dataset):
         shown = ", ".join(map(str, values[bad][:10].tolist())) + (", ..." if bad.sum() > 10 else "")
         raise ValueError(
             f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
-            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, name it with --ignore-label"
+            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, pass it as --ignore-label"
         )
 
     def check_samples(self, count: int = 50, allowed: int = 0) -> None:
-        """Reads `count` evenly spaced samples, the first one among them; `allowed` of them may be bad.
+        """Reads `count` evenly spaced samples, including the first; `allowed` of them may be bad.
 
         Raises:
             ValueError, FileNotFoundError: as reading a sample does, for the first bad one, or with a list of them.
@@ -234,33 +234,33 @@ class SegmentationDataset(Dataset):
         return f"expected layout of {self.name}:\n{self.LAYOUT}"
 
     def _resolve(self, path: str) -> str:
-        """Absolute path of a list's entry. Lists in use write "/JPEGImages/x.jpg" for paths below the root."""
+        """Absolute path of a list's entry. Common lists write "/JPEGImages/x.jpg" for paths below the root."""
         if path.startswith("/"):
             first = path.strip("/").split("/")[0]
-            if self._is_file(path) or (self.copy is None and not (first and (self.root / first).exists())):
+            if self._is_file(path) or (self.cache is None and not (first and (self.root / first).exists())):
                 return path
             path = path.lstrip("/")
         return os.path.join(self.root, path)
 
     def _is_file(self, path: str) -> bool:
-        return os.path.isfile(path) if self.copy is None else os.path.normpath(path) in self.copy.known
+        return os.path.isfile(path) if self.cache is None else os.path.normpath(path) in self.cache.index_of
 
     def _set_labels(self, ignore_label: int | None) -> None:
         self.num_classes = len(self.classes)
         self.label_ids = list(self.LABEL_IDS) if self.LABEL_IDS is not None else list(range(self.num_classes))
         self.label_table = self._label_table(ignore_label)
 
-    def _open_copy(self, copy: CopiedSamples, list_file: str | None, ignore_label: int | None) -> None:
-        """Takes everything from a prepared copy; a list picks samples from it."""
-        self.root, self.classes, self.palette = copy.root, copy.classes, copy.palette
+    def _use_cache(self, cache: DecodedCache, list_file: str | None, ignore_label: int | None) -> None:
+        """Takes everything from a decoded cache; a list selects samples of it."""
+        self.root, self.classes, self.palette = cache.root, cache.classes, cache.palette
         if self.CLASSES and self.classes != list(self.CLASSES):
-            raise ValueError(f"the prepared copy {copy.folder} has other classes than {self.name}: {self.classes}")
+            raise ValueError(f"the decoded cache {cache.folder} has other classes than {self.name}: {self.classes}")
         self._set_labels(ignore_label)
-        copy.relabel(self.label_table)
+        cache.check_label_table(self.label_table)
         if list_file is not None:
             pairs = self.read_list(Path(list_file).expanduser())
-            copy.choose([(self._resolve(image), mask and self._resolve(mask)) for image, mask in pairs], list_file)
-        self.image_paths, self.mask_paths = copy.paths()
+            cache.select([(self._resolve(image), mask and self._resolve(mask)) for image, mask in pairs], list_file)
+        self.image_paths, self.mask_paths = cache.image_paths, cache.mask_paths
 
     def _set_paths(self, pairs: list[Pair], list_file: str | None, max_missing: int | None) -> None:
         if not pairs:

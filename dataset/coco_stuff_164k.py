@@ -1,4 +1,4 @@
-"""COCO-Stuff 164k (Caesar et al., CVPR 2018): 182 things and stuff, eleven of which never occur."""
+"""COCO-Stuff 164k (Caesar et al., CVPR 2018): 182 classes of things and stuff, eleven of which never occur."""
 
 from dataset.base import Pair, SegmentationDataset
 from dataset.reading.files import list_images
@@ -6,7 +6,7 @@ from utils.visualize import generated_palette
 
 
 class COCOStuff164k(SegmentationDataset):
-    """118,287 training and 5,000 validation images; masks hold 0 to 181, ids without any pixel keep their place."""
+    """118,287 training and 5,000 validation images; masks hold 0 to 181, unused ids are kept."""
 
     NAME = "coco_stuff_164k"
     # fmt: off
@@ -34,7 +34,7 @@ class COCOStuff164k(SegmentationDataset):
         "waterdrops", "window-blind", "window-other", "wood",
     )
     # fmt: on
-    PALETTE = tuple(generated_palette(182))  # the data set has no colours of its own
+    PALETTE = tuple(generated_palette(182))  # the data set defines no colours
     FOLDERS = ("coco_stuff_164k", "cocostuff")
     MARKER = "images"
     LAYOUT = """\

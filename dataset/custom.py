@@ -10,9 +10,9 @@ CLASSES_FILE = "classes.txt"
 
 
 class Custom(SegmentationDataset):
-    """A data set of one's own; mask values are the line numbers of classes.txt, from 0, and 255 is void.
+    """A user's own data set; mask values are the line numbers of classes.txt, from 0, and 255 is void.
 
-    The test split is there where test.txt is; its lines may lack masks.
+    There is a test split if there is a test.txt; its lines may lack masks.
     """
 
     NAME = "custom"
@@ -21,7 +21,7 @@ class Custom(SegmentationDataset):
   ROOT/classes.txt          one class per line: a name, or a name and its colour "name r g b"
   ROOT/{train,val}.txt      one "image mask" pair per line, relative to ROOT or absolute; paths with spaces
                             separated by a tab or in double quotes
-  ROOT/test.txt             if there is one; masks may be left out"""
+  ROOT/test.txt             optional; masks may be left out"""
 
     def splits(self) -> tuple[str, ...]:
         return self.SPLITS if (self.root / "test.txt").is_file() else self.SPLITS[:2]
@@ -41,18 +41,18 @@ class Synthetic(Custom):
 
 
 def read_classes_file(path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Names and colours of the classes; a line without a colour gets one that is always the same.
+    """Names and colours of the classes; a line without a colour gets a fixed generated one.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is empty or not text, a name is there twice, or a colour is none.
+        ValueError: it is empty or not text, a name occurs twice, or a colour is invalid.
     """
     names: list[str] = []
     colours: list[tuple[int, int, int] | None] = []
     for number, line in read_text_lines(path):
         name, colour = _name_and_colour(line, path, number)
         if name in names:
-            raise ValueError(f"{path}, line {number}: the class {name!r} is there twice")
+            raise ValueError(f"{path}, line {number}: the class {name!r} occurs twice")
         names.append(name)
         colours.append(colour)
     spare = generated_palette(len(names))
@@ -60,11 +60,11 @@ def read_classes_file(path: Path) -> tuple[list[str], list[tuple[int, int, int]]
 
 
 def _name_and_colour(line: str, path: Path, number: int) -> tuple[str, tuple[int, int, int] | None]:
-    """Takes "traffic light 250 170 30" apart; a line without three numbers at its end is a name."""
+    """Splits "traffic light 250 170 30"; a line without three numbers at its end is a name."""
     words = line.split()
     if len(words) < 4 or not all(word.isdigit() for word in words[-3:]):
         return line, None
     colour = tuple(int(word) for word in words[-3:])
     if max(colour) > 255:
-        raise ValueError(f"{path}, line {number}: colour {colour} has a part above 255")
+        raise ValueError(f"{path}, line {number}: colour {colour} has a value above 255")
     return " ".join(words[:-3]), colour

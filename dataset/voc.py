@@ -38,7 +38,7 @@ class PascalVOC(SegmentationDataset):
         for name in ("trainaug.txt", "train_aug.txt"):
             if (lists / name).is_file():
                 return self.read_list(lists / name)
-        # The last word of a line, be it a bare name or a pair of paths, names the mask.
+        # The last word of a line, in bare names and in pairs of paths, has the stem of the mask.
         held_out = {_stem(line.split()[-1]) for _, line in read_text_lines(lists / "val.txt")}
         names = map(_stem, list_images(self.root / "SegmentationClassAug", (".png",)))
         return [self.pair_of_words([name]) for name in names if name not in held_out]

@@ -124,5 +124,5 @@ def assert_same_samples(first, second):
 
 
 def files_of(out):
-    """When each file of a prepared copy's samples was written."""
+    """When each file of a decoded cache's samples was written."""
     return {path: path.stat().st_mtime_ns for path in out.glob("*/part-*")}

@@ -3,8 +3,8 @@
     python -m dataset.check citys /data/cityscapes
     python -m dataset.check custom /data/mine --split train --sample 200 --json report.json
 
-Everything that is wrong is collected and named. The exit code is 0 if nothing is, 1 if something is, 2 if the check
-could not be made.
+All problems are collected and listed. The exit code is 0 if there are none, 1 if there are some, 2 if the check could
+not be run.
 """
 
 import json
@@ -25,7 +25,7 @@ from dataset import DATASETS
 from dataset.base import VOID, SegmentationDataset
 from dataset.check.report import format_report
 from dataset.loading.samplers import evenly_spaced
-from dataset.prepared import is_prepared
+from dataset.prepared.cache import is_cache
 from dataset.reading.files import read_image, read_mask
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 from utils.cli import Parser
@@ -44,15 +44,14 @@ _EXIF_ORIENTATION = 274
 
 @dataclass
 class Findings:
-    """What some samples hold; findings of different samples are added up.
+    """Contents of some samples; findings of different samples are added up.
 
     Attributes:
-        problems: (kind, file, message) of everything that is wrong.
+        problems: (kind, file, message) of each.
         pixels: pixels of each train id, and of void as the last one, int64 (K + 1,).
         images: images in which each of them occurs, int64 (K + 1,).
         sizes: images of each (height, width).
-        notes: images of each peculiarity that does no harm.
-        colour: sum over images of the mean red, green and blue, float64 (3,).
+        notes: images of each harmless peculiarity.
         read: images that could be read.
     """
 
@@ -61,7 +60,6 @@ class Findings:
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     sizes: Counter = field(default_factory=Counter)
     notes: Counter = field(default_factory=Counter)
-    colour: np.ndarray = field(default_factory=lambda: np.zeros(3))
     read: int = 0
 
     @classmethod
@@ -70,13 +68,12 @@ class Findings:
         return cls(np.zeros(num_classes + 1, dtype=np.int64), np.zeros(num_classes + 1, dtype=np.int64))
 
     def add(self, other: "Findings") -> None:
-        """Adds those of other samples."""
+        """Adds the findings of other samples."""
         self.pixels += other.pixels
         self.images += other.images
         self.problems += other.problems
         self.sizes += other.sizes
         self.notes += other.notes
-        self.colour += other.colour
         self.read += other.read
 
 
@@ -94,16 +91,16 @@ def check_dataset(
     Args:
         name: one of `DATASETS`.
         root: the data set's folder.
-        splits: those to check; None: all that the data set should have.
+        splits: those to check; None: all of the data set.
         ignore_label: a further mask value that means "ignored".
         workers: reading processes; 0 reads in this one.
-        sample: read only so many images of each split, evenly spaced; files are counted all the same.
+        sample: number of images read of each split, evenly spaced; None: all. All files are counted.
 
     Returns:
-        Plain data: `ok`, and for each split `found`, `published`, `problems` and what its images and masks hold.
+        Plain data: `ok`, and for each split `found`, `published`, `problems` and statistics of images and masks.
 
     Raises:
-        ValueError: a parameter that cannot be; a prepared copy.
+        ValueError: an invalid parameter; a decoded cache.
         FileNotFoundError: the folder does not exist.
     """
     if sample is not None and sample < 1:
@@ -113,9 +110,9 @@ def check_dataset(
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} does not exist")
-    if is_prepared(folder):
+    if is_cache(folder):
         raise ValueError(
-            f"{folder} is a prepared copy: compare it with python -m dataset.prepare {name} ROOT {folder} --verify, "
+            f"{folder} is a decoded cache: compare it with python -m dataset.prepare {name} ROOT {folder} --verify, "
             "or check ROOT, the folder of the data set"
         )
     if ignore_label is not None and not -1 <= ignore_label <= VOID:
@@ -172,11 +169,11 @@ def _read_chunk(data: SegmentationDataset, indices: list[int]) -> tuple[int, Fin
 
 
 def _read_sample(data: SegmentationDataset, index: int, findings: Findings) -> None:
-    """Reads one image and its mask; an unreadable one does not hide what is wrong with the other."""
+    """Reads one image and its mask; an unreadable one does not hide problems of the other."""
     path, image = data.image_paths[index], None
     try:
         image = read_image(path)
-        _look_at_image(path, image, findings)
+        _add_image(path, image, findings)
     except (ValueError, OSError) as error:
         findings.problems.append(_problem("unreadable image", path, error))
     if data.mask_paths is None:
@@ -204,12 +201,11 @@ def _problem(kind: str, path: str, error: Exception) -> tuple[str, str, str]:
     return kind, path, str(error)
 
 
-def _look_at_image(path: str, image: np.ndarray, findings: Findings) -> None:
+def _add_image(path: str, image: np.ndarray, findings: Findings) -> None:
     findings.read += 1
     findings.sizes[image.shape[:2]] += 1
-    findings.colour += cv2.mean(image)[:3]
-    thin = image[::16, ::16]
-    if (thin == thin[..., :1]).all() and (image == image[..., :1]).all():
+    sparse = image[::16, ::16]  # decides most images
+    if (sparse == sparse[..., :1]).all() and (image == image[..., :1]).all():
         findings.notes["greyscale"] += 1
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -217,7 +213,7 @@ def _look_at_image(path: str, image: np.ndarray, findings: Findings) -> None:
             if file.mode not in ("RGB", "L"):
                 findings.notes[f"mode {file.mode}, read as RGB"] += 1
             if file.format == "JPEG" and file.getexif().get(_EXIF_ORIENTATION) in _ROTATED:
-                findings.notes["EXIF asks for a rotation, which is not applied (masks do not have it)"] += 1
+                findings.notes["EXIF rotation, which is not applied (masks do not have it)"] += 1
 
 
 def _images(total: Findings) -> dict[str, Any]:
@@ -232,7 +228,6 @@ def _images(total: Findings) -> dict[str, Any]:
             "median": by_area[len(by_area) // 2].tolist(),
             "largest": by_area[-1].tolist(),
         },
-        "mean_rgb": [round(value, 2) for value in (total.colour / total.read).tolist()],
         "notes": dict(total.notes),
     }
 

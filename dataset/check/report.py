@@ -7,7 +7,7 @@ PROBLEMS_SHOWN = 20
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """What `dataset.check.check_dataset` returned, as tables for the screen."""
+    """Tables of the report that `dataset.check.check_dataset` returned."""
     splits = report["splits"]
     lines = [f"{report['dataset']} in {report['root']}", "", *_counts(splits)]
     for split, entry in splits.items():
@@ -16,7 +16,7 @@ def format_report(report: dict[str, Any]) -> str:
     for split, entry in splits.items():
         lines += _problems(split, entry["problems"])
     count = sum(len(entry["problems"]) for entry in splits.values())
-    return "\n".join([*lines, "", "Nothing is wrong." if report["ok"] else f"{count} problem(s) found."])
+    return "\n".join([*lines, "", "No problems found." if report["ok"] else f"{count} problem(s) found."])
 
 
 def _counts(splits: dict[str, Any]) -> list[str]:
@@ -37,7 +37,6 @@ def _images(split: str, entry: dict[str, Any]) -> list[str]:
     else:
         shown = ", ".join(f"{name} {_size(sizes[name])}" for name in ("smallest", "median", "largest"))
         lines.append(f"  {shown} by area; {sizes['different']} different sizes")
-    lines.append("  mean red, green, blue: " + ", ".join(f"{value:.1f}" for value in entry["mean_rgb"]))
     if "void" in entry:
         lines.append(f"  void: {100 * entry['void']['share']:.2f} % of all pixels, in {entry['void']['images']} images")
     else:
@@ -46,7 +45,7 @@ def _images(split: str, entry: dict[str, Any]) -> list[str]:
 
 
 def _histogram(splits: dict[str, Any]) -> list[str]:
-    """One row a class, three columns a split."""
+    """One row per class, three columns per split."""
     labelled = {split: entry for split, entry in splits.items() if "classes" in entry}
     head = ["id", "class"]
     for split in labelled:
@@ -63,7 +62,7 @@ def _histogram(splits: dict[str, Any]) -> list[str]:
         absent = [label["name"] for label in entry["classes"] if not label["pixels"]]
         if absent:
             names = ", ".join(absent[:PROBLEMS_SHOWN]) + (", ..." if len(absent) > PROBLEMS_SHOWN else "")
-            lines.append(f"{split}: {len(absent)} class(es) do not occur in what was read: {names}")
+            lines.append(f"{split}: {len(absent)} class(es) do not occur in the images that were read: {names}")
     return lines
 
 
@@ -83,7 +82,7 @@ def _size(size: list[int]) -> str:
 
 
 def _table(rows: list[tuple[str, ...]], left: int = 1) -> list[str]:
-    """Columns of equal width under a line; the first `left` ones flush left, the others flush right."""
+    """Aligned columns with a rule below the header; the first `left` columns flush left, the others flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(

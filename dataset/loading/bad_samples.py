@@ -1,4 +1,4 @@
-"""Training samples that cannot be read: how many different ones a run has met, and how many it passes over."""
+"""Training samples that cannot be read: how many different ones a run has found, and how many it may skip."""
 
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -16,22 +16,22 @@ class BadSample(NamedTuple):
 
 
 class BadSamples:
-    """The different bad samples that this process has met; warns of each once, and stops where there are too many.
+    """The different bad samples that this process has found; warns once of each, raises when there are too many.
 
     Attributes:
-        found: reason of each, by its image file, in the order in which they were met.
+        found: reason of each, by its image file, in the order in which they were found.
     """
 
     def __init__(self, allowed: int, warn: Callable[[str], None]) -> None:
-        """Allows so many different ones; `warn` gets one text for each."""
+        """Allows up to `allowed` different ones; `warn` gets a message for each."""
         self.allowed, self._warn = allowed, warn
         self.found: dict[str, str] = {}
 
     def add(self, samples: Iterable[BadSample]) -> None:
-        """Takes note of what a batch met.
+        """Adds the bad samples of a batch.
 
         Raises:
-            ValueError: there are now more than allowed; names all of them.
+            ValueError: there are now more than allowed; lists them.
         """
         for sample in samples:
             if sample.image in self.found:
@@ -40,22 +40,21 @@ class BadSamples:
             if len(self.found) > self.allowed:
                 raise ValueError(too_many(self.found, self.allowed))
             self._warn(
-                f"bad training sample {len(self.found)} of at most {self.allowed}, another one takes its place: "
-                f"{sample.reason}"
+                f"bad training sample {len(self.found)} of at most {self.allowed}, replaced by another: {sample.reason}"
             )
 
 
 def check_samples(read: Callable[[int], object], images: Sequence[str], indices: Iterable[int], allowed: int) -> None:
-    """Reads some samples at once.
+    """Reads some samples in parallel.
 
     Args:
         read: reads one.
         images: their image files.
         indices: those to read.
-        allowed: so many may be bad.
+        allowed: number of bad ones that is tolerated.
 
     Raises:
-        ValueError, FileNotFoundError: where none is allowed, the first one's; else ValueError with all reasons.
+        ValueError, FileNotFoundError: the first bad sample's error if none is allowed, else one with all reasons.
     """
     found: dict[str, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
@@ -78,19 +77,19 @@ def too_many(found: dict[str, str], allowed: int) -> str:
     """The error where more samples are bad than --skip-bad-samples allows."""
     return (
         f"{len(found)} training samples cannot be used, and --skip-bad-samples allows {allowed}:{listed(found)}\n"
-        "Repair them, leave them out with --train-list, or allow more"
+        "Repair them, exclude them with --train-list, or allow more"
     )
 
 
 def listed(found: dict[str, str]) -> str:
-    """One line for each, after a line break; the first ones of many."""
+    """One line for each, after a line break; at most the first 50."""
     rest = len(found) - _SHOWN
     lines = [f"\n  {reason}" for reason in list(found.values())[:_SHOWN]]
     return "".join(lines) + (f"\n  and {rest} more" if rest > 0 else "")
 
 
 def reason_of(error: Exception) -> str:
-    """What to tell of an error about a file."""
+    """The message of an error about a file."""
     if isinstance(error, FileNotFoundError) and error.filename:
         return f"{error.filename} does not exist"
     return str(error)

@@ -13,7 +13,7 @@ from dataset.loading.transforms import PUBLISHED_SCALES, TrainTransform, rows_re
 from dataset.reading.reader import SegmentationLoader
 from utils.types import Batch
 
-_TRIES = 100  # samples drawn for a position before it is given up
+_TRIES = 100  # replacements tried for one position
 
 
 class TrainStream:
@@ -35,11 +35,11 @@ class TrainStream:
 
         Args:
             positions: in the stream.
-            bad: gets the samples that cannot be read; others, which follow from (seed, position), take their places.
+            bad: gets the samples that cannot be read; each is replaced by another one that (seed, position) determines.
                 None: they are errors.
 
         Raises:
-            ValueError, FileNotFoundError: as reading a sample does; no sample that was tried for a position is good.
+            ValueError, FileNotFoundError: as reading a sample does; no replacement of a bad sample can be read.
         """
         height, width = self.transform.crop_size
         images = np.empty((len(positions), 3, height, width), dtype=np.uint8)
@@ -55,7 +55,7 @@ class TrainStream:
                         raise
                     bad.append(BadSample(self.dataset.image_paths[index], reason_of(error)))
             else:
-                raise ValueError(f"none of {_TRIES} samples drawn in place of a bad one can be read: {bad[-1].reason}")
+                raise ValueError(f"none of {_TRIES} replacements of a bad sample can be read: {bad[-1].reason}")
         return _batch(images, target, valid_size, positions)
 
     def _candidates(self, position: int) -> Iterator[int]:
@@ -63,13 +63,13 @@ class TrainStream:
         yield from islice(self.order.replacements(position), _TRIES)
 
     def _read_one(self, index: int, position: int, image_out: np.ndarray, mask_out: np.ndarray) -> tuple[int, int]:
-        """Writes sample `index` as position `position` shows it; returns (height, width) of the part that is image."""
+        """Writes sample `index`, augmented for `position`; returns (height, width) of the part that is not padding."""
         mask = self.dataset.view_mask(index)
         window = self.transform.draw(mask.shape, self.order.generator(position))
         image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
         self.transform.apply(image, mask, window, image_out, mask_out)
-        if self.dataset.copy is not None:
-            self.dataset.copy.check_labels(index, mask_out)
+        if self.dataset.cache is not None:
+            self.dataset.cache.check_labels(index, mask_out)
         return window.height, window.width
 
 
@@ -122,11 +122,11 @@ def build_train_loader(
         workers: reading processes of this process; 0 reads in place.
         scales: random scales.
         flip: mirror half of the samples.
-        pin_memory: for copies to a GPU that do not wait.
+        pin_memory: for asynchronous copies to a GPU.
         bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
 
     Raises:
-        ValueError: crop or batch sizes that cannot be; a data set without masks.
+        ValueError: invalid crop or batch sizes; a data set without masks.
     """
     sampler = StreamBatchSampler(
         batch_size,
@@ -157,9 +157,9 @@ def build_eval_loader(
         dataset: any split.
         rank: this process.
         world_size: number of processes.
-        workers: reading processes of this process; with 0, a thread. Either reads on while an image is predicted.
-        limit: only so many images, evenly spaced.
-        pin_memory: for copies to a GPU that do not wait.
+        workers: reading processes of this process; with 0, a thread. Both read ahead during prediction.
+        limit: number of images, evenly spaced; None: all.
+        pin_memory: for asynchronous copies to a GPU.
     """
     indices = evenly_spaced(len(dataset), len(dataset) if limit is None else limit)[rank::world_size]
     return SegmentationLoader(

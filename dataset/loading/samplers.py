@@ -1,7 +1,7 @@
-"""The training stream: which sample stands at which position, and which positions each process reads when.
+"""The training stream: the sample at each position, and the positions that each process reads in each iteration.
 
 Position p of the stream is sample permutation(seed, p // n)[p % n] with the augmentation drawn from (seed, p). The
-global batch of iteration t is the positions t B .. (t + 1) B - 1. The number of workers or processes changes nothing.
+global batch of iteration t is the positions t B .. (t + 1) B - 1, for any number of workers and processes.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ _ORDER, _AUGMENTATION, _REPLACEMENT = 0, 1, 2  # keep the families of random num
 
 
 class StreamOrder:
-    """Which sample stands at a position: a new permutation of the data set in every epoch."""
+    """The sample at each position: a new permutation of the data set in every epoch."""
 
     def __init__(self, num_samples: int, seed: int) -> None:
-        """Remembers the size of the data set and the seed (an integer from 0)."""
+        """Takes the size of the data set and the seed (an integer from 0)."""
         if seed < 0:
             raise ValueError(f"seed {seed}: expected an integer of at least 0")
         self.num_samples, self.seed = num_samples, seed
@@ -31,12 +31,12 @@ class StreamOrder:
         return int(self._permutation[offset])
 
     def generator(self, position: int) -> np.random.Generator:
-        """The source of the random numbers of the sample at a position."""
+        """The random generator of the sample at a position."""
         key = np.random.SeedSequence(self.seed, spawn_key=(_AUGMENTATION, position))
         return np.random.Generator(np.random.Philox(key))
 
     def replacements(self, position: int) -> Iterator[int]:
-        """Samples to try at a position in turn when its own cannot be read; they follow from (seed, position)."""
+        """Samples to try in turn when that of a position cannot be read; (seed, position) determines them."""
         key = np.random.SeedSequence(self.seed, spawn_key=(_REPLACEMENT, position))
         rng = np.random.Generator(np.random.Philox(key))
         while True:

@@ -1,6 +1,6 @@
 """Training and evaluation transforms on uint8 arrays, and the normalisation that runs on the device.
 
-Random scale, crop and flip are drawn first; then only the part of the source that the crop shows is resized. The result
+Random scale, crop and flip are drawn first; then only the part of the source inside the crop is resized. The result
 is that of resizing the whole image by the scale and cropping afterwards:
 
 - images: bilinear with half-pixel centres, source coordinate (x + 1/2) / s - 1/2, no antialiasing. A scale s = p / q
@@ -28,12 +28,12 @@ BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
 
 @dataclass(frozen=True)
 class CropWindow:
-    """What one sample shows: a window of the image resized by `scale`.
+    """The crop of one sample: a window of the image resized by `scale`.
 
     Attributes:
         scale: output size / source size.
         top, left: corner in the resized image, in its pixels.
-        height, width: size of the window; it lies inside the resized image.
+        height, width: size of the window, which is inside the resized image.
         flip: mirrored left to right.
     """
 
@@ -75,7 +75,7 @@ class TrainTransform:
         """Draws the window for a source of `size` (height, width); always the same number of draws."""
         scale = self.scales[rng.integers(len(self.scales))]
         scaled = [scaled_length(length, scale) for length in size]
-        # The crop lies anywhere inside the scaled image; a side that is shorter than the crop is shown whole.
+        # The crop is anywhere inside the scaled image; a side that is shorter than the crop is kept whole.
         top, left = (
             int(rng.integers(max(have - want, 0) + 1)) for have, want in zip(scaled, self.crop_size, strict=True)
         )
@@ -119,7 +119,7 @@ def nearest_indices(start: int, count: int, scale: Fraction, length: int) -> np.
 
 
 def rows_read(window: CropWindow, height: int) -> int:
-    """How many rows of a source of this height, from its top, `TrainTransform.apply` looks at in the image."""
+    """Number of rows, from the top of a source of this height, that `TrainTransform.apply` needs of the image."""
     if window.scale == 1:
         return window.top + window.height
     first, count, _ = _source_span(window.top, window.height, window.scale, height)
@@ -127,7 +127,7 @@ def rows_read(window: CropWindow, height: int) -> int:
 
 
 def resized_window(image: np.ndarray, window: CropWindow) -> np.ndarray:
-    """The window (not flipped) of the image resized by the window's scale; reads and resizes only what it shows.
+    """The window (not flipped) of the image resized by the window's scale; reads and resizes only this part.
 
     Args:
         image: uint8 (H, W, C), or its first `rows_read` rows or more.
@@ -180,7 +180,7 @@ def _source_length(length: int, factor: float, end: int) -> int:
 
 @cache
 def _mean_on(device: torch.device) -> Tensor:
-    # Kept on the device: building it in every step would copy from the host and wait.
+    # Cached on the device: building it in every step would copy from the host and wait.
     return torch.tensor(BGR_MEAN, dtype=torch.float32, device=device).view(1, 3, 1, 1)
 
 

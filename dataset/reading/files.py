@@ -18,8 +18,8 @@ NAMES_SHOWN = 5
 class PathList(Sequence[str]):
     """An immutable list of paths in one block of memory.
 
-    A list of 118,000 Python strings is copied page by page into every worker process, because reading a string writes
-    its reference count; two arrays are shared.
+    Reading a Python string writes its reference count, so that a list of 118,000 strings is copied page by page into
+    every worker process; two arrays stay shared.
     """
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]) -> None:
@@ -55,7 +55,7 @@ def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
-    """Those of `paths` that are not files, in order. Each folder is listed once instead of one question per file."""
+    """Those of `paths` that are not files, in order. Each folder is listed once instead of a `stat` per file."""
     names_of: dict[str, set[str]] = {}
     missing = []
     for path in paths:
@@ -74,7 +74,7 @@ def missing_files(paths: Iterable[str]) -> list[str]:
 def _is_file(entry: os.DirEntry) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link in a circle
+    except OSError:  # a circular link
         return False
 
 
@@ -83,7 +83,7 @@ def read_text_lines(path: Path) -> list[tuple[int, str]]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is not UTF-8 text, or holds nothing.
+        ValueError: it is not UTF-8 text, or is empty.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist")
@@ -101,14 +101,14 @@ def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
     """The one or two paths of a line of a list file.
 
     Paths with spaces are separated by a tab or set in double quotes. Without either, a line of more than two words is
-    taken apart at the one place where both sides are files.
+    split at the one place where both sides are files.
 
     Args:
         line: stripped text.
-        exists: whether a path, as it stands in the line, names a file.
+        exists: whether a path of the line is that of a file.
 
     Raises:
-        ValueError: the line is not one or two paths; the message is for the caller to complete with the place.
+        ValueError: the line is not one or two paths; the caller adds file and line number to the message.
     """
     if "\t" in line:
         parts = [part.strip().strip('"') for part in line.split("\t") if part.strip()]
@@ -134,8 +134,8 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
 
     Args:
         path: the file.
-        upright: apply the orientation noted by cameras (EXIF). Masks do not have it, so that images with masks are
-            taken as they are stored.
+        upright: apply the orientation noted by cameras (EXIF). Masks do not have it, so images with masks are read as
+            they are stored.
 
     Returns:
         uint8 array, (H, W, 3). Grey, palette, CMYK and transparent images are converted (transparency is dropped).
@@ -150,14 +150,14 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
 def read_image_top(path: str, rows: int) -> tuple[np.ndarray, tuple[int, int]]:
     """The first rows of an image, as `read_image` gives them, and the (height, width) of the whole.
 
-    Of the usual PNG, the rest is not decoded.
+    The other rows of common PNG files are not decoded.
     """
     image, size = _read_pixels(path, rows, False)
     return image[:rows], size
 
 
 def _read_pixels(path: str, rows: int | None, upright: bool) -> tuple[np.ndarray, tuple[int, int]]:
-    if not upright and (decoded := _decode_usual_png(path, (RGB,), rows)) is not None:
+    if not upright and (decoded := _decode_common_png(path, (RGB,), rows)) is not None:
         return decoded
     image, _ = _decode(path, "image", upright)
     if image.mode.startswith(("I", "F")):
@@ -180,7 +180,7 @@ def read_mask(path: str) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: it cannot be decoded to its end, or it is a colour image.
     """
-    if (decoded := _decode_usual_png(path, (GREY, PALETTE))) is not None:
+    if (decoded := _decode_common_png(path, (GREY, PALETTE))) is not None:
         return decoded[0]
     mask, raw_mode = _decode(path, "mask")
     if mask.mode == "1":
@@ -195,10 +195,10 @@ def read_mask(path: str) -> np.ndarray:
     return values // stretch if stretch else values
 
 
-def _decode_usual_png(
+def _decode_common_png(
     path: str, colour_types: tuple[int, ...], rows: int | None = None
 ) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """As `decode_png`; None also for what is not there or no PNG, which `_decode` reads or refuses."""
+    """As `decode_png`; None also for a missing file and other formats, which `_decode` handles."""
     try:
         with open(path, "rb") as file:
             start = file.read(len(SIGNATURE))
@@ -208,7 +208,7 @@ def _decode_usual_png(
 
 
 def _decode(path: str, kind: str, upright: bool = False) -> tuple[Image.Image, str]:
-    """The image decoded to its end, and the way its pixels are stored in the file."""
+    """The image, fully decoded, and the raw mode of its pixels in the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -1,9 +1,8 @@
 """Fast decoding of the PNG files that data sets consist of, from the top down to the row that is needed.
 
-Rows of a PNG follow one another in one compressed stream, so whoever needs the upper part need not inflate the rest:
-the decoder gets the same stream under a header that names fewer rows. libspng decodes (in about half of Pillow's
-time). Only the usual files are taken: 8 bits, not interlaced, whole, every checksum right. All others are left to
-Pillow, which reads or refuses them.
+The rows of a PNG are one compressed stream, from which the first rows can be inflated alone: the decoder gets the same
+stream under a header with fewer rows. libspng decodes (in about half of Pillow's
+time). Only common files are decoded: 8 bits, not interlaced, complete, all checksums right. Pillow handles the others.
 """
 
 import struct
@@ -27,20 +26,20 @@ def decode_png(
 
     Args:
         data: the file.
-        colour_types: those of `GREY`, `RGB`, `PALETTE` that are wanted; of a palette image the indices are given.
-        rows: how many rows from the top; None: all.
+        colour_types: accepted ones of `GREY`, `RGB`, `PALETTE`; a palette image gives its indices.
+        rows: number of rows from the top; None: all.
 
     Returns:
         uint8 (rows, W) or (rows, W, 3), and the (height, width) of the whole image. None where the file is of another
-        kind or not in order; nothing but its checksums is known of rows that are not decoded.
+        kind or damaged; of rows that are not decoded only the checksums are verified.
     """
     try:
         (width, height, bits, colour_type, *methods), stream = _parts(data)
-        usual = bits == 8 and colour_type in colour_types and not any(methods)
-        if not usual or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
+        common = bits == 8 and colour_type in colour_types and not any(methods)
+        if not common or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
             return None
         taken = height if rows is None else min(rows, height)
-        # Indices are stored as grey values are.
+        # Palette indices are stored like grey values.
         header = _header(width, taken, GREY if colour_type == PALETTE else colour_type)
         values = spng_decode(b"".join((SIGNATURE, header, stream, _END)))
     except (struct.error, SpngError, ValueError):
@@ -49,13 +48,13 @@ def decode_png(
 
 
 def _parts(data: bytes) -> tuple[tuple[int, ...], memoryview]:
-    """The fields of the header, and the chunks of the image as they stand in the file.
+    """The fields of the header, and the image's chunks as they are in the file.
 
     Raises:
-        ValueError, struct.error: the file is no plain PNG from its first to its last byte.
+        ValueError, struct.error: the file is not a complete plain PNG.
     """
     if data[:8] != SIGNATURE or data[12:16] != b"IHDR":
-        raise ValueError("no PNG")
+        raise ValueError("not a PNG")
     view = memoryview(data)
     first, end, position, kind = 0, 0, len(SIGNATURE), b""
     while kind != b"IEND":
@@ -66,7 +65,7 @@ def _parts(data: bytes) -> tuple[tuple[int, ...], memoryview]:
             raise ValueError(f"chunk {kind!r} is damaged")
         if kind == b"IDAT":
             if end not in (0, position):
-                raise ValueError("the image is in several places")
+                raise ValueError("the image chunks are not contiguous")
             first, end = first or position, after
         elif kind == b"acTL" or (kind[:1].isupper() and kind not in (b"IHDR", b"PLTE", b"IEND")):
             raise ValueError(f"chunk {kind!r} is not of a plain image")

@@ -12,16 +12,16 @@ from typing import Any
 import cv2
 
 DEFAULT_WORKERS = min(8, os.cpu_count() or 1)
-_WAITING_PER_WORKER = 3  # tasks handed out ahead: enough to keep a worker busy, few enough to end soon
+_WAITING_PER_WORKER = 3  # tasks queued ahead: enough to keep a worker busy, few enough to stop soon
 
-_state: Any = None  # what a worker's tasks share; set when it starts, so that it is sent once and not with every task
+_state: Any = None  # shared by a worker's tasks; set at its start, so that it is sent once and not with every task
 
 
 def run_tasks(function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Yields `function(shared, task)` of every task, in the order in which they are done.
+    """Yields `function(shared, task)` of every task, in the order of completion.
 
-    An error of a task ends the run and is raised here; so does Ctrl-C. The processes are gone when this returns, and
-    should this process be killed, they end by themselves within a second.
+    An error of a task, and Ctrl-C, end all processes and are raised here. If this process is killed, the others end by
+    themselves within a second.
 
     Args:
         function: importable by name.
@@ -51,9 +51,9 @@ def run_tasks(function: Callable[[Any, Any], Any], shared: Any, tasks: Iterable[
             yield from (future.result() for future in done)
     except BrokenProcessPool as error:
         raise ValueError(
-            "a worker process was killed, maybe for want of memory; run again, with fewer --workers"
+            "a worker process was killed, perhaps for lack of memory; run again with fewer --workers"
         ) from error
-    except BaseException:  # also where the caller stops listening (GeneratorExit) and at Ctrl-C
+    except BaseException:  # also where the caller stops iterating (GeneratorExit) and at Ctrl-C
         processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
         for process in processes:

@@ -1,6 +1,6 @@
-"""The DataLoader of this project: errors about files keep their message, bad training samples can be passed over.
+"""The DataLoader of this project: errors about files keep their message, bad training samples can be replaced.
 
-Its samples are anything with `read(keys) -> batch`; one that can pass over bad samples takes a list for them too.
+Its samples are any object with `read(keys) -> batch`, or `read(keys, bad)` if it can replace bad samples.
 """
 
 import os
@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
 from utils.types import Batch
 
-_READ_AHEAD = 2  # batches that are read while one is in use
+_READ_AHEAD = 2  # batches read while one is in use
 
 
 class SegmentationLoader(DataLoader):
-    """A DataLoader of batches in which a bad file is an error with its own message, also when a worker meets it.
+    """A DataLoader of batches in which a bad file is an error with its own message, also in a worker.
 
-    The plain DataLoader hands a worker's error on with the worker's traceback as its text.
+    The plain DataLoader raises a worker's error with the worker's traceback as its text.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class SegmentationLoader(DataLoader):
         """Wraps `samples`.
 
         Args:
-            samples: what is read.
+            samples: read by key.
             workers: reading processes; 0 reads in this one.
             seed: of the DataLoader's own generator.
-            bad_samples: is told of the bad samples of a training stream, each when its batch is taken; those that it
-                allows are replaced. None, or one that allows none: they are errors.
+            bad_samples: counts the bad samples of a training stream, each when its batch is taken, and limits how many
+                are replaced. None, or a limit of 0: they are errors.
             read_ahead: without workers, a thread reads while the batch before is in use.
             options: for DataLoader.
         """
@@ -87,14 +87,14 @@ class SegmentationLoader(DataLoader):
 
 
 class _Item(NamedTuple):
-    """A batch, and the samples that others had to take the places of."""
+    """A batch, and the bad samples that were replaced in it."""
 
     batch: Batch
     bad: list[BadSample]
 
 
 class _Failure:
-    """An error on its way from a worker to the main process."""
+    """An error that a worker sends to the main process."""
 
     def __init__(self, error: Exception) -> None:
         self.kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
@@ -105,7 +105,7 @@ class _Failure:
 
 
 class _Guarded(Dataset):
-    """Gives errors about files as values; anything else is a bug and keeps its traceback."""
+    """Returns errors about files as values; any other error is a bug and keeps its traceback."""
 
     def __init__(self, samples: Any, replace_bad: bool) -> None:
         self.samples, self.replace_bad = samples, replace_bad
@@ -126,8 +126,8 @@ def _same(item: _Item | _Failure) -> _Item | _Failure:
 def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # Signals to the whole process group are for the main process, which ends its workers when it has saved. Of the
-    # signals to end, only the main process's own is obeyed.
+    # Signals to the whole process group are for the main process, which ends its workers after saving. SIGTERM ends a
+    # worker only if the main process sent it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

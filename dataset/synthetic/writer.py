@@ -1,7 +1,7 @@
-"""The embedded data set: small street scenes, written as PNG in the layout of custom data sets.
+"""The synthetic data set: small street scenes, written as PNG in the layout of custom data sets.
 
 A sample depends on (seed, split, index), size and difficulty alone. `python -m dataset.synthetic --root FOLDER` writes
-it; a folder that already holds the same data set is left as it is.
+it; a folder that already holds the same data set is left unchanged.
 """
 
 import json
@@ -17,7 +17,7 @@ from dataset.custom import CLASSES_FILE
 from dataset.synthetic.scenes import CLASSES, render_scene
 from utils.cli import Parser
 
-VERSION = 1  # raised when the same parameters would give other pictures
+VERSION = 1  # incremented when the same parameters give other images
 MARKER = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished"
 _SPLITS = ("train", "val", "test")
@@ -37,7 +37,7 @@ def write_synthetic(
 ) -> bool:
     """Writes the data set, unless the folder holds it already.
 
-    A folder that was left half-written is written anew.
+    A folder that is incomplete is written again.
 
     Args:
         root: the folder; created with the folders above it.
@@ -47,7 +47,7 @@ def write_synthetic(
         size: (height, width) in pixels, at least 16 each.
         seed: an integer from 0.
         difficulty: 0 (easy) to 1 (hard), or easy, normal (0.5), hard.
-        closeness: 0 (as in a street) to 1 (things stand near and are never thin), for small pictures.
+        closeness: 0 (as in a street) to 1 (objects are near and never thin), for small images.
         overwrite: replace a synthetic data set of other parameters.
 
     Returns:
@@ -80,7 +80,7 @@ def write_synthetic(
         lines = [_write_sample(root, split, index, size, seed, difficulty, closeness) for index in range(count)]
         if lines:
             (root / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
-    # Last, so that the marker stands for a whole data set.
+    # Last, so that the marker implies a complete data set.
     (root / f"{MARKER}.tmp").write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
     os.replace(root / f"{MARKER}.tmp", root / MARKER)
     (root / _UNFINISHED).unlink()
@@ -107,7 +107,7 @@ def _write_sample(
 
 
 def _prepare(root: Path, wanted: dict, overwrite: bool) -> bool:
-    """Makes an empty, marked folder; False when it holds what is wanted."""
+    """Makes an empty folder marked as unfinished; False if it holds the wanted data set already."""
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; expected a folder")
     marker = root / MARKER
@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="scenes drawn (default: %(default)s)")
     parser.add_argument("--difficulty", default="normal", help="easy, normal, hard or 0 to 2 (default: %(default)s)")
     parser.add_argument(
-        "--closeness", type=float, default=0.0, help="0 to 1: things nearer and thicker (default: %(default)s)"
+        "--closeness", type=float, default=0.0, help="0 to 1: objects nearer and thicker (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic data set of other parameters")
     args = parser.parse_args(arguments)

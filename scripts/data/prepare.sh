@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a decoded, memory-mapped copy of a data set, which training and evaluation read as --data OUT. Says the size
-# first; a run that was stopped goes on where it was.
+# Builds the decoded, memory-mapped cache of a data set, which training and evaluation read as --data OUT. Prints the
+# size first; an interrupted run is continued by the same command.
 #   bash scripts/data/prepare.sh citys /data/cityscapes /fast/cityscapes [--split train val test] [--workers 8]
 #   bash scripts/data/prepare.sh citys /data/cityscapes /fast/cityscapes --verify
 source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"

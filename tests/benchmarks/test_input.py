@@ -36,8 +36,8 @@ def test_the_usual_way_shows_what_ours_shows(tmp_path):
 def test_a_small_run_measures_every_way():
     result = input_benchmark.run(samples=3, scenes=2, crop=(40, 56))
     assert min(result["seconds"].values()) > 0
-    assert set(result["targets"]) == {"files / decode", "float / files", "float / prepared"}
+    assert set(result["targets"]) == {"files / decode", "float / files", "float / cache"}
     seconds = result["seconds"]
     assert result["targets"]["files / decode"]["measured"] == seconds["files"] / seconds["decode"]
-    assert result["targets"]["float / prepared"]["measured"] == seconds["float"] / seconds["prepared"]
+    assert result["targets"]["float / cache"]["measured"] == seconds["float"] / seconds["cache"]
     assert 0 < result["bounds"]["rows_read"] <= 1

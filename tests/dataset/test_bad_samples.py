@@ -114,7 +114,7 @@ def test_processes_change_nothing_and_count_what_they_meet(data):
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_file_is_met_when_its_batch_is_taken(data, workers):
-    """Workers read ahead; what they find is told at the iteration that needs it."""
+    """Workers read ahead; bad samples are reported at the iteration that needs them."""
     order = TrainStream(data, TrainTransform((16, 20)), seed=5).order
     first_bad = next(position for position in range(100) if order.index(position) in (1, 4))
     counter, warnings = tolerant()
@@ -130,7 +130,7 @@ def test_nothing_but_bad_samples_is_an_error(tmp_path):
     data = build_dataset("custom", root, "train")
     for path in data.image_paths:
         open(path, "wb").close()
-    with pytest.raises(ValueError, match=r"none of 100 samples .* can be read: the image .*it is empty"):
+    with pytest.raises(ValueError, match=r"none of 100 replacements .* can be read: the image .*it is empty"):
         batches(data, tolerant(10)[0])
 
 

@@ -90,7 +90,7 @@ def test_unknown_names_and_splits_list_what_exists(tmp_path):
 
 
 @pytest.mark.parametrize("name", list(DATASETS))
-def test_missing_root_and_empty_root_say_the_layout(tmp_path, name):
+def test_errors_of_a_missing_or_empty_root_give_the_layout(tmp_path, name):
     with pytest.raises(FileNotFoundError, match=rf"(?s)nowhere does not exist.*expected layout of {name}.*ROOT/"):
         build_dataset(name, tmp_path / "nowhere", "train")
     with pytest.raises(FileNotFoundError, match=rf"(?s)does not exist.*expected layout of {name}.*ROOT/"):
@@ -142,7 +142,7 @@ def test_classes_file_of_a_custom_data_set(tmp_path):
     assert data.classes == ["road", "traffic light", "route 66 is long", "sky"]
     assert data.palette[0] == (128, 64, 128) and data.palette[3] == (1, 2, 3)
     (root / "classes.txt").write_text("road\nroad\n")
-    with pytest.raises(ValueError, match=r"line 2: the class 'road' is there twice"):
+    with pytest.raises(ValueError, match=r"line 2: the class 'road' occurs twice"):
         build_dataset("custom", root, "train")
     (root / "classes.txt").write_text("road 1 2 256\n")
     with pytest.raises(ValueError, match=r"above 255"):
