@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import re
 import shlex
 from pathlib import Path
@@ -186,6 +187,23 @@ def test_readme_is_short_and_leads_to_every_page():
     assert len(text.split()) <= README_WORDS
     pages = {target.partition("#")[0] for target in LINK.findall(text)}
     assert {f"docs/{page.name}" for page in DOCUMENTS if page.parent.name == "docs"} <= pages
+
+
+def test_published_figures_are_those_of_the_recipes():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    results = (ROOT / "docs/results.md").read_text(encoding="utf-8").splitlines()
+    columns = {"citys": 2, "ade20k": 3, "voc": 4, "coco_stuff_164k": 5}
+    recipes = json.loads((ROOT / "tests/data/recipes.json").read_text(encoding="utf-8"))
+    for recipe in recipes["students"]:
+        alone, distilled = (f"{recipe[f'reported_miou_{kind}']:.2f}" for kind in ("baseline", "cirkdv2"))
+        row = next(line for line in results if f"/train_cirkdv2/{recipe['script']})" in line)
+        assert f"| {alone} | {distilled} |" in row and recipe["released_checkpoint"] in row
+        short = next(line for line in readme if line.startswith(f"| {row.split('|')[1].strip()} |"))
+        assert short.split("|")[columns[recipe["dataset"]]].strip() == f"{alone} → {distilled}"
+    assert sum(line.count("→") for line in readme) == len(recipes["students"]) + 1  # and the words above the table
+    for teacher in recipes["teachers"]:
+        assert any(f"| {teacher['reported_miou']:.2f} | |" in line and teacher["released_checkpoint"] in line
+                   for line in results)  # fmt: skip
 
 
 def test_citation():
