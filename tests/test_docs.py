@@ -97,7 +97,7 @@ def _text(node: ast.AST) -> str:
 def code(text: str) -> str:
     """The code spans and blocks of a page."""
     blocks = FENCE.findall(text)
-    return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", FENCE.sub("", text))])
+    return "\n".join([*blocks, *re.findall(r"`([^`]+)`", FENCE.sub("", text))])
 
 
 def unknown_flags(text: str, known: set[str]) -> list[str]:
