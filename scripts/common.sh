@@ -119,7 +119,7 @@ check_inputs() {
         '' | None | none | timm | timm:* | torchvision:*) continue ;;
         esac
         [ -e "$value" ] || fail "$flag: there is no $value. CKPT_ROOT is the folder of published and own" \
-            "checkpoints (README.md has the links); $flag PATH names another file."
+            "checkpoints (docs/results.md has the links); $flag PATH names another file."
     done
 }
 

@@ -31,7 +31,7 @@ class SplitConfig(LoaderConfig):
 
     data: Path = setting(help="the data set's root folder", per_host=True, options={"metavar": "FOLDER"})
     dataset: str | None = setting(None, ", ".join(DATASETS) + INFERRED)
-    split: Literal["val", "test", "train"] = setting("val")
+    split: Literal["val", "test", "train"] = setting("val", "the images")
     val_list: Path | None = setting(None, LIST_HELP, per_host=True)
     train_list: Path | None = setting(None, "the same for --split train", per_host=True)
     test_list: Path | None = setting(None, "the same for --split test", per_host=True)
@@ -147,7 +147,7 @@ class PredictionConfig(LoaderConfig):
     mask: bool = setting(False, "write the labels as palette PNG")
     blend: bool = setting(False, "write the images with the prediction over them")
     panel: bool = setting(False, "write image and prediction side by side, with a legend")
-    save_dir: Path = setting(Path("runs"), per_host=True)
+    save_dir: Path = setting(Path("runs"), "folder of the output's folder", per_host=True)
     save_dir_name: str | None = setting(None, "default: predict_<checkpoint>")
     workers: int | None = workers_setting()
 
@@ -179,8 +179,8 @@ class EmbeddingsConfig(Settings):
     num_images: int = setting(50, "spread evenly over the split", check=AT_LEAST_1)
     pixels_per_class: int = setting(300, "drawn of each class", check=AT_LEAST_1)
     only: tuple[str, ...] | None = setting(None, "draw these classes alone", options={"metavar": "CLASS"})
-    method: Literal["tsne", "pca"] = setting("tsne")
-    save_dir: Path = setting(Path("runs"), per_host=True)
+    method: Literal["tsne", "pca"] = setting("tsne", "projection to two dimensions")
+    save_dir: Path = setting(Path("runs"), "folder of the output's folder", per_host=True)
     save_dir_name: str | None = setting(None, "default: embeddings_<data set>_<split>")
 
     def __post_init__(self) -> None:

@@ -132,12 +132,12 @@ class OptimConfig(Settings):
     batch_size: int = setting(8, "images per step over all processes", check=AT_LEAST_1)
     accumulation_steps: int = setting(1, "parts a step's batch is computed in", check=AT_LEAST_1)
     crop_size: tuple[int, int] = setting((512, 1024), "height width", convert=size, options={"metavar": "PIXELS"})
-    max_iterations: int = setting(80000, check=AT_LEAST_1)
+    max_iterations: int = setting(80000, "optimiser steps of the run", check=AT_LEAST_1)
     max_seconds: float | None = setting(None, MAX_SECONDS_HELP, check=POSITIVE, options={"metavar": "S"})
     lr: float = setting(0.02, "base learning rate", check=POSITIVE)
-    optimizer_type: Literal["sgd", "adamw"] = setting("sgd")
+    optimizer_type: Literal["sgd", "adamw"] = setting("sgd", "the optimiser")
     momentum: float = setting(0.9, "of SGD", check=FRACTION)
-    weight_decay: float = setting(1e-4, check=NON_NEGATIVE, aliases=("--wd",))
+    weight_decay: float = setting(1e-4, "of all parameters", check=NON_NEGATIVE, aliases=("--wd",))
     warmup_iters: int = setting(0, "linear rise of the learning rate", check=AT_LEAST_0)
     head_lr_mult: float = setting(1.0, "learning rate of all but the backbone, times", check=POSITIVE)
     clip_grad: float = setting(0.0, "largest gradient norm; 0 leaves gradients alone", check=NON_NEGATIVE)
@@ -146,18 +146,18 @@ class OptimConfig(Settings):
     )
     ema_decay: float = setting(0.0, "keep, evaluate and save averaged weights; 0 is off", check=FRACTION)
     freeze_bn: bool = setting(False, "batch norms use and keep their running statistics")
-    no_dropout: bool = setting(False)
+    no_dropout: bool = setting(False, "train without dropout")
 
 
 @dataclass(frozen=True)
 class MachineConfig(Settings):
     """Device, precision and random numbers of any program."""
 
-    device: Literal["auto", "cpu", "cuda"] = setting("auto", resume="free")
+    device: Literal["auto", "cpu", "cuda"] = setting("auto", "auto: a GPU where there is one", resume="free")
     amp: Literal["auto", "off", "bf16", "fp16"] = setting(
         "off", AMP_HELP, resume=lambda then, now: now == "auto"  # which keeps what the run chose
     )  # fmt: skip
-    channels_last: bool = setting(False, resume="free")
+    channels_last: bool = setting(False, "memory layout NHWC, faster on most devices", resume="free")
     dist_timeout: float = setting(
         DEFAULT_TIMEOUT,
         "seconds that a process waits for another that does not answer before it ends with an error",
@@ -165,7 +165,7 @@ class MachineConfig(Settings):
         resume="free",
         options={"metavar": "S"},
     )
-    seed: int = setting(0, check=AT_LEAST_0)
+    seed: int = setting(0, "of all random numbers", check=AT_LEAST_0)
     deterministic: bool = setting(
         False,
         "kernels that repeat bit for bit where there are such, so that a run that was ended and resumed on the same "
@@ -184,7 +184,7 @@ class RunConfig(Settings):
         "keep less of the backbone for the backward pass and compute it again there: less memory, more time",
         resume="free",
     )
-    save_dir: Path = setting(Path("runs"), per_host=True)
+    save_dir: Path = setting(Path("runs"), "folder of all runs", per_host=True)
     save_dir_name: str | None = setting(None, "folder of this run; the checkpoint's name by default", resume="free")
     resume: str | None = setting(None, RESUME_HELP, resume="free", options={"metavar": "PATH|DIR|auto"})
     overwrite: bool = setting(False, "start anew in a folder that holds a run", resume="free")

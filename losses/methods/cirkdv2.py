@@ -66,7 +66,7 @@ class CIRKDV2Config(PixelRelationConfig):
     relation_dtype: Literal["auto", "float32", "bfloat16"] = setting(
         "auto",
         "of the factors of the relations' matrix products; statistics and sums stay float32. bfloat16 is several times "
-        "as fast; values change by up to 0.3 %% and gradients by up to 0.5 %% + 0.3 %% / sqrt(KL), 1.5 %% at a KL of "
+        "as fast; values change by up to 0.3 %% and gradients by up to 0.5 %% + 0.5 %% / sqrt(KL), 2.1 %% at a KL of "
         "0.1. auto takes it under autocast to bfloat16 (--amp bf16), and float32 otherwise",
     )
     distill_warmup_iters: int = warmup_setting()
