@@ -45,14 +45,8 @@ def main() -> None:
     task = SegmentationTask(network, config.optim)
     if config.run.estimate:
         print_estimate(task, data, config, run, device)
-        return
-
-    # training
-    logger = run.start(config)
-    for note in notes:
-        logger.info(note)
-    fit(task, data, config, run, device, logger)
-    logger.close()
+    else:
+        fit(task, data, config, run, device, notes)
 
 
 if __name__ == "__main__":

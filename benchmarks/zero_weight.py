@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measured import machine, write_json
-from engine.config.methods import OTHER_METHODS
+from engine.config.methods import other_methods
 from engine.setup.tasks import DistillationTask
 from losses import build_combined
 from models import build_model
@@ -31,7 +31,7 @@ def configs(way: str) -> dict[str, dict]:
     if way == "kd":
         return {"kd": {}}
     found = {}
-    for name, method in OTHER_METHODS.items():
+    for name, method in other_methods().items():
         names = method.Config.__dataclass_fields__
         zeros = {field: 0.0 for field in names if field.endswith("_weight")} if way == "zeros" and name != "kd" else {}
         found[name] = zeros | {field: value for field, value in BANKS.items() if field in names}

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.config.evaluation import EvalConfig, PredictConfig, VisualizeConfig
-from engine.config.methods import OTHER_METHODS, CIRKDV2RunConfig, MethodChoice
+from engine.config.methods import CIRKDV2RunConfig, MethodChoice, other_methods
 from engine.config.schema import BaselineConfig, DistillConfig, TrainConfig
 from utils.flags import plain_value
 from utils.settings import flag_of, unwrap
@@ -59,7 +59,7 @@ def _methods() -> Iterator[Table]:
     """The choice of methods, then what each adds to those before it."""
     yield Table("choice", MethodChoice)
     seen: set[str] = set()
-    for name, method in OTHER_METHODS.items():
+    for name, method in other_methods().items():
         table = Table(f"`{name}`", method.Config, skip=sorted(seen))
         seen |= {f.name for f in fields(method.Config)}
         if table.settings:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from utils.checkpoint import plain
 from utils.files import write_text
+from utils.sinks import LOGGERS, Sink
 
 
 class RunLogger:
@@ -49,6 +50,7 @@ class RunLogger:
         self._writer: Any = None
         self._metrics_file: Any = None
         self._reported: set[str] = set()
+        self._sinks: dict[str, Sink] = {}
         # Not registered under its name: a second logger for the same folder then never doubles the lines.
         self._log = logging.Logger(f"run {self.folder}", logging.INFO)
         if not main_process:
@@ -88,12 +90,11 @@ class RunLogger:
         self._guarded("metrics.jsonl", write)
 
     def scalars(self, values: Mapping[str, Any], iteration: int) -> None:
-        """TensorBoard curves: tag -> number, or group -> {tag -> number} for "group/tag"; None is left out."""
-        for tag, value in values.items():
-            if isinstance(value, Mapping):
-                self.scalars({f"{tag}/{name}": item for name, item in value.items()}, iteration)
-            elif value is not None:
-                self._board(lambda writer, tag=tag, value=value: writer.add_scalar(tag, float(value), iteration))
+        """Curves: tag -> number, or group -> {tag -> number} for "group/tag"; None is left out."""
+        curves = dict(_flat(values))
+        for tag, value in curves.items():
+            self._board(lambda writer, tag=tag, value=value: writer.add_scalar(tag, value, iteration))
+        self._each_sink(lambda sink: sink.scalars(curves, iteration))
 
     def image(self, tag: str, image: np.ndarray, iteration: int) -> None:
         """A TensorBoard picture, uint8 (H, W, 3)."""
@@ -103,9 +104,11 @@ class RunLogger:
         """A TensorBoard text (Markdown)."""
         self._board(lambda writer: writer.add_text(tag, text, iteration))
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        """The run's settings as a TensorBoard text."""
+    def settings(self, values: Mapping[str, Any], sink: str | None = None) -> None:
+        """The run's settings as a TensorBoard text, and to the sink of this name, which gets all curves from now on."""
         self.text("settings", "\n".join(f"    {name}: {value}" for name, value in values.items()))
+        if sink is not None and self.enabled:
+            self._sinks[sink] = LOGGERS[sink](self.folder, values)
 
     def last(self, name: str) -> float:
         """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""
@@ -128,6 +131,8 @@ class RunLogger:
 
     def close(self) -> None:
         """Closes all files; a later call opens what it needs again. Calling it twice does no harm."""
+        self._each_sink(lambda sink: sink.close())
+        self._sinks.clear()
         self._close_files()
         for handler in self._log.handlers:
             self._guarded("log.txt", handler.close)
@@ -179,6 +184,15 @@ class RunLogger:
             _console(
                 f"WARNING cannot write {self.folder / name} ({error}): lines will be missing there, the run goes on"
             )
+
+    def _each_sink(self, action: Callable[[Sink], None]) -> None:
+        """A sink that fails, in whatever way its service does, is reported and used no more; the run goes on."""
+        for name, sink in list(self._sinks.items()):
+            try:
+                action(sink)
+            except Exception as error:
+                del self._sinks[name]
+                self.warning(f"--logger {name} failed and gets no more curves: {error}")
 
     def _close_files(self) -> None:
         if self._metrics_file is not None:
@@ -233,6 +247,14 @@ def _console(text: str) -> None:
             print(text, flush=True)
     except (OSError, ValueError):  # the terminal has gone; log.txt still has the line
         pass
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for tag, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{tag}/")
+        elif value is not None:
+            yield f"{prefix}{tag}", float(value)
 
 
 def _jsonable(obj: Any) -> Any:

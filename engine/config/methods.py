@@ -8,22 +8,25 @@ from typing import Any
 from engine.config.identify import checkpoint_stem
 from engine.config.schema import DistillationConfig, DistillConfig, OptimConfig
 from losses import METHODS, build_combined
-from losses.base import warmup_setting
+from losses.base import Distiller, warmup_setting
 from losses.combined import Combined
 from losses.methods.cirkdv2 import CIRKDV2Config
 from losses.modules.partners import check_groups
 from utils.flags import Leaf, add_section_flags, read_section
 from utils.settings import Settings, section, setting
 
-# Methods of `train_kd.py`; CIRKDV2, whose flags carry other published weights, has an entry point of its own.
-OTHER_METHODS = {name: method for name, method in METHODS.items() if name != "cirkdv2"}
 # Weights that differ where the student is a SegFormer.
 SEGFORMER_WEIGHTS = {"cwd_fea_weight": 5.0, "cwd_logit_weight": 0.3}
 
 
+def other_methods() -> dict[str, type[Distiller]]:
+    """Methods of `train_kd.py`; CIRKDV2, whose flags have other published weights, has a program for itself."""
+    return {name: method for name, method in METHODS.items() if name != "cirkdv2"}
+
+
 def method_names() -> list[str]:
     """Methods that `--method` takes; the adversarial term comes with others or by its weight."""
-    return [name for name in OTHER_METHODS if name != "adversarial"]
+    return [name for name in other_methods() if name != "adversarial"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Methods:
         """`--method`, and a flag for every setting of every method, whose default follows from the methods chosen."""
         add_section_flags(parser.add_argument_group("methods"), MethodChoice)
         seen: set[str] = set()
-        for name, method in OTHER_METHODS.items():
+        for name, method in other_methods().items():
             group = parser.add_argument_group(f"method {name}", "weights are 0 where --method does not name it")
             add_section_flags(group, method.Config, skip=seen)
             seen |= {f.name for f in fields(method.Config)}
@@ -61,7 +64,7 @@ class Methods:
     @classmethod
     def declared(cls) -> list[Field]:
         """The fields of all settings, each name once."""
-        every = [*fields(MethodChoice), *(f for method in OTHER_METHODS.values() for f in fields(method.Config))]
+        every = [*fields(MethodChoice), *(f for method in other_methods().values() for f in fields(method.Config))]
         return list({f.name: f for f in reversed(every)}.values())[::-1]
 
     @classmethod
@@ -77,7 +80,7 @@ class Methods:
             chosen.add("adversarial")  # brings the discriminator's own weight
         student = given.get("student_model", DistillationConfig.student_model).lower()
         configs = {}
-        for name, method in OTHER_METHODS.items():
+        for name, method in other_methods().items():
             weights = {f.name: f.default if name in chosen else 0.0 for f in fields(method.Config) if is_weight(f)}
             if student == "segformer" and name in chosen:
                 weights |= {key: value for key, value in SEGFORMER_WEIGHTS.items() if key in weights}
@@ -165,8 +168,8 @@ def _chosen(text: str | None) -> set[str]:
             f"{', '.join(method_names())}, joined by +"
         )
     chosen = set(names)
-    if any(OTHER_METHODS[name].includes_kd for name in names):
+    if any(other_methods()[name].includes_kd for name in names):
         chosen.add("kd")
-    if any(OTHER_METHODS[name].includes_adversarial for name in names):
+    if any(other_methods()[name].includes_adversarial for name in names):
         chosen.add("adversarial")
     return chosen

@@ -1,5 +1,6 @@
 """The settings of a training run, each declared once; the methods' stand beside the methods."""
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataset import DATASETS
 from models import list_models
 from utils.distributed import DEFAULT_TIMEOUT
 from utils.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, NON_NEGATIVE, POSITIVE, Settings, require, section, setting
+from utils.sinks import LOGGERS
 
 PROFILE_STEPS = 5
 PRETRAINED_BASE_HELP = (
@@ -199,6 +201,12 @@ class RunConfig(Settings):
         options={"nargs": "?", "const": PROFILE_STEPS, "metavar": "N"},
     )
     log_iter: int = setting(10, "iterations between log lines", check=AT_LEAST_1, resume="free")
+    logger: str | None = setting(
+        None,
+        f"also send settings and curves to a service whose package is installed: {', '.join(LOGGERS)}",
+        check=(lambda v: v in LOGGERS, f"one of {', '.join(LOGGERS)}"),
+        resume="free",
+    )
     loss_health: bool = setting(
         False,
         "log each term's gradient on the features, its cosine to the task's, and how full the banks are",
@@ -215,6 +223,8 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.logger in ("wandb", "mlflow") and importlib.util.find_spec(self.logger) is None:
+            raise ValueError(f"--logger {self.logger}: its package is not installed here: pip install {self.logger}")
         if self.loss_health and self.compile:
             raise ValueError("--loss-health looks inside the network's graph, which --compile closes: leave one out.")
 

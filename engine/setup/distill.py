@@ -70,8 +70,4 @@ def distil(config: DistillConfig, build: Callable[[Shape, Shape, int], Distiller
     # teacher's check, training
     if run.state is None and not networks.skip_teacher_check:
         notes.append(check_teacher_on(data, teacher, config.machine.amp, device))
-    logger = run.start(config)
-    for note in notes:
-        logger.info(note)
-    fit(task, data, config, run, device, logger)
-    logger.close()
+    fit(task, data, config, run, device, notes)

@@ -37,48 +37,50 @@ from utils.seed import seed_everything
 
 
 def fit(
-    task: SegmentationTask,
-    data: Data,
-    config: TrainConfig,
-    run: RunDirectory,
-    device: torch.device,
-    logger: RunLogger,
+    task: SegmentationTask, data: Data, config: TrainConfig, run: RunDirectory, device: torch.device, notes: list[str]
 ) -> Best:
     """Trains `task` as the config says, from `run.state` where there is one.
+
+    Args:
+        task, data, config, run, device: of the run.
+        notes: what was noted before there was a log, for the log.
 
     Raises:
         ValueError: the state does not fit.
     """
-    state = prepare(task, config, device)
-    state.data = data.fingerprint()
-    seed_everything(config.machine.seed, get_rank())  # from here on processes differ: dropout
-    if run.state is not None:
-        _require_same_data(run.state["data"], state.data)
-        state.load(run.state, device)
-        state.seconds = state.seconds or logger.last("train_seconds")
-        logger.info(f"continuing at iteration {state.iteration} of {config.optim.max_iterations}")
-    for line in start_banner(task, data, config, run, device):
-        logger.info(line)
-    logger.settings(record(config))
-    if is_main_process() and (warning := space_warning(state, run)):
-        logger.warning(warning)
-    _require_equal_start(state, data)
-    bad_samples = BadSamples(config.data.skip_bad_samples, warn_on_every_process(logger))
-    loader = train_loader(data, config, device, state.iteration, bad_samples)
-    validate = None if config.run.skip_val else _validator(task.network, data.val, config, device, logger)
-    with lost_processes_explained(lambda: f"after iteration {state.iteration}"):
-        best = train(
-            state,
-            loader,
-            config=config,
-            device=device,
-            run=run,
-            logger=logger,
-            validate=validate,
-            image_path=loader.samples.image_path,
-        )
-    report_bad_samples(bad_samples, logger)
-    logger.info(end_banner(best, config, run))
+    with run.start(config) as logger:
+        for note in notes:
+            logger.info(note)
+        state = prepare(task, config, device)
+        state.data = data.fingerprint()
+        seed_everything(config.machine.seed, get_rank())  # from here on processes differ: dropout
+        if run.state is not None:
+            _require_same_data(run.state["data"], state.data)
+            state.load(run.state, device)
+            state.seconds = state.seconds or logger.last("train_seconds")
+            logger.info(f"continuing at iteration {state.iteration} of {config.optim.max_iterations}")
+        for line in start_banner(task, data, config, run, device):
+            logger.info(line)
+        if is_main_process() and (warning := space_warning(state, run)):
+            logger.warning(warning)
+        _require_equal_start(state, data)
+        logger.settings(record(config), config.run.logger)
+        bad_samples = BadSamples(config.data.skip_bad_samples, warn_on_every_process(logger))
+        loader = train_loader(data, config, device, state.iteration, bad_samples)
+        validate = None if config.run.skip_val else _validator(task.network, data.val, config, device, logger)
+        with lost_processes_explained(lambda: f"after iteration {state.iteration}"):
+            best = train(
+                state,
+                loader,
+                config=config,
+                device=device,
+                run=run,
+                logger=logger,
+                validate=validate,
+                image_path=loader.samples.image_path,
+            )
+        report_bad_samples(bad_samples, logger)
+        logger.info(end_banner(best, config, run))
     return best
 
 

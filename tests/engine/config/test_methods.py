@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 import train_kd
-from engine.config.methods import OTHER_METHODS, KDConfig, method_names
+from engine.config.methods import KDConfig, method_names, other_methods
 from losses.methods.at import AT
 from tests.configs import make_config
 from tests.conftest import assert_same, at_step, interrupt, metric_lines
@@ -40,7 +40,7 @@ def weights(configs: dict) -> dict[str, float]:
     """Weights above 0 of all configs, by term."""
     found = {}
     for name, config in configs.items():
-        assert type(config) is OTHER_METHODS[name].Config
+        assert type(config) is other_methods()[name].Config
         for field in fields(config):
             if field.name.endswith("_weight") and getattr(config, field.name):
                 found[field.name.removesuffix("_weight")] = getattr(config, field.name)
