@@ -11,22 +11,18 @@
 from contextlib import ExitStack
 from dataclasses import replace
 
-import torch
-
 from dataset import build_dataset
 from dataset.loading.loaders import build_eval_loader
 from engine.config.evaluation import EvalConfig
 from engine.config.identify import identify_network
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
-from engine.config.protocol import default_protocol
 from engine.evaluation.cityscapes_submission import Submission, check_submission_request
 from engine.evaluation.evaluator import evaluate
 from engine.evaluation.inference import build_predictor
 from engine.evaluation.prediction_writer import PredictionWriter
 from engine.evaluation.report import describe_network, prepare_report, write_report
+from engine.evaluation.trained_network import load_network
 from engine.setup.start import start
-from models import build_model, resolve_names
-from models.weights import load_weights
 from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
@@ -57,18 +53,15 @@ def main() -> None:
         network=replace(config.network, pretrained=path, model=network.model, backbone=network.backbone),
         data=replace(data, dataset=network.dataset),
     )
-    protocol = config.protocol.protocol(
-        default_protocol(resolve_names(network.model, network.backbone)[0], network.dataset)
-    )
+    protocol = config.protocol.for_network(network.model, network.backbone, network.dataset)
     if report.submission is not None:
         check_submission_request(report.submission, network.dataset, data.split)
     dataset = build_dataset(
         network.dataset, data.data, data.split, list_file=data.list_file, ignore_label=data.ignore_label
     )
-    model = build_model(network.model, network.backbone, dataset.num_classes)
-    load_weights(model, weights, allow_partial=report.allow_partial, log=log)
-    memory_format = torch.channels_last if config.machine.channels_last else torch.preserve_format
-    model = model.to(device, memory_format=memory_format)
+    model = load_network(
+        network, weights, dataset.num_classes, config.machine, device, allow_partial=report.allow_partial, log=log
+    )
     loader = build_eval_loader(
         dataset,
         rank=get_rank(),

@@ -6,19 +6,15 @@
     torchrun --nproc-per-node=4 predict.py ...
 """
 
-import torch
-
 from engine.config.evaluation import PredictConfig
 from engine.config.identify import identify_network, read_name
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
-from engine.config.protocol import default_protocol
 from engine.evaluation.evaluator import evaluate
 from engine.evaluation.inference import build_predictor
 from engine.evaluation.prediction_writer import PredictionWriter
+from engine.evaluation.trained_network import load_network
 from engine.evaluation.unlabeled_images import ImageFiles, ReadableBatches, classes_of_network, refuse_unreadable
 from engine.setup.start import start
-from models import build_model, resolve_names
-from models.weights import load_weights
 from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
@@ -42,14 +38,9 @@ def main() -> None:
     network, path, weights = identify_network(
         given.pretrained, given.model, given.backbone, dataset, allow_partial=False, log=log
     )
-    protocol = config.protocol.protocol(
-        default_protocol(resolve_names(network.model, network.backbone)[0], network.dataset)
-    )
+    protocol = config.protocol.for_network(network.model, network.backbone, network.dataset)
     classes, palette = classes_of_network(network, weights, wanted.classes)
-    model = build_model(network.model, network.backbone, len(classes))
-    load_weights(model, weights, log=log)
-    memory_format = torch.channels_last if config.machine.channels_last else torch.preserve_format
-    model = model.to(device, memory_format=memory_format)
+    model = load_network(network, weights, len(classes), config.machine, device, log=log)
 
     # images
     output = wanted.save_dir / (wanted.save_dir_name or f"predict_{path.stem}")

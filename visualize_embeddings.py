@@ -19,9 +19,8 @@ from engine.evaluation.embeddings import (
     to_plane,
     write_coordinates,
 )
+from engine.evaluation.trained_network import load_network
 from engine.setup.start import start
-from models import build_model
-from models.weights import load_weights
 from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_world_size
@@ -52,10 +51,8 @@ def main() -> None:
     # embeddings
     panels = []
     for title, (network, _, weights) in zip(titles, found, strict=True):
-        model = build_model(network.model, network.backbone, dataset.num_classes)
-        load_weights(model, weights)
         sample = sample_pixels(
-            model.to(device),
+            load_network(network, weights, dataset.num_classes, config.machine, device),
             loader,
             chosen,
             device,

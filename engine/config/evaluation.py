@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from dataset import DATASETS
-from engine.config.protocol import Protocol
+from engine.config.protocol import Protocol, default_protocol
 from engine.config.schema import LIST_HELP, PIXEL_VALUE, LoaderConfig, MachineConfig, size, workers_setting
-from models import list_models
+from models import list_models, resolve_names
 from utils.settings import AT_LEAST_1, Settings, require, section, setting
 
 MODELS = ", ".join(list_models())
@@ -69,8 +69,12 @@ class ProtocolConfig(Settings):
     no_slide: bool = setting(False, "predict whole images, whatever was published")
     window_batch: int = setting(1, "windows that go through the network together", check=AT_LEAST_1)
 
+    def for_network(self, model: str, backbone: str, dataset: str) -> Protocol:
+        """What the flags ask for; where they name no windows, those of the network's published evaluation."""
+        return self.protocol(default_protocol(resolve_names(model, backbone)[0], dataset))
+
     def protocol(self, default: Protocol) -> Protocol:
-        """What the flags say; `default` gives the windows where none does.
+        """What the flags ask for; `default` gives the windows where they name none.
 
         Raises:
             ValueError: windows that leave out pixels; names the flag.
