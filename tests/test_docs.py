@@ -31,7 +31,6 @@ PROGRAMS = {
 }
 # Of torchrun, pytest and bash scripts, whose parsers are not ours.
 FOREIGN_FLAGS = {"--nproc-per-node", "--signals-to-handle", "--logdir", "--randomly-seed", "--fresh"}
-PLANNED_FLAGS = {"--logger"}
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^()\s]+)\)")
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]*\b(?!-)")
@@ -103,7 +102,7 @@ def code(text: str) -> str:
 def unknown_flags(text: str, known: set[str]) -> list[str]:
     """Flags in the code of a page that are not known."""
     found = {word for word in FLAG.findall(code(text)) if word not in known}
-    return sorted(word for word in found if word not in FOREIGN_FLAGS | PLANNED_FLAGS)
+    return sorted(word for word in found if word not in FOREIGN_FLAGS)
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:

@@ -101,7 +101,7 @@ class ReportConfig(Settings):
     """What an evaluation measures and writes."""
 
     allow_partial: bool = setting(False, "accept a weight file that covers only a part")
-    boundary_iou: bool = setting(False, "also say how well the classes' outlines are met")
+    boundary_iou: bool = setting(False, "also measure how well the outlines of the classes agree")
     boundary_ratio: float = setting(0.02, "width of an outline / the image's diagonal", check=SHARE)
     save_pred: bool = setting(False, "write the predicted masks as palette PNG")
     blend: bool = setting(False, "write the images with the prediction over them")
@@ -144,7 +144,7 @@ class PredictionConfig(LoaderConfig):
         per_host=True,
         options={"metavar": "FOLDER|FILE|LIST.txt"},
     )
-    dataset: str | None = setting(None, f"whose classes it tells apart: {', '.join(DATASETS)}{INFERRED}")
+    dataset: str | None = setting(None, f"whose classes it predicts: {', '.join(DATASETS)}{INFERRED}")
     classes: Path | None = setting(
         None, 'of "name" or "name r g b" lines instead', per_host=True, options={"metavar": "FILE"}
     )

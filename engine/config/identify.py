@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: by its file's name, or by the arguments of the run that wrote it.
+"""The network and data set of a checkpoint, inferred from the file's name or the settings of the run that wrote it.
 
 Released files and our own are named `[kd_]<model>_<backbone>_<dataset>[_best_model].pth`, so that the name is enough to
 evaluate one. A name is a claim: before anything is computed it is compared with the tensors in the file.
@@ -25,11 +25,11 @@ Log = Callable[[str], Any]
 
 @dataclass(frozen=True)
 class Identity:
-    """The network that a file is said to hold, and the data set it was trained on.
+    """The network that a file should hold, and the data set it was trained on.
 
     Attributes:
         model, backbone, dataset: as the command line takes them.
-        source: what says so, for messages ("name" or "arguments").
+        source: where that was found, for messages ("name" or "arguments").
     """
 
     model: str
@@ -53,10 +53,10 @@ def checkpoint_stem(model: str, backbone: str, dataset: str, distilled: bool = F
 
 
 def read_name(path: str | Path) -> Identity | None:
-    """What the file's name tells, None where it is not of the form `NAME_FORM`.
+    """What is inferred from the file's name; None where it is not of the form `NAME_FORM`.
 
     Where a name gives a teacher and a student (`kd_segformer_MiT_B4_segformer_MiT_B0_citys`), the student, which comes
-    last, is the network in the file. A timm name in which something was replaced cannot be restored and tells nothing.
+    last, is the network in the file. A timm name in which something was replaced cannot be restored: None.
     """
     found = parse_file_name(path)
     if found is None or found.dataset not in DATASETS:
@@ -65,7 +65,7 @@ def read_name(path: str | Path) -> Identity | None:
 
 
 def read_run_arguments(arguments: dict[str, Any] | None) -> Identity | None:
-    """What the arguments of a run (`StateFile.arguments`) tell; those of a distillation tell the student."""
+    """What is inferred from the settings of a run (`StateFile.arguments`): of a distillation, the student."""
     found = read_arguments_names(arguments)
     return None if found is None or not found.rest else Identity(*found, source="arguments")
 
@@ -73,7 +73,7 @@ def read_run_arguments(arguments: dict[str, Any] | None) -> Identity | None:
 def identify_network(
     path: Path, model: str | None, backbone: str | None, dataset: str | None, *, allow_partial: bool, log: Log = print
 ) -> tuple[Identity, Path, Path | StateFile]:
-    """The network in a file: what is given wins, what is None is inferred from the file and said so.
+    """The network in a file: what is given wins, what is None is inferred from the file and logged.
 
     Whatever is inferred is compared with the tensors in the file.
 
@@ -94,16 +94,17 @@ def identify_network(
     given = {"model": model, "backbone": backbone, "dataset": dataset}
     missing = [name for name, value in given.items() if value is None]
     file = read_file(path) if missing else path
-    told = read_name(path) or (read_run_arguments(file.arguments) if missing else None)
-    if told is None and missing:
+    inferred = read_name(path) or (read_run_arguments(file.arguments) if missing else None)
+    if inferred is None and missing:
         raise ValueError(_cannot_infer(file, missing))
-    if told is not None:
-        _log_contradictions(path, told, {f"--{name}": value for name, value in given.items()}, log)
+    if inferred is not None:
+        _log_contradictions(path, inferred, {f"--{name}": value for name, value in given.items()}, log)
     if missing:
-        given |= {name: getattr(told, name) for name in missing}
-        log(f"{path.name}: inferred from its {told.source}: {', '.join(f'--{name} {given[name]}' for name in missing)}")
+        given |= {name: getattr(inferred, name) for name in missing}
+        pairs = ", ".join(f"--{name} {given[name]}" for name in missing)
+        log(f"{path.name}: inferred from its {inferred.source}: {pairs}")
         if not allow_partial:
-            check_content(file, told, **given)
+            check_content(file, inferred, **given)
     return Identity(**given), path, file
 
 
@@ -121,31 +122,33 @@ def infer_teacher(networks: DistillationConfig, dataset: str, log: Log = print) 
     path = find_checkpoint(networks.teacher_pretrained, log)
     given = {name: getattr(networks, f"teacher_{name}") for name in TEACHER_DEFAULTS}
     missing = [name for name, value in given.items() if value is None]
-    told = read_name(path) or (read_run_arguments(read_arguments(path)) if missing else None)
-    if told is not None:
+    inferred = read_name(path) or (read_run_arguments(read_arguments(path)) if missing else None)
+    if inferred is not None:
         flags = {f"--teacher-{name}": value for name, value in given.items()} | {"--dataset": dataset}
-        _log_contradictions(path, told, flags, log)
+        _log_contradictions(path, inferred, flags, log)
         if missing:
-            inferred = ", ".join(f"--teacher-{name} {getattr(told, name)}" for name in missing)
-            log(f"{path.name}: inferred from its {told.source}: {inferred}")
+            pairs = ", ".join(f"--teacher-{name} {getattr(inferred, name)}" for name in missing)
+            log(f"{path.name}: inferred from its {inferred.source}: {pairs}")
     for name in missing:
-        given[name] = TEACHER_DEFAULTS[name] if told is None else getattr(told, name)
+        given[name] = TEACHER_DEFAULTS[name] if inferred is None else getattr(inferred, name)
     values = {f"teacher_{name}": value for name, value in given.items()}
     return replace(networks, **values, teacher_pretrained=path)
 
 
-def _log_contradictions(path: Path, told: Identity, flags: dict[str, str | None], log: Log) -> None:
-    """Says in one line which flags contradict what the file tells.
+def _log_contradictions(path: Path, inferred: Identity, flags: dict[str, str | None], log: Log) -> None:
+    """Logs in one line which flags contradict what was inferred from the file.
 
     Args:
         flags: the values of the flags for model, backbone and data set, in this order; None where one is not given.
     """
-    expected = (told.model, told.backbone, told.dataset)
+    expected = (inferred.model, inferred.backbone, inferred.dataset)
     taken = (value or other for value, other in zip(flags.values(), expected, strict=True))
     compared = zip(flags.items(), _plain_names(*taken), _plain_names(*expected), strict=True)
     others = [f"{flag} {value}" for (flag, value), mine, other in compared if value and mine != other]
     if others:
-        log(f"WARNING: {path.name} is {told}, as its {told.source} says; what is given wins: {', '.join(others)}")
+        log(
+            f"WARNING: {path.name} is {inferred} according to its {inferred.source}; the flags win: {', '.join(others)}"
+        )
 
 
 def _plain_names(model: str, backbone: str, dataset: str) -> tuple[str, str, str]:
@@ -156,14 +159,14 @@ def _plain_names(model: str, backbone: str, dataset: str) -> tuple[str, str, str
         return model, backbone, dataset
 
 
-def check_content(file: StateFile, told: Identity, model: str, backbone: str, dataset: str) -> None:
+def check_content(file: StateFile, inferred: Identity, model: str, backbone: str, dataset: str) -> None:
     """Compares what was inferred with the tensors in the file.
 
     Args:
         file: what was read.
-        told: what it says about itself.
-        model, backbone, dataset: what it is taken for. The data set fixes the class count, unless it is one whose
-            folder says its classes.
+        inferred: from its name or settings.
+        model, backbone, dataset: what it is taken for. The data set fixes the class count, unless its
+            classes are listed in its folder.
 
     Raises:
         ValueError: the file holds other tensors (they are named), or the network does not exist.
@@ -171,7 +174,7 @@ def check_content(file: StateFile, told: Identity, model: str, backbone: str, da
     classes = len(DATASETS[dataset].CLASSES) if dataset in DATASETS else 0
     expected = f"{model} with {backbone}" + (f" for the {classes} classes of {dataset}" if classes else "")
     difference = mismatch(model, backbone, classes, file)
-    check_claim(file, str(told), told.source, expected, difference, "--model, --backbone and --dataset")
+    check_claim(file, str(inferred), inferred.source, expected, difference, "--model, --backbone and --dataset")
 
 
 def count_classes(model: str, backbone: str, file: Path | StateFile) -> int:

@@ -1,4 +1,4 @@
-"""Flags of the published scripts that have no effect here: accepted, so that old command lines run, and said so."""
+"""Flags of the published scripts that have no effect here: accepted with a warning, so that old command lines run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from utils.flags import migrate_names
 
 # flag -> (takes a value, what replaces it)
 LEGACY_FLAGS = {
-    "--log-dir": (True, "logs lie in the run's folder, --save-dir/--save-dir-name"),
+    "--log-dir": (True, "logs are in the run's folder, --save-dir/--save-dir-name"),
     "--gpu-id": (True, "choose GPUs with CUDA_VISIBLE_DEVICES"),
     "--local-rank": (True, "torchrun sets LOCAL_RANK"),
     "--no-cuda": (False, "use --device cpu"),

@@ -35,7 +35,7 @@ AMP_HELP = (
     "half precision; fp16 needs a GPU. auto: bf16 on a GPU that has it; in training on a CPU whichever of bf16 and off "
     "is faster, measured in two steps each of the student, which is logged and kept on resume"
 )
-BACKBONE_HELP = "python -m models lists the networks and their backbones; timm:<name> goes with every model"
+BACKBONE_HELP = "python -m models lists the networks and their backbones; timm:<name> works with every model"
 LIST_HELP = 'file of "image mask" lines instead of the layout'
 PIXEL_VALUE = (lambda v: -1 <= v <= 255, "-1 or a value from 0 to 255")
 
@@ -107,7 +107,7 @@ class DistillationConfig(Settings):
     skip_teacher_check: bool = setting(False, "accept a teacher near chance", resume="free")
     teacher_dtype: Literal["float32", "bfloat16"] | None = setting(
         None,
-        "precision that the teacher computes in; auto: as --amp says",
+        "precision that the teacher computes in; auto: as --amp",
         parse=lambda word: None if word == "auto" else word,
         options={"choices": (None, "float32", "bfloat16"), "metavar": "auto|float32|bfloat16"},
     )

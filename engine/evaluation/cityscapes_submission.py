@@ -44,8 +44,8 @@ class Submission:
             evaluate(..., on_prediction=submission)
             submission.finish()
 
-    Masks lie in the folder `<path>.parts` until then, which several machines have to share. Leaving the context removes
-    it; what a killed evaluation left, the next one removes.
+    Until then masks are kept in the folder `<path>.parts`, which several machines have to share. Leaving the context
+    removes it; what a killed evaluation left, the next one removes.
 
     Args:
         dataset: the test split of Cityscapes.

@@ -57,7 +57,7 @@ def identify_networks(config: EmbeddingsConfig, dataset: str | None) -> list[tup
 
 
 def titles_of(networks: Sequence[tuple[Identity, Path]]) -> list[str]:
-    """Model, backbone and whether distilled, by the file's name; equal ones are told apart by their folders."""
+    """Model, backbone and whether distilled, by the file's name; equal ones get the names of their folders."""
     titles = []
     for network, path in networks:
         distilled = " (distilled)" if path.name.startswith("kd_") else ""

@@ -54,7 +54,7 @@ def sliding_window(
 ) -> Tensor:
     """Logits assembled from windows that cover every pixel.
 
-    Windows that lie side by side without overlap and whose sides are multiples of the network's output stride are
+    Windows side by side, without overlap, and whose sides are multiples of the network's output stride are
     joined as they leave the network, and resized once: the published evaluation of SegFormer on Cityscapes in two
     halves. Otherwise each window's logits are resized to the window and averaged where windows overlap. A window that
     would reach over the edge is moved back; one larger than the image is cut to it.

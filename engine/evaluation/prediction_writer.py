@@ -17,7 +17,7 @@ class PredictionWriter:
     """Writes the prediction of every image: a hook of `evaluate`.
 
     Args:
-        dataset: gives names and colours of the classes, the files' names, and says whether there is truth to compare
+        dataset: gives names and colours of the classes, the files' names, and whether there is truth to compare
             with (`mask_paths`).
         folder: `masks/`, `blends/` and `panels/` are made in it.
         masks: write palette PNG, one label a pixel.

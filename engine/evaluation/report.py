@@ -18,7 +18,7 @@ from utils.visualize import confusion_plot
 
 
 def describe_network(network: SegmentationNetwork, dataset: SegmentationDataset) -> dict[str, Any]:
-    """Parameters and multiply-adds (of one pass over the whole of the split's first image)."""
+    """Parameters and MACs (of one pass over the whole of the split's first image)."""
     height, width = dataset[0][0].shape[:2]
     macs = count_macs(network, height, width, need_aux=False)
     return {
@@ -61,7 +61,7 @@ def write_report(
     height, width = network["input_size"]
     log(
         f"{network['model']} on {network['backbone']}: {network['parameters'] / 1e6:.2f} M parameters, "
-        f"{network['multiply_adds'] / 1e9:.2f} G multiply-adds ({network['flops'] / 1e9:.2f} GFLOPs) "
+        f"{network['multiply_adds'] / 1e9:.2f} GMACs ({network['flops'] / 1e9:.2f} GFLOPs) "
         f"for one pass over {height}x{width}"
     )
     summary = {"arguments": record(config) | {"protocol": str(protocol)}, "images": len(dataset), "network": network}

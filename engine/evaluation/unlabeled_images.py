@@ -43,10 +43,10 @@ class ImageFiles:
     Args:
         source: a folder (all images in it and below), an image, or a text file with a path a line.
         classes, palette: names and colours of what is predicted.
-        without: a folder below `source` that is passed over, for output that lies there.
+        without: a folder below `source` to leave out: that of the output.
 
     Attributes:
-        root: folder that all images lie in.
+        root: folder above all images.
         image_paths: absolute paths, sorted where a folder was given.
         mask_paths: None.
         names: of output files, without ending: the paths below `root`; images that differ in their endings alone keep
@@ -83,7 +83,7 @@ class ImageFiles:
 
 
 class ReadableBatches:
-    """The batches of a loader of `ImageFiles` in which files that cannot be read are passed over and kept in mind.
+    """The batches of a loader of `ImageFiles` without the files that cannot be read, which it collects.
 
     Args:
         images: what to read.
@@ -115,7 +115,7 @@ class ReadableBatches:
 
 
 def find_images(source: Path, without: Path | None = None) -> tuple[Path, list[Path]]:
-    """The folder that the images lie in and their absolute paths; see `ImageFiles`."""
+    """The folder above the images and their absolute paths; see `ImageFiles`."""
     source = Path(os.path.abspath(source.expanduser()))
     if not source.exists():
         raise FileNotFoundError(f"--images {source} does not exist: expected a folder, an image or a list of images")
@@ -203,14 +203,14 @@ def classes_of_network(
         return list(known.CLASSES), list(known.PALETTE)
     count = count_classes(network.model, network.backbone, weights)
     if count > MAX_CLASSES:
-        raise ValueError(f"the network tells {count} classes apart; at most {MAX_CLASSES} fit into a mask")
+        raise ValueError(f"the network has {count} classes; a mask holds at most {MAX_CLASSES}")
     if network.dataset == "synthetic" and count == len(scenes.CLASSES):
         return list(scenes.CLASSES), list(scenes.CLASSES.values())
     return [f"class {index}" for index in range(count)], generated_palette(count)
 
 
 def refuse_unreadable(reasons: Sequence[str], total: int) -> None:
-    """Ends a prediction in which files were passed over; to be called by all processes.
+    """Ends a prediction in which files could not be read; to be called by all processes.
 
     Args:
         reasons: of this process.

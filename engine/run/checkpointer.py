@@ -1,4 +1,4 @@
-"""State and checkpoints of a run, written as `--on-save-error` says, and whether the disk has room for them."""
+"""State and checkpoints of a run, as `--on-save-error` asks for, and whether the disk has room for them."""
 
 import shutil
 from collections.abc import Callable
@@ -34,7 +34,7 @@ class Checkpointer:
         arguments: the run's arguments as built-in types, for the state.
         device: where the run trains.
         run: names the files.
-        logger: hears of failures.
+        logger: gets failures.
         on_error: "stop" to raise where a write fails, "continue" to warn and go on with the last good state on disk.
     """
 
@@ -57,10 +57,10 @@ class Checkpointer:
         """Writes everything. All processes together.
 
         Args:
-            final: nothing follows that could try again, so a failure is an error whatever `on_error` says.
+            final: nothing follows that could try again, so a failure is an error whatever `on_error` is.
 
         Raises:
-            OSError: on all processes, where a write failed and is not to be passed over.
+            OSError: on all processes, where a write failed and `on_error` is "stop".
         """
         self._logger.flush()  # no figure before the state is missing after a resume
         saved = self._state.state(self._arguments, self._device)
@@ -101,7 +101,7 @@ class Checkpointer:
             return True
         # The best network of a validation whose files failed is gone at the next step: a later one may take its place.
         self._state.best = replace(self._written_best)
-        missing = "only the state was" if self._state_written else "nothing was"  # the main process's logger says it
+        missing = "only the state was" if self._state_written else "nothing was"  # only the main process logs it
         self._logger.warning(
             f"{missing} saved at iteration {self._state.iteration}: {failure}. The last good state stays; the "
             "next save tries again (--on-save-error continue)"

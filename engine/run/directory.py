@@ -69,7 +69,7 @@ class RunDirectory:
 
     @property
     def continues_in_place(self) -> bool:
-        """Whether the run goes on in the folder of the state it continues from."""
+        """Whether the run writes to the folder of the state it continues from."""
         own = (self.last_state.resolve(), previous_of(self.last_state))
         return self.source is not None and self.source.resolve() in own
 
@@ -93,7 +93,7 @@ class RunDirectory:
         Args:
             folder: of the run.
             stem: the checkpoint's name without ending.
-            settings: the run's config; a state must have been made with the same, as far as they do not say otherwise.
+            settings: the run's config; a state must have been made with the same, but for those free to change.
             resume: None, "auto", or a state file or the folder of one.
             overwrite: replace a run that the folder holds.
             read_only: nothing will be written: the folder may be in use, and is not locked.
@@ -200,7 +200,7 @@ def _restarted(run: RunDirectory) -> bool:
 
 
 def _launcher() -> str | None:
-    """What tells one torchrun from another, the same after its restarts; None without it."""
+    """An id of the torchrun that started this process, the same after its restarts; None without it."""
     name = os.environ.get("TORCHELASTIC_RUN_ID")
     if name in (None, "", "none"):  # "none" is torchrun's default
         return None if name is None else f"{socket.gethostname()}, process {os.getppid()}"

@@ -84,7 +84,7 @@ def require_equal_across_ranks(values: Mapping[str, Any], remedy: str) -> None:
 
 
 def fingerprint(modules: Iterable[nn.Module]) -> str:
-    """A number that tells the parameters and buffers of modules from others; it does not depend on the device."""
+    """A hash of the parameters and buffers of modules, which does not depend on the device."""
     total, place = 0, 0
     for module in modules:
         for tensor in module.state_dict().values():

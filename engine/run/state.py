@@ -68,7 +68,7 @@ class TrainState:
         return {
             "format": STATE_FORMAT,
             "iteration": self.iteration,
-            # without a budget the log tells it, so that equal runs leave equal states
+            # without a budget it is in the log alone, so that equal runs leave equal states
             "train_seconds": None if arguments.get("max_seconds") is None else self.seconds,
             **self.task.trained_state(),
             "optimizer": self.optimizer.state_dict(),

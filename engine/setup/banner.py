@@ -1,4 +1,4 @@
-"""What a training run says of itself at its start and end."""
+"""What a training run logs at its start and end."""
 
 import shlex
 

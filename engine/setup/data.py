@@ -1,4 +1,4 @@
-"""The data of a training run: its splits, the check of them, the loader, and what is told of bad samples."""
+"""The data of a training run: its splits, the check of them, the loader, and reports of bad samples."""
 
 import sys
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def build_data(config: DataConfig, *, validate: bool) -> Data:
 
 def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int) -> None:
     """Opens some samples; what is wrong with them is an error."""
-    train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are told of when training meets them
+    train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are reported when training meets them
     if val_set is not None:
         val_set.check_samples(CHECKED_SAMPLES)
 
@@ -77,7 +77,7 @@ def train_loader(
     iteration: int,
     bad_samples: BadSamples | None = None,
 ) -> SegmentationLoader:
-    """The micro-batches of this process from that iteration on; `bad_samples` counts (None: nobody is told)."""
+    """The micro-batches of this process from that iteration on; `bad_samples` counts (None: without a report)."""
     return build_train_loader(
         data.train,
         crop_size=config.optim.crop_size,

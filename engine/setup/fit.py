@@ -39,7 +39,7 @@ from utils.seed import seed_everything
 def fit(
     task: SegmentationTask, data: Data, config: TrainConfig, run: RunDirectory, device: torch.device, notes: list[str]
 ) -> Best:
-    """Trains `task` as the config says, from `run.state` where there is one.
+    """Trains `task` by its config, from `run.state` where there is one.
 
     Args:
         task, data, config, run, device: of the run.

@@ -129,7 +129,7 @@ def measure_amp(
 ) -> dict[str, float]:
     """Seconds of a forward and backward pass on a CPU in "off" and "bf16", the better of two each, in turns.
 
-    On a copy of the network, with the random numbers put back: nothing of the training changes.
+    On a copy of the network, and without moving the random generators: training is not changed.
 
     Args:
         network: a student, on any device.

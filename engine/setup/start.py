@@ -19,7 +19,7 @@ def start(config: Any, machine: MachineConfig) -> torch.device:
 
 
 def open_run(config: TrainConfig, stem: str) -> RunDirectory:
-    """The folder of a training run, named `stem` where --save-dir-name does not say otherwise.
+    """The folder of a training run, named `stem` unless --save-dir-name is given.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError, FolderInUseError: see `RunDirectory.open`.

@@ -32,7 +32,7 @@ class FrozenTeacher(nn.Module):
     Args:
         network: the teacher, trained. It is changed in place and belongs to this module from then on.
         amp: "off", "bf16" or "fp16": what its forward pass is computed in. The weights of convolutions and linear
-            layers are kept in that type, which changes nothing and spares the cast at every step.
+            layers are kept in that type, which changes nothing and saves the cast at every step.
     """
 
     def __init__(self, network: nn.Module, amp: str = "off") -> None:
@@ -73,7 +73,7 @@ def prepare_teacher(
         amp: "off", "bf16" or "fp16".
         channels_last: memory format of the weights, which the maps follow.
         compiled: torch.compile.
-        log: is told how much was folded.
+        log: gets how much was folded.
     """
     if fold:
         # In full precision whatever the device allows in products of float32.

@@ -58,7 +58,7 @@ def bank_filling(module: nn.Module) -> dict[str, float]:
 
 
 class LossHealth:
-    """Turns measurements into warnings, each said once until it is over."""
+    """Turns measurements into warnings, each given once until it is over."""
 
     def __init__(self) -> None:
         self._current: set[tuple[str, str]] = set()

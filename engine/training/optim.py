@@ -58,7 +58,7 @@ def build_optimizer(
     fused = _fused(parameters)
     if kind == "sgd":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused)
-        if momentum:  # torch's fused kernel leaves them uninitialised where it is told to leave the first step out
+        if momentum:  # torch's fused kernel leaves them uninitialised where the first step is masked
             for parameter in parameters:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         return optimizer

@@ -26,7 +26,7 @@ class StepProfiler:
         folder: the run's; the trace (for chrome://tracing or ui.perfetto.dev) and a table of the operations that take
             the most time and memory go to its `profile/`. Writing them takes seconds, which count as training.
         steps: how many to trace.
-        logger: is told where the files are.
+        logger: gets the place of the files.
         device: the one that trains.
     """
 
@@ -91,7 +91,7 @@ class StepProfiler:
 
 
 def _parts(averages: Sequence[FunctionEventAvg], device: str, steps: int) -> str:
-    """The step's named parts (some lie inside others), with what lies inside them, milliseconds a step."""
+    """The step's named parts (some contain others), with what they contain, milliseconds a step."""
     parts = [event for event in averages if event.is_user_annotation and not event.key.startswith("ProfilerStep")]
     rows = {event.key: max(event.cpu_time_total, event.device_time_total) / steps / 1000 for event in parts}
     lines = [f"{name:30s} {time:10.2f}" for name, time in sorted(rows.items(), key=lambda row: -row[1])]

@@ -75,7 +75,7 @@ def _update(state: TrainState, clip_grad: float, masked: Tensor) -> None:
     """Clips the gradients, takes a step of each optimiser and averages; the scaler or the mask leaves bad ones out."""
     if clip_grad > 0:
         state.scaler.unscale_(state.optimizer)
-        # not a discriminator's parameters: their gradients say nothing about the size of the student's step
+        # not a discriminator's parameters: their gradients do not measure the student's step
         clipped = [parameter for group in state.optimizer.param_groups for parameter in group["params"]]
         nn.utils.clip_grad_norm_(clipped, clip_grad)
     optimizers = [optimizer for optimizer in (state.optimizer, state.discriminator_optimizer) if optimizer is not None]

@@ -1,4 +1,4 @@
-"""When training ends: its last iteration, its seconds, or a signal to any process; the same step in all processes."""
+"""When training ends: its last iteration, its seconds, or a signal to a process; at the same step in all of them."""
 
 import time
 from collections import deque
@@ -164,7 +164,7 @@ class RankFlags:
 
 
 class TimeBudget:
-    """Counts a run's seconds of training and tells when they are spent.
+    """Counts a run's seconds of training and knows when they are spent.
 
     Start-up is not counted: the clock starts when the first step of the process is done, in which kernels are chosen
     and compiled; that step is free. Several processes act on the main process's clock alone. It is sent about once a

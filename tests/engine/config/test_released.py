@@ -149,7 +149,7 @@ def test_flags_win_over_the_name_and_one_line_says_so(voc_state, evaluate, tmp_p
     lines = capsys.readouterr().out.splitlines()
     warnings = [line for line in lines if line.startswith("WARNING")]
     assert len(warnings) == 1
-    assert warnings[0].endswith("what is given wins: --backbone mobilenetv3_small, --dataset voc")
+    assert warnings[0].endswith("the flags win: --backbone mobilenetv3_small, --dataset voc")
     assert f"{path.name}: inferred from its name: --model psp_mobile" in lines
     assert results["network"]["backbone"] == "mobilenetv3_small" and len(results["confusion_matrix"]) == 21
 

@@ -110,7 +110,7 @@ def test_eval_writes_tables_plot_masks_and_blends(run_main, data_root, tmp_path,
     assert results["boundary_miou"] == pytest.approx(np.mean([float(row["boundary_iou"]) for row in rows]))
     assert json.loads((tmp_path / "json/summary.json").read_text()) == results
     text = capsys.readouterr().out
-    assert f"mIoU {100 * results['miou']:.2f} (all 3 classes" in text and "multiply-adds" in text
+    assert f"mIoU {100 * results['miou']:.2f} (all 3 classes" in text and "GMACs" in text
     assert f"boundary IoU {100 * results['boundary_miou']:.2f} (all 3 classes)" in text
     assert "custom test, 4 images; whole images, scales 0.75, 1, with mirror images" in text
     assert Image.open(folder / "confusion.png").size[0] > 200

@@ -28,9 +28,9 @@ def test_a_teacher_is_what_its_name_says_unless_flags_say_otherwise(tmp_path):
     assert teacher_args(path, "segformer", "mit_b4") == (("segformer", "mit_b4"), [])
     network, said = teacher_args(path, backbone="MiT_B2")
     assert network == ("segformer", "MiT_B2")
-    assert said[0].startswith("WARNING") and said[0].endswith("what is given wins: --teacher-backbone MiT_B2")
+    assert said[0].startswith("WARNING") and said[0].endswith("the flags win: --teacher-backbone MiT_B2")
     _, said = teacher_args(tmp_path / "deeplabv3_resnet101_voc_best_model.pth")
-    assert said[0].endswith("what is given wins: --dataset citys")
+    assert said[0].endswith("the flags win: --dataset citys")
 
 
 def test_a_teacher_whose_file_does_not_tell_is_the_published_one(tmp_path):
