@@ -45,10 +45,14 @@ def checkpoint_stem(model: str, backbone: str, dataset: str, distilled: bool = F
     """The name, without ending, of a run's checkpoints; `read_name` is its inverse.
 
     Args:
-        model, backbone, dataset: as the command line takes them; `timm:<name>` becomes `timm-<name>`, and `/` and `:`
-            in the name become `-` too.
+        model, backbone, dataset: as the command line takes them, aliases resolved here; `timm:<name>` becomes
+            `timm-<name>`, and `/` and `:` in the name become `-` too.
         distilled: whether the network is a distilled student.
+
+    Raises:
+        ValueError: there is no such network.
     """
+    model, backbone = resolve_names(model, backbone)
     return f"{'kd_' if distilled else ''}{model}_{re.sub('[:/]', '-', backbone)}_{dataset}"
 
 

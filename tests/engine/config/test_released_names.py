@@ -8,6 +8,7 @@ import torch
 
 from dataset import DATASETS
 from engine.config.identify import Identity, check_content, checkpoint_stem, read_name
+from models import resolve_names
 from models.weights import StateFile
 from models.weights.file_names import CLASS_COUNTS
 
@@ -65,10 +66,11 @@ def test_the_tensors_of_every_released_file_agree_with_its_name(file):
         ("psp", "timm:swin_tiny_patch4_window7_224"),
     ],
 )
-def test_the_name_that_a_run_gives_is_read_back(network, dataset, distilled):
+def test_a_run_is_named_by_the_resolved_network_which_is_read_back(network, dataset, distilled):
     stem = checkpoint_stem(*network, dataset, distilled)
     assert stem.startswith("kd_") == distilled
-    assert read_name(f"{stem}.pth") == read_name(f"{stem}_best_model.pth") == Identity(*network, dataset)
+    expected = Identity(*resolve_names(*network), dataset)
+    assert read_name(f"{stem}.pth") == read_name(f"{stem}_best_model.pth") == expected
 
 
 def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_that_tells_nothing():
