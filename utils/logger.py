@@ -105,10 +105,17 @@ class RunLogger:
         self._board(lambda writer: writer.add_text(tag, text, iteration))
 
     def settings(self, values: Mapping[str, Any], sink: str | None = None) -> None:
-        """The run's settings as a TensorBoard text, and to the sink of this name, which gets all curves from now on."""
+        """The run's settings as a TensorBoard text, and to the sink of this name, which gets all curves from now on.
+
+        Raises:
+            ValueError: the sink cannot be made, for whatever reason its service has.
+        """
         self.text("settings", "\n".join(f"    {name}: {value}" for name, value in values.items()))
         if sink is not None and self.enabled:
-            self._sinks[sink] = LOGGERS[sink](self.folder, values)
+            try:
+                self._sinks[sink] = LOGGERS[sink](self.folder, values)
+            except Exception as error:
+                raise ValueError(f"--logger {sink} could not be started: {error}. Leave it out, or mend that.") from error
 
     def last(self, name: str) -> float:
         """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""

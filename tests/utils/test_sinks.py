@@ -69,6 +69,13 @@ def test_a_failing_service_is_reported_once_and_the_run_goes_on(service, tmp_pat
     assert capsys.readouterr().out.count("--logger wandb failed and gets no more curves: division by zero") == 1
 
 
+@pytest.mark.parametrize("service", ["mlflow"], indirect=True)
+def test_a_service_that_cannot_be_started_is_an_error(service, run_main, baseline, tmp_path):
+    service.start_run = lambda run_name: 1 / 0
+    with pytest.raises(ValueError, match="--logger mlflow could not be started: division by zero"):
+        run_main("train_baseline", *baseline, "--logger", "mlflow")
+
+
 def test_other_processes_send_nothing(tmp_path, monkeypatch):
     monkeypatch.setitem(LOGGERS, "broken", lambda *args: 1 / 0)
     RunLogger(tmp_path, main_process=False).settings({}, "broken")
