@@ -115,7 +115,7 @@ class RunLogger:
             try:
                 self._sinks[sink] = LOGGERS[sink](self.folder, values)
             except Exception as error:
-                raise ValueError(f"--logger {sink} could not be started: {error}. Leave it out, or mend that.") from error
+                raise ValueError(f"--logger {sink} could not be started: {error}") from error
 
     def last(self, name: str) -> float:
         """The last number of this name in metrics.jsonl; 0 where there is none, and on all but the main process."""
