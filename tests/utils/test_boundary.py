@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils import boundary
+from utils import metrics
 from utils.boundary import BoundaryCounts, boundary_distance, boundary_pixels
 
 VOID = 255
@@ -108,7 +108,7 @@ def test_distance_is_a_part_of_the_diagonal(size, distance):
 
 
 def test_reduce_happens_once(monkeypatch):
-    monkeypatch.setattr(boundary, "all_reduce_sum", lambda tensor: tensor * 2)
+    monkeypatch.setattr(metrics, "all_reduce_sum", lambda tensor: tensor * 2)
     target = blocks((12, 12), 2, seed=4)
     counts = BoundaryCounts(2)
     counts.update(target, target)
