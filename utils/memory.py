@@ -1,4 +1,4 @@
-"""Memory of the machine and of processes, as the system tells."""
+"""Memory of the machine and of processes, as the system reports it."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def peak_rss_mib() -> float:
 
 
 def own_bytes(process: int) -> int:
-    """Bytes of memory that a process shares with no other; 0 where the system does not tell."""
+    """Bytes of memory that a process shares with no other; 0 where the system does not report it."""
     return _kib(Path(f"/proc/{process}/smaps_rollup"), ("Private_Clean", "Private_Dirty")) * 1024
 
 
