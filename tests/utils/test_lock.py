@@ -13,7 +13,7 @@ from utils import lock
 from utils.lock import LOCK_NAME, FolderInUseError, folder_held, hold_folder
 
 ROOT = Path(__file__).parents[2]
-# Takes the folder, with a forked child that outlives it as a loader's worker might; says so, and waits.
+# Takes the folder, with a forked child that outlives it as a loader's worker might; prints the child's id, and waits.
 HOLDER = """
 import os, sys, time
 from pathlib import Path
@@ -45,7 +45,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_second_process_is_refused_and_told_by_whom(tmp_path, holder):
+def test_second_process_is_refused_and_the_first_is_named(tmp_path, holder):
     process, _ = holder
     with pytest.raises(FolderInUseError) as refused:
         hold_folder(tmp_path)
@@ -70,7 +70,7 @@ def test_lock_dies_with_its_process_though_a_forked_child_lives_on(tmp_path, hol
 def test_one_process_may_take_a_folder_twice_and_keeps_it(tmp_path):
     code = "import sys; from pathlib import Path; from utils.lock import hold_folder; hold_folder(Path(sys.argv[1]))"
     with folder_held(tmp_path):
-        assert hold_folder(tmp_path) is None  # a second descriptor that is closed would have given the lock back
+        assert hold_folder(tmp_path) is None  # closing a second descriptor would have released the lock
         other = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
         assert other.returncode == 1 and "FolderInUseError" in other.stderr
     other = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
@@ -126,7 +126,7 @@ def test_folder_that_cannot_be_written(tmp_path, monkeypatch):
         hold_folder(tmp_path)
 
 
-def test_unsigned_lock_is_told_without_a_name(tmp_path, holder):
+def test_unsigned_lock_has_no_name(tmp_path, holder):
     (tmp_path / LOCK_NAME).write_text("{}")
     with pytest.raises(FolderInUseError, match="in use: another process holds it"):
         hold_folder(tmp_path)
