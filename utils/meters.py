@@ -132,9 +132,9 @@ class LossMeter:
         if across_processes and self._first is not None:
             firsts = [code for code in all_gather_cat(self._first.reshape(1)).tolist() if code >= 0]
             self._known = min(firsts, default=-1)
-        if self._known is None:
-            self._known = -1 if self._first is None else int(self._first.item())
-        if self._known < 0:
+        if self._known is None and self._first is not None:
+            self._known = int(self._first)
+        if self._known is None or self._known < 0:
             return None
         iteration, index = divmod(self._known, _TERMS)
         return iteration, GRADIENT if index == _GRADIENT else self._names[index]
@@ -160,9 +160,8 @@ class LossMeter:
 class RateMeter:
     """Images per second and the time spent waiting for data, between two reads.
 
-    Call `data_ready` when a batch has arrived and `step_done` when it has been used. On a GPU a single interval only
-    shows how fast work is queued; the figures hold from read to read when the loop waits for the device in between,
-    as reading the losses does.
+    Call `data_ready` when a batch has arrived and `step_done` when it has been used. On a GPU the figures hold from
+    read to read when the loop waits for the device in between, as reading the losses does.
 
     Args:
         clock: seconds, growing.

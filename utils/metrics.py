@@ -87,17 +87,12 @@ class SegMetrics:
             ValueError: the number of names differs from the number of classes.
         """
         header, *rows = self.to_rows(class_names)
-        summary = {
-            "miou": self.miou,
-            "miou_present": self.miou_present,
-            "macc": self.macc,
-            "pixel_accuracy": self.pixel_accuracy,
-            "num_pixels": self.num_pixels,
-        }
+        figures = ["miou", "miou_present", "macc", "pixel_accuracy", "num_pixels"]
         if self.boundary_iou is not None:
-            summary |= {"boundary_miou": self.boundary_miou, "boundary_miou_present": self.boundary_miou_present}
-        keys = ["name" if key == "class" else key for key in header[1:]]
-        return summary | {"classes": [dict(zip(keys, row[1:], strict=True)) for row in rows]}
+            figures += ["boundary_miou", "boundary_miou_present"]
+        keys = ["name", *header[2:]]
+        classes = [dict(zip(keys, row[1:], strict=True)) for row in rows]
+        return {name: getattr(self, name) for name in figures} | {"classes": classes}
 
     def to_rows(self, class_names: Sequence[str]) -> list[list[Any]]:
         """Rows for csv.writer: a header, then (id, class, iou, accuracy, pixels in the truth) of each class.
@@ -109,16 +104,11 @@ class SegMetrics:
         """
         if len(class_names) != len(self.iou):
             raise ValueError(f"got {len(class_names)} class names for {len(self.iou)} classes: give one name per class")
-        pixels = self.matrix.sum(axis=1)
-        rows: list[list[Any]] = [["id", "class", "iou", "accuracy", "pixels"]]
-        rows += [
-            [index, name, float(self.iou[index]), float(self.class_accuracy[index]), int(pixels[index])]
-            for index, name in enumerate(class_names)
-        ]
+        values = {"iou": self.iou, "accuracy": self.class_accuracy, "pixels": self.matrix.sum(axis=1)}
         if self.boundary_iou is not None:
-            for row, value in zip(rows, ["boundary_iou", *self.boundary_iou.tolist()], strict=True):
-                row.append(value)
-        return rows
+            values["boundary_iou"] = self.boundary_iou
+        columns = [range(len(class_names)), class_names, *(value.tolist() for value in values.values())]
+        return [["id", "class", *values], *map(list, zip(*columns, strict=True))]
 
     def format_table(self, class_names: Sequence[str]) -> str:
         """The per-class table and the summary in percent, aligned, for the screen and the log.

@@ -74,7 +74,7 @@ def test_any_flipped_bit_is_found_or_harms_nothing(legacy, tmp_path):
     state = {"w": torch.arange(10.0), "n": 3}
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
     content = path.read_bytes()
-    refused = 0
+    messages = []
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 << (place % 8)
@@ -83,17 +83,12 @@ def test_any_flipped_bit_is_found_or_harms_nothing(legacy, tmp_path):
             found = load_file(bad)
         except ValueError as error:
             assert "bad.pth" in str(error)
-            refused += 1
+            messages.append(str(error))
             continue
         assert legacy or (found.keys() == state.keys() and found["n"] == 3)
         assert legacy or torch.equal(found["w"], state["w"])
-    assert refused > len(content) / 5
-    changed = bytearray(content)
-    changed[content.find(state["w"].numpy().tobytes())] ^= 1
-    bad.write_bytes(changed)
-    if not legacy:
-        with pytest.raises(ValueError, match="checksum"):
-            load_file(bad)
+    assert len(messages) > len(content) / 5
+    assert legacy or any("checksum" in message for message in messages)
 
 
 def member(name: str, size: int = 1, **changes) -> tuple[zipfile.ZipInfo, bytes]:
