@@ -210,19 +210,17 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
 
 def all_gather_object(obj: Any) -> list[Any]:
     """Picklable objects of all processes, in the order of ranks."""
-    if get_world_size() == 1:
-        return [obj]
-    objects: list[Any] = [None] * get_world_size()
-    dist.all_gather_object(objects, obj)
+    objects = [obj] * get_world_size()
+    if get_world_size() > 1:
+        dist.all_gather_object(objects, obj)
     return objects
 
 
-def broadcast_object(obj: Any, src: int = 0) -> Any:
-    """The picklable object that process ``src`` passed."""
-    if get_world_size() == 1:
-        return obj
+def broadcast_object(obj: Any) -> Any:
+    """The picklable object that the main process passed."""
     holder = [obj]
-    dist.broadcast_object_list(holder, src=src)
+    if get_world_size() > 1:
+        dist.broadcast_object_list(holder)
     return holder[0]
 
 

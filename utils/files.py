@@ -117,7 +117,7 @@ def _keep_previous(path: Path) -> None:
     try:
         os.replace(link, kept)
     finally:
-        link.unlink(missing_ok=True)  # a rename does nothing where both names stand for one file already
+        link.unlink(missing_ok=True)  # a rename does nothing where both names are links to one file already
 
 
 def _explained(error: OSError, path: Path) -> OSError:

@@ -1,10 +1,10 @@
-"""Settings, declared as `utils.settings` says, as flags, plain records and comparisons of those.
+"""Settings, declared as `utils.settings` describes, as flags, plain records and comparisons of those.
 
 `add_flags` gives a parser a flag for every setting of a config, `read` makes the config of what was given, `record`
 turns it into plain data for args.yaml and the state, `differences` compares such a record with a later config.
 
 A section whose values follow from others (methods, whose weights depend on the methods chosen) is a class with
-`add_flags(parser)`, `read(given)`, `declared()` and `leaves()` of its own.
+`add_flags(parser)`, `read(given)`, `declared()` and `leaves()`.
 """
 
 import argparse

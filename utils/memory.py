@@ -1,5 +1,6 @@
 """Memory of the machine and of processes, as the system reports it."""
 
+import resource
 from pathlib import Path
 
 
@@ -13,8 +14,6 @@ def machine_memory() -> int:
 
 def peak_rss_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

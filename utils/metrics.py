@@ -15,7 +15,7 @@ from utils.distributed import all_reduce_sum
 class SegMetrics:
     """Figures of one evaluation, as fractions from 0 to 1; K classes.
 
-    A ratio whose denominator is 0 counts as 0.
+    A ratio whose denominator is 0 counts as 0. Methods that take class names raise ValueError for other than K names.
 
     Attributes:
         miou: mean IoU over ALL K classes, one that occurs nowhere counting 0 (what published tables print).
@@ -81,11 +81,7 @@ class SegMetrics:
         return float(ratio(self.matrix.sum(axis=1).max(), self.matrix.sum())) / len(self.matrix)
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Everything but the matrix as built-in types, for a JSON file.
-
-        Raises:
-            ValueError: the number of names differs from the number of classes.
-        """
+        """Everything but the matrix as built-in types, for a JSON file."""
         header, *rows = self.to_rows(class_names)
         figures = ["miou", "miou_present", "macc", "pixel_accuracy", "num_pixels"]
         if self.boundary_iou is not None:
@@ -98,9 +94,6 @@ class SegMetrics:
         """Rows for csv.writer: a header, then (id, class, iou, accuracy, pixels in the truth) of each class.
 
         Boundary IoU, where it was asked for, is one more column.
-
-        Raises:
-            ValueError: the number of names differs from the number of classes.
         """
         if len(class_names) != len(self.iou):
             raise ValueError(f"got {len(class_names)} class names for {len(self.iou)} classes: give one name per class")
@@ -111,11 +104,7 @@ class SegMetrics:
         return [["id", "class", *values], *map(list, zip(*columns, strict=True))]
 
     def format_table(self, class_names: Sequence[str]) -> str:
-        """The per-class table and the summary in percent, aligned, for the screen and the log.
-
-        Raises:
-            ValueError: the number of names differs from the number of classes.
-        """
+        """The per-class table and the summary in percent, aligned, for the screen and the log."""
         rows = self.to_rows(class_names)[1:]
         width = max(len(name) for name in [*class_names, "class"])
         total = max(self.num_pixels, 1)
@@ -209,7 +198,7 @@ class ConfusionMatrix(PixelCounts):
         self._counts += histogram(index, len(self._counts))
 
     def compute(self) -> SegMetrics:
-        """The figures of what was counted so far (in all processes after `reduce`, in this one before).
+        """The metrics of what was counted so far (in all processes after `reduce`, in this one before).
 
         Raises:
             ValueError: a target or prediction held a value that is neither a class nor the ignored one.

@@ -19,7 +19,7 @@ Legend = Sequence[tuple[str, Color | np.ndarray]]
 
 def panel(
     cells: Sequence[tuple[str, np.ndarray]],
-    legend: Legend | None = None,
+    legend: Legend = (),
     cell_height: int = _MIN_CELL_HEIGHT,
     cell_width: int = 0,
 ) -> np.ndarray:
@@ -51,9 +51,9 @@ def panel(
     # Wide panels are viewed reduced, narrow cells have no room for large letters.
     font = ImageFont.load_default(size=max(15, min(48, max(height // 16, width // 100), max(widths) // 10)))
     titles = [_wrapped(title, cell, font) for (title, _), cell in zip(cells, widths, strict=True)]
-    line = _line_height(font)
+    line = int(font.getbbox("Ágjp|")[3]) + 4  # its height
     title_height = line * max(len(lines) for lines in titles)
-    entries, rows = _place_legend(legend or [], width - 2 * _MARGIN, font)
+    entries, rows = _place_legend(legend, width - 2 * _MARGIN, line, font)
     top = _MARGIN + title_height + _MARGIN // 2
     bottom = top + height + _MARGIN
     canvas = Image.new("RGB", (width, bottom + (rows * (line + 4) + _MARGIN if rows else 0)), _PAPER)
@@ -142,10 +142,6 @@ def _resized(picture: np.ndarray, size: tuple[int, int], filter: Image.Resamplin
     return np.asarray(Image.fromarray(picture).resize(size[::-1], filter))
 
 
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return int(font.getbbox("Ágjp|")[3]) + 4
-
-
 def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
     """`text`, cut so that it is no wider than `width` pixels."""
     if font.getlength(text) <= width:
@@ -168,10 +164,9 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
 
 
 def _place_legend(
-    legend: Legend, width: int, font: ImageFont.FreeTypeFont
+    legend: Legend, width: int, patch: int, font: ImageFont.FreeTypeFont
 ) -> tuple[list[tuple[int, int, str, Color | np.ndarray]], int]:
     """(row, x offset, name, colour) of each entry, in rows of at most `width` pixels, and the number of rows."""
-    patch = _line_height(font)
     entries: list[tuple[int, int, str, Color | np.ndarray]] = []
     row, offset = -1, width + 1  # the first entry opens a row
     for name, color in legend:

@@ -1,4 +1,4 @@
-"""How a setting is declared: a field of a dataclass that knows its default, help, check and rule for resuming.
+"""How a setting is declared: a field of a dataclass with default, help, check and rule for resuming.
 
     @dataclass(frozen=True)
     class OptimConfig(Settings):
@@ -50,11 +50,11 @@ def setting(
         default: value where nothing is given; without it the setting has to be given.
         help: for `--help` and the table of flags.
         check: what the value has to fulfil beside its type, unless it is None.
-        flag: its name where that is not the field's; False: no flag of its own, it takes the value of another section's
+        flag: its name where that is not the field's; False: no flag, it takes the value of another section's
             setting of that name.
         resume: "free" where it may differ when a run is resumed, or (then, now) -> whether it may.
-        per_host: machines may have values of their own; implies resume="free".
-        parse: word -> value; raises ValueError with what was expected. By default as the type says.
+        per_host: the value may differ between machines; implies resume="free".
+        parse: word -> value; raises ValueError with what was expected. By default by the type.
         convert: value -> value after parsing, for a list of words as a whole.
         options: further keyword arguments for `add_argument`.
         aliases: other flags for it.

@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import io
 import json
 import pickletools
 import re
@@ -120,7 +119,7 @@ def _named_in_file(path: Path) -> Iterator[str]:
         if file.read(4) == b"PK\x03\x04":
             with zipfile.ZipFile(file) as archive:
                 member = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-                yield from _named_in_pickle(io.BytesIO(archive.read(member)))
+                yield from _named_in_pickle(archive.open(member))
         else:
             file.seek(0)
             for _ in range(LEGACY_PICKLES):

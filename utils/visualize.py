@@ -112,14 +112,12 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
     classes = len(names)
     if matrix.shape != (classes, classes):
         raise ValueError(f"got a matrix of shape {matrix.shape} for {classes} class names: expected one row per name")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # draws without a display and without pyplot's global state
 
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.ma.masked_where(np.broadcast_to(totals == 0, matrix.shape), 100 * matrix / np.maximum(totals, 1))
     side = min(16.0, max(6.0, 3.0 + 0.34 * classes))
     figure = Figure(figsize=(side + 1.0, side), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display and without pyplot's global state
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
     drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -134,7 +132,6 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
     if classes <= 25:
         for row, column in np.argwhere(~np.ma.getmaskarray(share) & (share.data >= 0.5)):
             ink = "white" if share[row, column] > 55 else "black"
-            axes.text(
-                column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=size * 0.85
-            )
+            text = f"{share[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=size * 0.85)
     figure.savefig(Path(path), bbox_inches="tight", pad_inches=0.15)

@@ -112,7 +112,7 @@ def test_validation_runs_uncompiled_and_training_compiled():
 
 
 class TinyNetwork(nn.Module):
-    """Two blocks and DeepLabV3's head; convolutions of large dilation, which have a path of their own, in both."""
+    """Two blocks and DeepLabV3's head; convolutions of large dilation (WideConv2d) in both."""
 
     def __init__(self) -> None:
         super().__init__()

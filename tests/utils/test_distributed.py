@@ -180,7 +180,7 @@ def test_lost_processes_are_explained(how, words):
 def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="^mine$"), du.lost_processes_explained(lambda: ""):
         raise RuntimeError("mine")
-    du.note_failure("alone, there is nobody to tell")
+    du.note_failure("without other processes it does nothing")
 
 
 def test_bytes_round_a_ring():

@@ -95,7 +95,7 @@ def test_killed_at_any_call_of_a_save_a_good_state_is_left(tmp_path):
 
 
 def test_killed_between_the_two_renames(tmp_path, monkeypatch):
-    """Both names then stand for one file, which a further save has to cope with: a rename does nothing there."""
+    """Both names are then links to one file, where a rename does nothing; the next save has to succeed."""
     path = tmp_path / "a.pth"
     save_atomic({"n": 1}, path, keep_previous=True)
     os.link(path, previous_of(path))
