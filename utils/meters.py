@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -174,11 +175,11 @@ class RateMeter:
         self.seconds_per_iteration: float | None = None  # smoothed over the reads; None before the first
 
     def data_ready(self) -> None:
-        """Books the time since the last mark as waiting for data."""
+        """Counts the time since the last mark as waiting for data."""
         self._data += self._lap()
 
     def step_done(self, images: int, iterations: int = 1) -> None:
-        """Books the time since the last mark as work on `images` images (of all processes)."""
+        """Counts the time since the last mark as work on `images` images (of all processes)."""
         self._work += self._lap()
         self._images += images
         self._iterations += iterations
@@ -225,10 +226,5 @@ class RateMeter:
 
 def format_duration(seconds: float) -> str:
     """Seconds as "m:ss", "h:mm:ss" or "d days h:mm:ss"."""
-    whole = max(0, round(seconds))
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} day{'s' if days > 1 else ''} {hours}:{minutes:02d}:{rest:02d}"
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    text = str(timedelta(seconds=max(0, round(seconds)))).replace(",", "")
+    return text.removeprefix("0:").removeprefix("0")

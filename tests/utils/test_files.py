@@ -1,5 +1,4 @@
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -151,13 +150,6 @@ def test_who_alone_may_write_removes_what_others_left(tmp_path):
         (tmp_path / name).write_bytes(b"part")
     remove_temporaries([tmp_path / "a.pth"])
     assert entries(tmp_path) == sorted(kept)
-
-
-def test_text_is_whole_or_not_there(tmp_path):
-    write_text(tmp_path / "a.json", json.dumps({"ä": 1}, ensure_ascii=False))
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "a.json", "\ud800")
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"ä": 1} and entries(tmp_path) == ["a.json"]
 
 
 def test_readers_never_see_a_part(tmp_path):
