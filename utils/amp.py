@@ -11,7 +11,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AMP_OF = {"float32": "off", "bfloat16": "bf16"}
 TEACHER_DTYPES = tuple(_AMP_OF)
 AMP_CHOICES = ("auto", "off", *DTYPES)
-# x86 and ARM processors that multiply bfloat16, as the kernel names it; without it conversions come on top.
+# The kernel's names for bfloat16 arithmetic of x86 and ARM processors; without it every operation converts.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -38,7 +38,7 @@ def grad_scaler(device: torch.device, amp: str) -> torch.amp.GradScaler:
 
 
 def slow_bf16_warning(device: torch.device, amp: str, cpuinfo: Path = CPUINFO) -> str | None:
-    """What to say of "bf16" on a CPU that has no instructions for it; None where all is well or nothing is known."""
+    """A warning of "bf16" on a CPU that has no instructions for it; None elsewhere, or where nothing is known."""
     if device.type != "cpu" or amp != "bf16":
         return None
     try:

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.distributed import all_reduce_sum
-from utils.metrics import check_pair, histogram, ratio
+from utils.metrics import PixelCounts, histogram, ratio
 
 _OUTSIDE = 254  # fills the frame around an image: neither a class (at most 254 of them, from 0) nor void
 _VOID = 255
@@ -20,7 +19,7 @@ def boundary_distance(height: int, width: int, diagonal_ratio: float) -> int:
 
 
 def boundary_pixels(labels: Tensor, distance: int) -> Tensor:
-    """Pixels of each class that lie within `distance` of the class's contour, for all classes at once.
+    """Pixels of each class within `distance` of the class's contour, for all classes at once.
 
     A pixel of class k belongs to it where the square of 2 * distance + 1 pixels around it holds anything but k, another
     class, void or the outside of the image: distances are chessboard distances, as `distance` erosions by 3x3 measure
@@ -35,12 +34,10 @@ def boundary_pixels(labels: Tensor, distance: int) -> Tensor:
     """
     framed = torch.nn.functional.pad(labels, [distance] * 4, value=_OUTSIDE)
     width = 2 * distance + 1
-    lowest, highest = framed, framed
-    for dim in (-1, -2):
-        lowest, highest = (
-            _over_window(lowest, width, torch.minimum, dim),
-            _over_window(highest, width, torch.maximum, dim),
-        )
+    lowest, highest = (
+        _over_window(_over_window(framed, width, combine, -1), width, combine, -2)
+        for combine in (torch.minimum, torch.maximum)
+    )
     return lowest != highest
 
 
@@ -55,10 +52,10 @@ def _over_window(values: Tensor, width: int, combine: Callable[[Tensor, Tensor],
     return values
 
 
-class BoundaryCounts:
-    """Counts of boundary pixels over a data set, gathered on the device without waiting for it.
+class BoundaryCounts(PixelCounts):
+    """Counts of boundary pixels over a data set.
 
-    Of each class, with G and P its pixels in truth and prediction that lie within d of their own contours: |G|, |P| and
+    Of each class, with G and P its pixels in truth and prediction within d of their own contours: |G|, |P| and
     |G and P|, summed over all images; boundary IoU is |G and P| / |G or P| of the sums. d is a part of each image's own
     diagonal. Pixels that are void in the truth are void in the prediction too and counted nowhere; the edge of a void
     region is a contour of both, so that a prediction that is right on all labelled pixels reaches 1.
@@ -66,7 +63,7 @@ class BoundaryCounts:
     Args:
         num_classes: K, at most 254.
         diagonal_ratio: d / diagonal; the paper's default is 0.02.
-        device: where the counts lie; predictions and targets are expected there.
+        device: of the counts, predictions and targets.
     """
 
     def __init__(self, num_classes: int, diagonal_ratio: float = 0.02, device: torch.device | str = "cpu") -> None:
@@ -75,8 +72,7 @@ class BoundaryCounts:
         if not 0 < diagonal_ratio < 1:
             raise ValueError(f"the ratio of the diagonal is {diagonal_ratio}: expected a number between 0 and 1")
         self.num_classes, self.diagonal_ratio = num_classes, diagonal_ratio
-        self._counts = torch.zeros(3, num_classes, dtype=torch.int64, device=device)  # |G|, |P|, |G and P|
-        self._reduced = False
+        super().__init__(3, num_classes, device=device)  # |G|, |P|, |G and P|
 
     @torch.no_grad()
     def update(self, prediction: Tensor, target: Tensor) -> None:
@@ -89,11 +85,9 @@ class BoundaryCounts:
         Raises:
             ValueError: the shapes differ or are no (N, H, W), or one of the two holds no integers.
         """
-        check_pair(prediction, target)
+        self._check(prediction, target)
         if target.dim() != 3:
             raise ValueError(f"got label maps of shape {tuple(target.shape)}: expected (N, H, W)")
-        if self._reduced:
-            raise RuntimeError("update after reduce would count the other processes' pixels twice: start a new count")
         distance = boundary_distance(*target.shape[-2:], self.diagonal_ratio)
         target = target.to(torch.uint8)
         prediction = torch.where(target == _VOID, target, prediction.to(torch.uint8))
@@ -105,12 +99,6 @@ class BoundaryCounts:
         ):
             labels = torch.where(chosen, labels, _VOID).reshape(-1).long()
             counts += histogram(labels, _VOID + 1)[: self.num_classes]
-
-    def reduce(self) -> None:
-        """Sums the counts over all processes, once: every process has to call it."""
-        if not self._reduced:
-            self._counts = all_reduce_sum(self._counts)
-            self._reduced = True
 
     def compute(self) -> np.ndarray:
         """Boundary IoU of each class, float64 (K,); 0 where a class occurs neither in truth nor in prediction."""

@@ -1,4 +1,4 @@
-"""Files of tensors: written whole or not at all, read without ever running code that lies in them."""
+"""Files of tensors: written atomically, read without ever running code in them."""
 
 import dataclasses
 import errno
@@ -92,19 +92,17 @@ def plain(obj: Any) -> Any:
 
 
 def _plain(obj: Any, place: str) -> Any:
-    if isinstance(obj, np.generic):  # before float: np.float64 is one
-        return obj.item()
-    if isinstance(obj, Enum):
-        return _plain(obj.value, place)
     if obj is None or isinstance(obj, Tensor):
         return obj
+    if isinstance(obj, (np.generic, np.ndarray)):  # before float: np.float64 is one
+        return obj.tolist()
+    if isinstance(obj, Enum):
+        return _plain(obj.value, place)
     for kind in (bool, int, float, complex, str, bytes):  # subclasses become the built-in itself
         if isinstance(obj, kind):
-            return obj if type(obj) is kind else kind(obj)
+            return kind(obj)
     if isinstance(obj, (os.PathLike, torch.device, torch.dtype)):
         return str(obj)
-    if isinstance(obj, np.ndarray):
-        return obj.tolist()
     if isinstance(obj, (Namespace, SimpleNamespace)):
         obj = vars(obj)
     elif dataclasses.is_dataclass(obj) and not isinstance(obj, type):

@@ -1,4 +1,4 @@
-"""How a program begins and ends: its command line; a user's error as one message, all else with its traceback."""
+"""Start and end of a program: its command line; a user's error as one message, other errors with a traceback."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ EXIT_USER_ERROR = 2
 EXIT_LOST_PROCESSES = 3
 EXIT_INTERRUPTED = 130
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
-# What a run was asked to do then, which a file of its settings does not ask again.
+# Requests to one start of a run, which are not repeated when its settings are read from a file.
 REQUESTS = ("resume", "overwrite", "estimate", "profile")
 # flag of other trainers -> the one here
 RELATED = {"--epochs": "--max-iterations", "--num-epochs": "--max-iterations", "--max-epochs": "--max-iterations"}
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(flag, dest=_legacy_name(flag), default=None, help=argparse.SUPPRESS, **options)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """As argparse's; says on stderr which legacy flags were given and what replaces them."""
+        """As argparse's; names on stderr the legacy flags that were given and what replaces them."""
         words = [_hyphenate(word) for word in (sys.argv[1:] if args is None else args)]
         parsed = super().parse_args(words, namespace)
         for flag, (_, instead) in self._legacy.items():
@@ -63,10 +63,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         """Raises UsageError."""
         if message.startswith("unrecognized arguments:"):
-            unknown = [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]
-            known = [option for action in self._actions for option in action.option_strings]
-            for flag in unknown:
-                hint = did_you_mean(flag, known, RELATED)
+            for flag in [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]:
+                hint = did_you_mean(flag, self._option_string_actions, RELATED)
                 message += f". {flag}:{hint.lower()}" if hint else ""
         raise UsageError(f"{message}\nSee `python {self.prog} --help` for all options.")
 
@@ -133,10 +131,10 @@ def read_settings(
 def run_cli(main: Callable[[], int | None], resumable: bool = False, interrupted: str = "") -> None:
     """Runs `main`; exits 2 after one clear message for a user's error, 130 after Ctrl-C, else with what it returns.
 
-    `interrupted` is what to say after Ctrl-C.
+    `interrupted` is the advice after Ctrl-C.
 
     A resumable `main` is a training run's: SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 end it with 75, after the step and the
-    save that are due. 130 is then left to a second, impatient Ctrl-C.
+    save that are due. Only a second Ctrl-C ends it with 130.
 
     Where several processes run, those that are left when one of them has ended exit 3 with its reason.
     CIRKD_TRACEBACK=1 in the environment shows where such an error came from.
@@ -144,6 +142,7 @@ def run_cli(main: Callable[[], int | None], resumable: bool = False, interrupted
     # Gradients of a sharp softmax are full of numbers below 1e-38, which a CPU multiplies many times slower than 0.
     # Threads take the setting from the one that starts them, so this comes before all work.
     torch.set_flush_denormal(True)
+    rank = os.environ.get("RANK", "0")
     if resumable:
         end_at_once()
     try:
@@ -152,38 +151,24 @@ def run_cli(main: Callable[[], int | None], resumable: bool = False, interrupted
         if code:
             _exit(code)
     except Interrupted as reason:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"interrupted: {reason}", file=sys.stderr, flush=True)
-        _exit(EXIT_RESUMABLE)
-    except LostProcesses as error:
+        _exit(EXIT_RESUMABLE, f"interrupted: {reason}" if rank == "0" else "")
+    except (LostProcesses, *USER_ERRORS) as error:
         if os.environ.get("CIRKD_TRACEBACK"):
             raise
-        print(
-            f"error (process {os.environ.get('RANK', 0)}): {error}. What a training run has saved is kept: "
-            "--resume auto continues from it.",
-            file=sys.stderr,
-            flush=True,
-        )
-        _exit(EXIT_LOST_PROCESSES)
-    except USER_ERRORS as error:
-        if os.environ.get("CIRKD_TRACEBACK"):
-            raise
-        rank = os.environ.get("RANK")
-        where = f" (process {rank})" if rank not in (None, "0") else ""
-        print(f"error{where}: {error}", file=sys.stderr, flush=True)
-        _exit(EXIT_USER_ERROR)
+        if isinstance(error, LostProcesses):
+            kept = "What a training run has saved is kept: --resume auto continues from it."
+            _exit(EXIT_LOST_PROCESSES, f"error (process {rank}): {error}. {kept}")
+        where = "" if rank == "0" else f" (process {rank})"
+        _exit(EXIT_USER_ERROR, f"error{where}: {error}")
     except torch.OutOfMemoryError as error:
-        print(
-            f"error: the GPU's memory is full: {error}\nA smaller --batch-size, more --accumulation-steps or --amp "
-            "bf16 need less; an evaluation, --slide-crop and a smaller --window-batch.",
-            file=sys.stderr,
-            flush=True,
+        advice = (
+            "A smaller --batch-size, more --accumulation-steps or --amp bf16 need less; an evaluation, --slide-crop "
+            "and a smaller --window-batch."
         )
-        _exit(EXIT_USER_ERROR)
+        _exit(EXIT_USER_ERROR, f"error: the GPU's memory is full: {error}\n{advice}")
     except KeyboardInterrupt:
         hint = "what a training run has saved, --resume auto continues." if resumable else interrupted
-        print(f"interrupted{'; ' if hint else ''}{hint}", file=sys.stderr, flush=True)
-        _exit(EXIT_INTERRUPTED)
+        _exit(EXIT_INTERRUPTED, f"interrupted{'; ' if hint else ''}{hint}")
     finally:
         cleanup_distributed()
 
@@ -199,16 +184,16 @@ def _failure_noted() -> Iterator[None]:
         raise
 
 
-def _exit(code: int) -> None:
+def _exit(code: int, message: str = "") -> None:
+    if message:
+        print(message, file=sys.stderr, flush=True)
     sys.stdout.flush()
     sys.exit(code)
 
 
 def _hyphenate(word: str) -> str:
-    if not word.startswith("--"):
-        return word
     flag, equals, value = word.partition("=")
-    return flag.replace("_", "-") + equals + value
+    return flag.replace("_", "-") + equals + value if word.startswith("--") else word
 
 
 def _legacy_name(flag: str) -> str:

@@ -1,4 +1,4 @@
-"""torch.compile for a run: tried before anything is written, and left out where images differ in size."""
+"""torch.compile for a run: tried before anything is written, and not used where images differ in size."""
 
 from contextlib import AbstractContextManager
 
@@ -12,7 +12,7 @@ def check_compiler(device: torch.device) -> None:
         ValueError: it fails, as where there is no C++ compiler (CPU) or no Triton (GPU).
     """
     try:
-        torch.compile(_probe, fullgraph=True)(torch.ones(8, device=device))
+        torch.compile(lambda x: (x * 2).relu() + 1, fullgraph=True)(torch.ones(8, device=device))
     except Exception as error:  # whatever the back end raises, of which there are many kinds
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         needs = "a C++ compiler (g++, clang++ or what CXX names)" if device.type == "cpu" else "Triton and a C compiler"
@@ -20,10 +20,6 @@ def check_compiler(device: torch.device) -> None:
             f"--compile: torch cannot compile for the {device.type} here ({reason}). Expected {needs} on the path; "
             "install that, or leave --compile out."
         ) from error
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return (x * 2).relu() + 1
 
 
 def uncompiled() -> AbstractContextManager:

@@ -1,7 +1,8 @@
-"""Size and cost of a module, and the shapes it gives, without computing anything.
+"""Size and cost of a module, and the shapes of its outputs, without computing anything.
 
-Shapes and multiply-adds come from a run on torch's "meta" device: tensors there have a shape and no values, so a large
-network on a large image costs no memory and no arithmetic, and the module's own weights are neither moved nor copied.
+Shapes and multiply-accumulate operations (MACs) come from a run on torch's "meta" device: tensors there have a shape
+and no values, so a large network on a large image costs no memory and no arithmetic, and the module's own weights are
+neither moved nor copied.
 """
 
 from typing import Any
@@ -12,18 +13,13 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def count_parameters(module: nn.Module, trainable_only: bool = False) -> int:
-    """Return the number of parameters, a shared one counted once.
-
-    Args:
-        module: any module.
-        trainable_only: leave out frozen parameters.
-    """
-    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trainable_only)
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of parameters, a shared one counted once."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def count_macs(module: nn.Module, height: int, width: int, **forward_options: Any) -> int:
-    """Return the multiply-adds of one image's forward pass in evaluation mode; FLOPs are twice as many.
+    """Return the MACs of one image's forward pass in evaluation mode; FLOPs are twice as many.
 
     Convolutions, matrix products and attention are counted; normalisation, activations and resizing are not, as in
     the figures of papers.
@@ -39,7 +35,7 @@ def count_macs(module: nn.Module, height: int, width: int, **forward_options: An
 
 
 def feature_shapes(module: nn.Module, height: int, width: int) -> dict[str, tuple[int, ...] | None]:
-    """Return the shapes, without the batch axis, of what a segmentation network gives for one image.
+    """Return the shapes, without the batch axis, of a segmentation network's output for one image.
 
     Args:
         module: network that returns a `SegOutput`.
@@ -59,7 +55,7 @@ def _meta_forward(module: nn.Module, height: int, width: int, forward_options: d
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     on_meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     image = torch.empty(1, 3, height, width, device="meta")
-    # Batch norm takes a single image in evaluation mode alone. Flags are restored one by one: some modules may be
+    # Batch norm takes a single image in evaluation mode only. Flags are restored one by one: some modules may be
     # frozen in evaluation mode inside a module that trains.
     was_training = [(child, child.training) for child in module.modules()]
     module.eval()

@@ -7,7 +7,7 @@ a mean over a number of elements that depends on the data is a local sum times :
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 if dist.is_available():
     # Its functions keep, as default argument, the group that exists when it is imported, and torch imports it late and
     # by itself (with torch._dynamo). Imported while there is no group, nothing outlives destroy_process_group; else
-    # gloo's threads live into the interpreter's end, where one of them at times aborts the process.
+    # gloo's threads live until the interpreter ends, where one of them at times aborts the process.
     import torch.distributed.nn
 
 
@@ -28,7 +28,7 @@ _timeout = [DEFAULT_TIMEOUT]  # of the process group, for messages
 
 
 class LostProcesses(RuntimeError):
-    """Other processes of the run ended, or do not answer; the message says what is known of the reason."""
+    """Other processes of the run ended, or do not answer; the message holds what is known of the reason."""
 
 
 def is_distributed() -> bool:
@@ -59,7 +59,7 @@ def barrier() -> None:
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """Let the main process go through the body before the others, which then find what it fetched."""
+    """Let the main process run the body before the others, which then find what it fetched."""
     if not is_main_process():
         barrier()
     yield
@@ -126,12 +126,10 @@ def setup_distributed(device_flag: str = "auto", timeout: float = DEFAULT_TIMEOU
 
 
 def note_failure(text: str) -> None:
-    """Leaves the reason why this process ends where the others look when they miss it; the first one is kept."""
+    """Leaves the reason why this process ends for the others, which read it when it is gone; the first is kept."""
     if get_world_size() > 1:
-        try:
+        with suppress(RuntimeError):  # the process that keeps the notes is gone too
             dist.distributed_c10d._get_default_store().compare_set(_FAILURE_KEY, "", f"process {get_rank()}: {text}")
-        except RuntimeError:  # the process that keeps the notes is gone too
-            pass
 
 
 @contextmanager
@@ -139,7 +137,7 @@ def lost_processes_explained(where: Callable[[], str]) -> Iterator[None]:
     """Turns the failure of a collective in the body into :class:`LostProcesses`.
 
     Args:
-        where: called then; says how far this process was, such as "after iteration 12".
+        where: called then; describes how far this process was, such as "after iteration 12".
     """
     try:
         yield
@@ -158,12 +156,10 @@ def _first_line(error: BaseException) -> str:
 
 
 def _why_lost(error: RuntimeError) -> str:
-    try:
+    with suppress(RuntimeError):
         store = dist.distributed_c10d._get_default_store()
         if store.check([_FAILURE_KEY]):
             return store.get(_FAILURE_KEY).decode(errors="replace")
-    except RuntimeError:
-        pass
     text = _first_line(error)
     if "timed out" in text.lower() or "timeout" in text.lower():
         return f"no answer within {_timeout[0]:g} s (--dist-timeout): one hangs, or is that far behind ({text})"
@@ -193,7 +189,13 @@ def all_gather_cat(tensor: Tensor) -> Tensor:
     Returns:
         (world_size * N, ...); without other processes the tensor itself, detached.
     """
-    return _gather(tensor.detach())
+    tensor = tensor.detach()
+    if get_world_size() == 1:
+        return tensor
+    tensor = tensor.contiguous()
+    joined = tensor.new_empty((get_world_size() * tensor.shape[0], *tensor.shape[1:]))
+    dist.all_gather_into_tensor(joined, tensor)
+    return joined
 
 
 def all_gather_with_grad(tensor: Tensor) -> Tensor:
@@ -208,19 +210,17 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
 
 def all_gather_object(obj: Any) -> list[Any]:
     """Picklable objects of all processes, in the order of ranks."""
-    if get_world_size() == 1:
-        return [obj]
-    objects: list[Any] = [None] * get_world_size()
-    dist.all_gather_object(objects, obj)
+    objects = [obj] * get_world_size()
+    if get_world_size() > 1:
+        dist.all_gather_object(objects, obj)
     return objects
 
 
-def broadcast_object(obj: Any, src: int = 0) -> Any:
-    """The picklable object that process ``src`` passed."""
-    if get_world_size() == 1:
-        return obj
+def broadcast_object(obj: Any) -> Any:
+    """The picklable object that the main process passed."""
     holder = [obj]
-    dist.broadcast_object_list(holder, src=src)
+    if get_world_size() > 1:
+        dist.broadcast_object_list(holder)
     return holder[0]
 
 
@@ -254,23 +254,12 @@ class _GatherWithGrad(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tensor: Tensor) -> Tensor:
         ctx.length = tensor.shape[0]
-        return _gather(tensor)
+        return all_gather_cat(tensor)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
-        grad = grad.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
         start = get_rank() * ctx.length
-        return grad[start : start + ctx.length]
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    if get_world_size() == 1:
-        return tensor
-    tensor = tensor.contiguous()
-    joined = tensor.new_empty((get_world_size() * tensor.shape[0], *tensor.shape[1:]))
-    dist.all_gather_into_tensor(joined, tensor)
-    return joined
+        return all_reduce_sum(grad)[start : start + ctx.length]
 
 
 def _cuda_device(index: int) -> torch.device:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: a temporary file beside the target, forced to the disk, then renamed."""
+"""Atomic writes: a temporary file beside the target, forced to the disk, then renamed."""
 
 import errno
 import itertools
@@ -17,22 +17,15 @@ _counter = itertools.count()
 
 
 class _Recorder:
-    """A binary file that remembers the first OSError of a write: torch.save hides it behind a RuntimeError."""
+    """A binary file that keeps the first OSError of a write: torch.save hides it behind a RuntimeError."""
 
-    def __init__(self, file: Any) -> None:
-        self.file = file
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.flush = file, file.flush
         self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         try:
             return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        try:
-            self.file.flush()
         except OSError as error:
             self.error = self.error or error
             raise
@@ -48,9 +41,9 @@ def atomic_file(path: str | os.PathLike, keep_previous: bool = False) -> Iterato
 
     Args:
         path: file to write.
-        keep_previous: keep the old content as `previous_of(path)`, in place of what lay there. It is a second name of
-            the same bytes, so that the disk holds at most three files, and that only while the new one is written.
-            On a file system without hard links the old file is renamed, and for a moment only that name exists.
+        keep_previous: keep the old content as `previous_of(path)`, which is replaced. It is a second name of the same
+            bytes, so that the disk holds at most three files, and that only while the new one is written. On a file
+            system without hard links the old file is renamed, and for a moment only that name exists.
 
     Yields:
         A file to write bytes to.
@@ -74,7 +67,7 @@ def atomic_file(path: str | os.PathLike, keep_previous: bool = False) -> Iterato
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except BaseException as error:
-        with suppress(OSError):  # what failed first is what has to be told
+        with suppress(OSError):  # the first failure is the one to report
             temporary.unlink()
         cause = recorder.error if recorder and recorder.error else error
         if isinstance(cause, OSError):
@@ -89,7 +82,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def previous_of(path: str | os.PathLike) -> Path:
-    """Where `atomic_file` keeps the content that lay at `path` before; beside the file that a link points to."""
+    """Where `atomic_file` keeps the previous content of `path`; beside the file that a link points to."""
     path = Path(os.path.realpath(path))
     return path.with_name(path.name + PREVIOUS_SUFFIX)
 
@@ -124,7 +117,7 @@ def _keep_previous(path: Path) -> None:
     try:
         os.replace(link, kept)
     finally:
-        link.unlink(missing_ok=True)  # a rename does nothing where both names stand for one file already
+        link.unlink(missing_ok=True)  # a rename does nothing where both names are links to one file already
 
 
 def _explained(error: OSError, path: Path) -> OSError:
@@ -158,12 +151,12 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True
+        pass
     return True
 
 
 def _sync_folder(folder: Path) -> None:
-    """Forces the new name to the disk, where the file system knows how to."""
+    """Forces the new name to the disk, where the file system can."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except PermissionError:  # a folder may be written and not listed

@@ -1,10 +1,10 @@
-"""Settings, declared as `utils.settings` says, as flags, plain records and comparisons of those.
+"""Settings, declared as `utils.settings` describes, as flags, plain records and comparisons of those.
 
 `add_flags` gives a parser a flag for every setting of a config, `read` makes the config of what was given, `record`
 turns it into plain data for args.yaml and the state, `differences` compares such a record with a later config.
 
 A section whose values follow from others (methods, whose weights depend on the methods chosen) is a class with
-`add_flags(parser)`, `read(given)`, `declared()` and `leaves()` of its own.
+`add_flags(parser)`, `read(given)`, `declared()` and `leaves()`.
 """
 
 import argparse
@@ -29,16 +29,14 @@ def add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """A group of flags for every section of a config class. A flag that is not given leaves no value."""
     hints = get_type_hints(config)
     for f in fields(config):
-        own = getattr(hints[f.name], "add_flags", None)
-        if own is not None:
-            own(parser)
-            continue
-        group = parser.add_argument_group(f.metadata["title"])
-        add_section_flags(group, hints[f.name])
+        if hasattr(hints[f.name], "add_flags"):
+            hints[f.name].add_flags(parser)
+        else:
+            add_section_flags(parser.add_argument_group(f.metadata["title"]), hints[f.name])
 
 
 def add_section_flags(group: Any, config: type, skip: Collection[str] = ()) -> None:
-    """The flags of one config class but those to skip. `--help` shows defaults, but not those that say nothing."""
+    """The flags of one config class but those to skip. `--help` shows the defaults that are not empty."""
     hints = get_type_hints(config)
     for f in fields(config):
         declaration = f.metadata
@@ -71,19 +69,14 @@ def read(config: type, given: Mapping[str, Any]) -> Any:
 
     Args:
         config: class whose fields are sections.
-        given: setting -> value, from flags and files; what no section knows is an error of the caller's.
+        given: setting -> value, from flags and files; others than the sections' are ignored.
 
     Raises:
         ValueError: a value that cannot be used or one that is missing; names the flag.
     """
-    hints = get_type_hints(config)
     sections = {}
-    for f in fields(config):
-        own = getattr(hints[f.name], "read", None)
-        if own is not None:
-            sections[f.name] = own(given)
-        else:
-            sections[f.name] = read_section(hints[f.name], given)
+    for name, kind in get_type_hints(config).items():
+        sections[name] = kind.read(given) if hasattr(kind, "read") else read_section(kind, given)
     return config(**sections)
 
 
@@ -99,10 +92,7 @@ def read_section(config: type, given: Mapping[str, Any]) -> Any:
 
 def names(config: type) -> set[str]:
     """The settings of a config class."""
-    found: set[str] = set()
-    for f in fields(config):
-        found |= {inner.name for inner in _declared(get_type_hints(config)[f.name])}
-    return found
+    return {inner.name for kind in get_type_hints(config).values() for inner in _declared(kind)}
 
 
 def _declared(kind: type) -> Iterable[Field]:

@@ -1,4 +1,4 @@
-"""One run a folder: a lock of the kernel's that its process holds to its end, however it ends."""
+"""One run for each folder: a kernel lock that its process holds until it ends, however it ends."""
 
 import errno
 import fcntl
@@ -27,12 +27,12 @@ def hold_folder(folder: Path, advice: str = "choose another folder (--save-dir-n
     """Takes the folder for this process until it ends; twice by one process does no harm.
 
     The lock is a POSIX one (`fcntl.lockf`) on the file `.lock`: it belongs to the process alone, so that it is free
-    as soon as the process is gone, also by SIGKILL, even if loader workers that it forked live on (a lock by `flock`
-    would stay with them); and NFS knows it. The file remains.
+    as soon as the process is gone, also by SIGKILL, even if loader workers that it forked live on (they would keep a
+    lock by `flock`); and NFS supports it. The file remains.
 
     Args:
         folder: an existing one.
-        advice: what to do where it is taken, besides waiting.
+        advice: what to do, besides waiting, where another process holds it.
 
     Returns:
         None, or a warning where the file system has no locks.
@@ -63,7 +63,7 @@ def hold_folder(folder: Path, advice: str = "choose another folder (--save-dir-n
                     f"{folder} is in use: {_holder(path)}. Wait for its end or end it, or {advice}."
                 ) from error
             if error.errno in NO_LOCKS_HERE:
-                return f"{folder} lies on a file system without locks: a second run into it would not be refused."
+                return f"{folder} is on a file system without locks: a second run into it would not be refused."
             raise
         _held[_key(descriptor)] = descriptor
         _sign(descriptor)
@@ -78,9 +78,8 @@ def folder_held(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        descriptor = _held.pop(key, None)
-        if descriptor is not None:
-            os.close(descriptor)
+        if key in _held:
+            os.close(_held.pop(key))
 
 
 def _key(file: Path | int) -> tuple[int, int, int] | None:
@@ -101,7 +100,7 @@ def _sign(descriptor: int) -> None:
 
 
 def _holder(path: Path) -> str:
-    for _ in range(5):  # between taking the lock and signing it lies a moment
+    for _ in range(5):  # the lock is taken a moment before it is signed
         with suppress(OSError, ValueError, KeyError, TypeError):
             signed = json.loads(path.read_text(encoding="utf-8"))
             return f"process {signed['pid']} on {signed['host']} has held it since {signed['started']}"

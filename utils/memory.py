@@ -1,5 +1,6 @@
-"""Memory of the machine and of processes, as the system tells."""
+"""Memory of the machine and of processes, as the system reports it."""
 
+import resource
 from pathlib import Path
 
 
@@ -13,13 +14,11 @@ def machine_memory() -> int:
 
 def peak_rss_mib() -> float:
     """Largest resident memory of this process so far, MiB."""
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def own_bytes(process: int) -> int:
-    """Bytes of memory that a process shares with no other; 0 where the system does not tell."""
+    """Bytes of memory that a process shares with no other; 0 where the system does not report it."""
     return _kib(Path(f"/proc/{process}/smaps_rollup"), ("Private_Clean", "Private_Dirty")) * 1024
 
 

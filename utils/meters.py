@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -16,16 +16,6 @@ GRADIENT = "the gradient"
 _GRADIENT = _TERMS - 1  # its index, behind those of all losses
 
 
-@dataclass
-class _Group:
-    """Sums over the updates that had exactly these terms."""
-
-    names: tuple[str, ...]
-    codes: Tensor  # (T,) int64, index of each term in the meter's list of names
-    total: Tensor  # (T + 1,) float64: of each term, and the number of updates that counted
-    used: bool = False  # whether anything was added since the last read
-
-
 class LossMeter:
     """Means of named losses, summed on the device, and the first loss that was not finite.
 
@@ -34,7 +24,8 @@ class LossMeter:
 
     def __init__(self) -> None:
         self._names: list[str] = []  # in order of appearance
-        self._groups: dict[tuple[str, ...], _Group] = {}
+        self._used: set[str] = set()  # those added since the last read
+        self._totals: Tensor | None = None  # (2, T) float64 on the device: sums; numbers of updates
         self._first: Tensor | None = None  # int64 scalar on the device: code of the first bad term, -1 without one
         self._known: int | None = None  # the same on the host, as of the last transfer; None when older than an update
 
@@ -51,12 +42,9 @@ class LossMeter:
             losses: name -> scalar tensor, all on one device.
             iteration: kept when a loss of this micro-batch is the first that is not finite.
         """
-        if not losses:
-            return
-        values = _values(losses)
-        bad = ~torch.isfinite(values)
-        codes = self._group(tuple(losses), values.device).codes
-        self._keep_first(codes.gather(0, bad.int().argmax(0, keepdim=True))[0], bad.any(), iteration)
+        if losses:
+            bad = ~torch.isfinite(self._rows(losses)[0])
+            self._keep_first(bad.int().argmax(), bad.any(), iteration)
 
     @torch.no_grad()
     def note_gradient(self, bad: Tensor, iteration: int) -> None:
@@ -78,15 +66,27 @@ class LossMeter:
         """
         if not losses:
             return
-        values = _values(losses)
-        group = self._group(tuple(losses), values.device)
-        values = torch.cat([values, torch.ones_like(values[:1])])
-        group.total += values if keep is None else torch.where(keep, values, 0.0)
-        group.used = True
+        rows = self._rows(losses).double()
+        if keep is not None:
+            rows = torch.where(keep, rows, 0.0)
+        if self._totals is not None:
+            rows[:, : self._totals.shape[1]] += self._totals
+        self._totals = rows
+        self._used.update(losses)
 
     def bad(self, device: torch.device) -> Tensor:
         """Whether there was a bad term so far in this process, as 0-dimensional bool on the device."""
         return self._first_on(device) >= 0
+
+    def _rows(self, losses: dict[str, Tensor]) -> Tensor:
+        """(2, T): the losses by index, 0 for terms that are missing; and 1 or 0 for whether each is there."""
+        self._names += [name for name in losses if name not in self._names]
+        assert len(self._names) <= _GRADIENT
+        values = [loss.detach().reshape(()).float() for loss in losses.values()]
+        zero, one = torch.zeros_like(values[0]), torch.ones_like(values[0])
+        given = dict(zip(losses, values, strict=True))
+        rows = [given.get(name, zero) for name in self._names], [one if name in given else zero for name in self._names]
+        return torch.stack([*rows[0], *rows[1]]).reshape(2, -1)
 
     def _keep_first(self, code: Tensor, bad: Tensor, iteration: int) -> None:
         first = self._first_on(bad.device)
@@ -108,26 +108,19 @@ class LossMeter:
         Returns:
             name -> mean, in the order in which the terms first appeared; empty when nothing was added.
         """
-        groups = [group for group in self._groups.values() if group.used]
-        if not groups:
+        if not self._used:
             return {}
-        first = self._first_on(groups[0].total.device)
-        row = torch.cat([*(group.total for group in groups), first.reshape(1).double()])
+        row = torch.cat([self._totals.reshape(-1), self._first_on(self._totals.device).reshape(1).double()])
         table = (all_gather_cat(row[None]) if across_processes else row[None]).tolist()  # a row for each process
-        firsts = [int(line[-1]) for line in table if line[-1] >= 0]
-        self._known = min(firsts, default=-1)
-        sums: dict[str, float] = {}
-        counts: dict[str, float] = {}
-        column = 0
-        for group in groups:
-            count = table[0][column + len(group.names)]  # the same in all processes
-            for name in group.names:
-                sums[name] = sums.get(name, 0.0) + sum(line[column] for line in table) / len(table)
-                counts[name] = counts.get(name, 0.0) + count
-                column += 1
-            column += 1
-            group.total, group.used = torch.zeros_like(group.total), False
-        return {name: sums[name] / counts[name] if counts[name] else math.nan for name in self._names if name in sums}
+        self._known = min((int(line[-1]) for line in table if line[-1] >= 0), default=-1)
+        sums = [sum(column) / len(table) for column in zip(*table, strict=True)]
+        counts = table[0][self._totals.shape[1] : -1]  # the same in all processes
+        used, self._used, self._totals = self._used, set(), None
+        return {
+            name: total / count if count else math.nan
+            for name, total, count in zip(self._names, sums, counts, strict=False)
+            if name in used
+        }
 
     def first_bad(self, across_processes: bool = False) -> tuple[int, str] | None:
         """Iteration and name of the first loss that was not finite, or None.
@@ -140,55 +133,36 @@ class LossMeter:
         if across_processes and self._first is not None:
             firsts = [code for code in all_gather_cat(self._first.reshape(1)).tolist() if code >= 0]
             self._known = min(firsts, default=-1)
-        if self._known is None:
-            self._known = -1 if self._first is None else int(self._first.item())
-        if self._known < 0:
+        if self._known is None and self._first is not None:
+            self._known = int(self._first)
+        if self._known is None or self._known < 0:
             return None
         iteration, index = divmod(self._known, _TERMS)
         return iteration, GRADIENT if index == _GRADIENT else self._names[index]
 
-    def reset(self) -> None:
-        """Forgets everything, a bad loss included."""
-        self.__init__()
-
     def state_dict(self) -> dict[str, Any]:
         """What was summed since the last read, so that a resumed run logs the same means; built-in types only."""
-        rows = [(group.names, group.total.tolist()) for group in self._groups.values() if group.used]
-        groups = [(list(names), total[:-1], int(total[-1])) for names, total in rows if total[-1]]
+        sums, counts = ([], []) if self._totals is None else self._totals.tolist()
+        groups = [([name], [total], int(n)) for name, total, n in zip(self._names, sums, counts, strict=False) if n]
         return {"names": list(self._names), "groups": groups}
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
-        """Continues from `state_dict`, with the sums on `device`."""
-        self.reset()
+        """Continues from `state_dict`, with the sums on `device`; groups of several terms have one count for all."""
+        self.__init__()
         self._names = list(state["names"])
-        for names, total, count in state["groups"]:
-            group = self._group(tuple(names), torch.device(device))
-            group.total += torch.tensor([*total, count], dtype=torch.float64, device=device)
-            group.used = True
-
-    def _group(self, names: tuple[str, ...], device: torch.device) -> _Group:
-        if names not in self._groups:
-            self._names += [name for name in names if name not in self._names]
-            assert len(self._names) <= _GRADIENT
-            codes = torch.tensor([self._names.index(name) for name in names])
-            self._groups[names] = _Group(
-                names,
-                codes.to(device, non_blocking=True),
-                torch.zeros(len(names) + 1, dtype=torch.float64, device=device),
-            )
-        return self._groups[names]
-
-
-def _values(losses: dict[str, Tensor]) -> Tensor:
-    return torch.stack([loss.detach().reshape(()).float() for loss in losses.values()])  # (T,)
+        totals = torch.zeros(2, len(self._names), dtype=torch.float64)
+        for names, sums, count in state["groups"]:
+            self._used.update(names)
+            for name, total in zip(names, sums, strict=True):
+                totals[:, self._names.index(name)] += torch.tensor([total, count], dtype=torch.float64)
+        self._totals = totals.to(device)
 
 
 class RateMeter:
     """Images per second and the time spent waiting for data, between two reads.
 
-    Call `data_ready` when a batch has arrived and `step_done` when it has been used. On a GPU a single interval only
-    shows how fast work is queued; the figures hold from read to read when the loop waits for the device in between,
-    as reading the losses does.
+    Call `data_ready` when a batch has arrived and `step_done` when it has been used. On a GPU the figures hold from
+    read to read when the loop waits for the device in between, as reading the losses does.
 
     Args:
         clock: seconds, growing.
@@ -201,11 +175,11 @@ class RateMeter:
         self.seconds_per_iteration: float | None = None  # smoothed over the reads; None before the first
 
     def data_ready(self) -> None:
-        """Books the time since the last mark as waiting for data."""
+        """Counts the time since the last mark as waiting for data."""
         self._data += self._lap()
 
     def step_done(self, images: int, iterations: int = 1) -> None:
-        """Books the time since the last mark as work on `images` images (of all processes)."""
+        """Counts the time since the last mark as work on `images` images (of all processes)."""
         self._work += self._lap()
         self._images += images
         self._iterations += iterations
@@ -252,10 +226,5 @@ class RateMeter:
 
 def format_duration(seconds: float) -> str:
     """Seconds as "m:ss", "h:mm:ss" or "d days h:mm:ss"."""
-    whole = max(0, round(seconds))
-    minutes, rest = divmod(whole, 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} day{'s' if days > 1 else ''} {hours}:{minutes:02d}:{rest:02d}"
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    text = str(timedelta(seconds=max(0, round(seconds)))).replace(",", "")
+    return text.removeprefix("0:").removeprefix("0")

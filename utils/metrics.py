@@ -15,7 +15,7 @@ from utils.distributed import all_reduce_sum
 class SegMetrics:
     """Figures of one evaluation, as fractions from 0 to 1; K classes.
 
-    A ratio whose denominator is 0 counts as 0.
+    A ratio whose denominator is 0 counts as 0. Methods that take class names raise ValueError for other than K names.
 
     Attributes:
         miou: mean IoU over ALL K classes, one that occurs nowhere counting 0 (what published tables print).
@@ -44,11 +44,10 @@ class SegMetrics:
         truth, predicted = matrix.sum(axis=1), matrix.sum(axis=0)
         iou = ratio(hits, truth + predicted - hits)
         accuracy = ratio(hits, truth)
-        present = truth > 0
         return cls(
             miou=float(iou.mean()),
-            miou_present=float(iou[present].mean()) if present.any() else 0.0,
-            macc=float(accuracy[present].mean()) if present.any() else 0.0,
+            miou_present=_mean_where(truth > 0, iou),
+            macc=_mean_where(truth > 0, accuracy),
             pixel_accuracy=float(ratio(hits.sum(), truth.sum())),
             iou=iou,
             class_accuracy=accuracy,
@@ -57,7 +56,7 @@ class SegMetrics:
 
     @property
     def num_pixels(self) -> int:
-        """Pixels counted, ignored ones apart."""
+        """Pixels counted, without ignored ones."""
         return int(self.matrix.sum())
 
     def describe_miou(self) -> str:
@@ -75,58 +74,37 @@ class SegMetrics:
     @property
     def boundary_miou_present(self) -> float:
         """Mean boundary IoU over the classes that occur in the truth, where it was asked for."""
-        present = self.matrix.sum(axis=1) > 0
-        return float(self.boundary_iou[present].mean()) if present.any() else 0.0
+        return _mean_where(self.matrix.sum(axis=1) > 0, self.boundary_iou)
 
     def best_constant_miou(self) -> float:
         """mIoU over all classes that the best prediction of one class everywhere would reach on this truth."""
         return float(ratio(self.matrix.sum(axis=1).max(), self.matrix.sum())) / len(self.matrix)
 
     def to_dict(self, class_names: Sequence[str]) -> dict[str, Any]:
-        """Everything but the matrix as built-in types, for a JSON file.
-
-        Raises:
-            ValueError: the number of names differs from the number of classes.
-        """
+        """Everything but the matrix as built-in types, for a JSON file."""
         header, *rows = self.to_rows(class_names)
-        summary = {
-            "miou": self.miou,
-            "miou_present": self.miou_present,
-            "macc": self.macc,
-            "pixel_accuracy": self.pixel_accuracy,
-            "num_pixels": self.num_pixels,
-        }
+        figures = ["miou", "miou_present", "macc", "pixel_accuracy", "num_pixels"]
         if self.boundary_iou is not None:
-            summary |= {"boundary_miou": self.boundary_miou, "boundary_miou_present": self.boundary_miou_present}
-        keys = ["name" if key == "class" else key for key in header[1:]]
-        return summary | {"classes": [dict(zip(keys, row[1:], strict=True)) for row in rows]}
+            figures += ["boundary_miou", "boundary_miou_present"]
+        keys = ["name", *header[2:]]
+        classes = [dict(zip(keys, row[1:], strict=True)) for row in rows]
+        return {name: getattr(self, name) for name in figures} | {"classes": classes}
 
     def to_rows(self, class_names: Sequence[str]) -> list[list[Any]]:
         """Rows for csv.writer: a header, then (id, class, iou, accuracy, pixels in the truth) of each class.
 
         Boundary IoU, where it was asked for, is one more column.
-
-        Raises:
-            ValueError: the number of names differs from the number of classes.
         """
-        self._check_names(class_names)
-        pixels = self.matrix.sum(axis=1)
-        rows: list[list[Any]] = [["id", "class", "iou", "accuracy", "pixels"]]
-        rows += [
-            [index, name, float(self.iou[index]), float(self.class_accuracy[index]), int(pixels[index])]
-            for index, name in enumerate(class_names)
-        ]
+        if len(class_names) != len(self.iou):
+            raise ValueError(f"got {len(class_names)} class names for {len(self.iou)} classes: give one name per class")
+        values = {"iou": self.iou, "accuracy": self.class_accuracy, "pixels": self.matrix.sum(axis=1)}
         if self.boundary_iou is not None:
-            for row, value in zip(rows, ["boundary_iou", *self.boundary_iou.tolist()], strict=True):
-                row.append(value)
-        return rows
+            values["boundary_iou"] = self.boundary_iou
+        columns = [range(len(class_names)), class_names, *(value.tolist() for value in values.values())]
+        return [["id", "class", *values], *map(list, zip(*columns, strict=True))]
 
     def format_table(self, class_names: Sequence[str]) -> str:
-        """The per-class table and the summary in percent, aligned, for the screen and the log.
-
-        Raises:
-            ValueError: the number of names differs from the number of classes.
-        """
+        """The per-class table and the summary in percent, aligned, for the screen and the log."""
         rows = self.to_rows(class_names)[1:]
         width = max(len(name) for name in [*class_names, "class"])
         total = max(self.num_pixels, 1)
@@ -152,49 +130,30 @@ class SegMetrics:
             )
         return "\n".join(lines)
 
-    def _check_names(self, class_names: Sequence[str]) -> None:
-        if len(class_names) != len(self.iou):
-            raise ValueError(f"got {len(class_names)} class names for {len(self.iou)} classes: give one name per class")
 
-
-class ConfusionMatrix:
-    """Counts of (truth, prediction) pairs, gathered on the device without waiting for it.
+class PixelCounts:
+    """Counts of pixels, kept on the device without waiting for it.
 
     Args:
-        num_classes: K.
-        device: where the counts lie; predictions and targets are expected there.
+        shape: of the counts.
+        device: of the counts, predictions and targets.
     """
 
-    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
-        if num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes}: expected at least 1")
-        self.num_classes = num_classes
-        # K*K pairs, then one bin for ignored pixels and one for values that are no class.
-        self._counts = torch.zeros(num_classes**2 + 2, dtype=torch.int64, device=device)
+    def __init__(self, *shape: int, device: torch.device | str) -> None:
+        self._counts = torch.zeros(shape, dtype=torch.int64, device=device)
         self._reduced = False
 
-    @torch.no_grad()
-    def update(self, prediction: Tensor, target: Tensor, ignore_index: int = 255) -> None:
-        """Adds the pixels of some images.
-
-        Args:
-            prediction: class ids, any integer type, (N, H, W) or any other shape.
-            target: class ids or `ignore_index`, any integer type, of the same shape.
-            ignore_index: target value that is not counted.
-
-        Raises:
-            ValueError: the shapes differ, or one of the two holds no integers.
-        """
-        check_pair(prediction, target)
+    def _check(self, prediction: Tensor, target: Tensor) -> None:
+        if prediction.shape != target.shape:
+            raise ValueError(
+                f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: resize the "
+                "logits to the target's size before argmax"
+            )
+        for name, tensor in (("prediction", prediction), ("target", target)):
+            if tensor.is_floating_point() or tensor.is_complex():
+                raise ValueError(f"the {name} is {tensor.dtype}: expected class ids of an integer type")
         if self._reduced:
-            raise RuntimeError("update after reduce would count the other processes' pixels twice: call reset first")
-        classes = self.num_classes
-        prediction, target = prediction.reshape(-1).long(), target.reshape(-1).long()
-        index = target * classes + prediction
-        legal = (target >= 0) & (target < classes) & (prediction >= 0) & (prediction < classes)
-        index = torch.where(legal, index, classes**2 + 1)
-        index = torch.where(target == ignore_index, classes**2, index)  # no boolean indexing: it waits for the device
-        self._counts += histogram(index, len(self._counts))
+            raise RuntimeError("update after reduce would count the other processes' pixels twice: start a new count")
 
     def reduce(self) -> None:
         """Sums the counts over all processes, once: every process has to call it."""
@@ -202,13 +161,44 @@ class ConfusionMatrix:
             self._counts = all_reduce_sum(self._counts)
             self._reduced = True
 
-    def reset(self) -> None:
-        """Forgets all counts."""
-        self._counts.zero_()
-        self._reduced = False
+
+class ConfusionMatrix(PixelCounts):
+    """Counts of (truth, prediction) pairs.
+
+    Args:
+        num_classes: K.
+        device: of the counts, predictions and targets.
+    """
+
+    def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes is {num_classes}: expected at least 1")
+        # K*K pairs, then one bin for ignored pixels and one for values that are no class.
+        super().__init__(num_classes**2 + 2, device=device)
+        self.num_classes = num_classes
+
+    @torch.no_grad()
+    def update(self, prediction: Tensor, target: Tensor) -> None:
+        """Adds the pixels of some images.
+
+        Args:
+            prediction: class ids, any integer type, (N, H, W) or any other shape.
+            target: class ids or 255, which is not counted, any integer type, of the same shape.
+
+        Raises:
+            ValueError: the shapes differ, or one of the two holds no integers.
+        """
+        self._check(prediction, target)
+        classes = self.num_classes
+        prediction, target = prediction.reshape(-1).long(), target.reshape(-1).long()
+        index = target * classes + prediction
+        legal = (target >= 0) & (target < classes) & (prediction >= 0) & (prediction < classes)
+        index = torch.where(legal, index, classes**2 + 1)
+        index = torch.where(target == 255, classes**2, index)  # no boolean indexing: it waits for the device
+        self._counts += histogram(index, len(self._counts))
 
     def compute(self) -> SegMetrics:
-        """The figures of what was counted so far (in all processes after `reduce`, in this one before).
+        """The metrics of what was counted so far (in all processes after `reduce`, in this one before).
 
         Raises:
             ValueError: a target or prediction held a value that is neither a class nor the ignored one.
@@ -222,22 +212,6 @@ class ConfusionMatrix:
         return SegMetrics.from_matrix(counts[:-2].reshape(self.num_classes, self.num_classes).copy())
 
 
-def check_pair(prediction: Tensor, target: Tensor) -> None:
-    """Checks that two tensors are label maps of one shape.
-
-    Raises:
-        ValueError: the shapes differ, or one of the two holds no integers.
-    """
-    if prediction.shape != target.shape:
-        raise ValueError(
-            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape: resize the "
-            "logits to the target's size before argmax"
-        )
-    for name, tensor in (("prediction", prediction), ("target", target)):
-        if tensor.is_floating_point() or tensor.is_complex():
-            raise ValueError(f"the {name} is {tensor.dtype}: expected class ids of an integer type")
-
-
 def histogram(index: Tensor, bins: int) -> Tensor:
     """How often each value of `index` (P,), within 0..bins-1, occurs: int64 (bins,)."""
     if index.device.type == "cpu":
@@ -247,6 +221,10 @@ def histogram(index: Tensor, bins: int) -> Tensor:
 
 def _histogram_by_adding(index: Tensor, bins: int) -> Tensor:
     return torch.zeros(bins, dtype=torch.int64, device=index.device).scatter_add_(0, index, torch.ones_like(index))
+
+
+def _mean_where(chosen: np.ndarray, values: np.ndarray) -> float:
+    return float(values[chosen].mean()) if chosen.any() else 0.0
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

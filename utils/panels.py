@@ -19,18 +19,18 @@ Legend = Sequence[tuple[str, Color | np.ndarray]]
 
 def panel(
     cells: Sequence[tuple[str, np.ndarray]],
-    legend: Legend | None = None,
-    cell_height: int | None = None,
+    legend: Legend = (),
+    cell_height: int = _MIN_CELL_HEIGHT,
     cell_width: int = 0,
 ) -> np.ndarray:
     """Pictures side by side on white, a title above each, and a legend beneath.
 
     Args:
         cells: (title, uint8 (H, W, 3)) from left to right.
-        legend: (class name, colour) of the classes to explain; a texture, uint8 (h, w, 3), may stand for the colour.
+        legend: (class name, colour) of the classes to explain; a texture, uint8 (h, w, 3), may replace the colour.
         cell_height: least height of a cell in pixels; smaller pictures are enlarged by a whole factor with nearest
-            neighbour, so that masks keep their colours. 240 where None.
-        cell_width: least width of a cell in pixels; a narrower picture stands in its middle.
+            neighbour, so that masks keep their colours.
+        cell_width: least width of a cell in pixels; a narrower picture is centred in it.
 
     Returns:
         uint8 (H', W', 3), RGB.
@@ -43,29 +43,35 @@ def panel(
     for title, image in cells:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"picture {title!r} is {image.dtype} {image.shape}: expected uint8 (H, W, 3)")
-    images = [_enlarged(image, _MIN_CELL_HEIGHT if cell_height is None else cell_height) for _, image in cells]
+    factors = [max(1, -(-cell_height // max(1, image.shape[0]))) for _, image in cells]
+    images = [image.repeat(f, axis=0).repeat(f, axis=1) for (_, image), f in zip(cells, factors, strict=True)]
     widths = [max(image.shape[1], cell_width) for image in images]
     height = max(image.shape[0] for image in images)
     width = sum(widths) + _MARGIN * (len(images) + 1)
-    # Wide panels are looked at reduced, narrow cells have no room for large letters.
+    # Wide panels are viewed reduced, narrow cells have no room for large letters.
     font = ImageFont.load_default(size=max(15, min(48, max(height // 16, width // 100), max(widths) // 10)))
     titles = [_wrapped(title, cell, font) for (title, _), cell in zip(cells, widths, strict=True)]
-    line = _line_height(font)
+    line = int(font.getbbox("Ágjp|")[3]) + 4  # its height
     title_height = line * max(len(lines) for lines in titles)
-    rows = _legend_rows(legend or [], width - 2 * _MARGIN, font)
+    entries, rows = _place_legend(legend, width - 2 * _MARGIN, line, font)
     top = _MARGIN + title_height + _MARGIN // 2
     bottom = top + height + _MARGIN
-    canvas = Image.new("RGB", (width, bottom + (len(rows) * (line + 4) + _MARGIN if rows else 0)), _PAPER)
+    canvas = Image.new("RGB", (width, bottom + (rows * (line + 4) + _MARGIN if rows else 0)), _PAPER)
     draw = ImageDraw.Draw(canvas)
     left = _MARGIN
     for lines, image, cell in zip(titles, images, widths, strict=True):
         for number, text in enumerate(lines):  # the last line of every title stands right above its picture
             position = (left, _MARGIN + title_height - (len(lines) - number) * line)
             draw.text(position, text, fill=_INK, font=font)
-        canvas.paste(Image.fromarray(np.ascontiguousarray(image)), (left + (cell - image.shape[1]) // 2, top))
+        canvas.paste(Image.fromarray(image), (left + (cell - image.shape[1]) // 2, top))
         left += cell + _MARGIN
-    for number, row in enumerate(rows):
-        _draw_legend_row(canvas, row, bottom + number * (line + 4), font)
+    patch = line - 4
+    for row, offset, name, color in entries:
+        left, top = _MARGIN + offset, bottom + row * (line + 4)
+        swatch = color[:patch, :patch] if isinstance(color, np.ndarray) else np.full((patch, patch, 3), color, np.uint8)
+        canvas.paste(Image.fromarray(swatch), (left, top))
+        draw.rectangle((left, top, left + patch, top + patch), outline=(120, 120, 120))
+        draw.text((left + patch + 6, top), name, fill=_INK, font=font)
     return np.array(canvas)
 
 
@@ -95,27 +101,25 @@ def prediction_panel(
         ValueError: the sizes differ.
     """
     if prediction.shape != image.shape[:2] or truth is not None and truth.shape != prediction.shape:
-        shapes = f"image {image.shape}, prediction {prediction.shape}" + (
-            f", truth {truth.shape}" if truth is not None else ""
-        )
+        shapes = f"image {image.shape}, prediction {prediction.shape}"
+        shapes += "" if truth is None else f", truth {truth.shape}"
         raise ValueError(f"{shapes} differ in size: expected the same (H, W)")
     size = _cell_size(image.shape[:2], cells=2 if truth is None else 4)
-    shown = _nearest(prediction, size)
-    cells = [("image", _smooth(image, size)), ("prediction", colorize(shown, palette))]
-    present = np.unique(prediction)
-    textures: list[tuple[str, np.ndarray]] = []
+    shown = _resized(prediction, size, Image.Resampling.NEAREST)
+    cells = [("image", _resized(image, size, Image.Resampling.LANCZOS)), ("prediction", colorize(shown, palette))]
+    present = set(np.unique(prediction).tolist())
     if truth is not None:
-        void = truth >= len(classes)
-        wrong = (prediction != truth)[~void]
+        present |= set(np.unique(truth).tolist())
+        wrong = (prediction != truth)[truth < len(classes)]
         share = f"{100 * wrong.mean():.1f} %" if wrong.size else "no labels"
-        shown_truth = _nearest(truth, size)
-        errors = error_map(shown, np.where(shown_truth >= len(classes), 255, shown_truth))
-        cells.insert(1, ("truth", _stripe_void(colorize(shown_truth, palette), shown_truth >= len(classes))))
-        cells.append((f"errors in red: {share}", _stripe_void(errors, shown_truth >= len(classes))))
-        present = np.union1d(present, np.unique(truth))
-        textures = [("void (not counted)", stripes(64, 64))] if void.any() else []
-    legend = [(classes[k], tuple(palette[k])) for k in present.tolist() if k < len(classes)]
-    return panel(cells, legend=[*legend, *textures], cell_height=1, cell_width=_MIN_TITLE_WIDTH)
+        shown_truth = _resized(truth, size, Image.Resampling.NEAREST)
+        void, pattern = (shown_truth >= len(classes))[..., None], stripes(*size)
+        cells.insert(1, ("truth", np.where(void, pattern, colorize(shown_truth, palette))))
+        cells.append((f"errors in red: {share}", np.where(void, pattern, error_map(shown, shown_truth))))
+    legend = [(classes[k], palette[k]) for k in sorted(present) if k < len(classes)]
+    if truth is not None and truth.max() >= len(classes):
+        legend = [*legend, ("void (not counted)", stripes(64, 64))]
+    return panel(cells, legend=legend, cell_height=1, cell_width=_MIN_TITLE_WIDTH)
 
 
 def stripes(height: int, width: int) -> np.ndarray:
@@ -123,10 +127,6 @@ def stripes(height: int, width: int) -> np.ndarray:
     diagonal = np.arange(height)[:, None] + np.arange(width)
     light = (diagonal // _STRIPE % 2).astype(np.uint8)
     return np.repeat((255 * light)[..., None], 3, axis=2)
-
-
-def _stripe_void(picture: np.ndarray, void: np.ndarray) -> np.ndarray:
-    return np.where(void[..., None], stripes(*void.shape), picture)
 
 
 def _cell_size(size: tuple[int, int], cells: int) -> tuple[int, int]:
@@ -138,26 +138,8 @@ def _cell_size(size: tuple[int, int], cells: int) -> tuple[int, int]:
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 
-def _nearest(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Each output pixel takes the label at its centre."""
-    rows, columns = ((2 * np.arange(to) + 1) * have // (2 * to) for to, have in zip(size, labels.shape, strict=True))
-    return labels[rows][:, columns]
-
-
-def _smooth(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    if image.shape[:2] == size:
-        return image
-    resized = Image.fromarray(np.ascontiguousarray(image)).resize((size[1], size[0]), Image.Resampling.LANCZOS)
-    return np.asarray(resized)
-
-
-def _enlarged(image: np.ndarray, height: int) -> np.ndarray:
-    factor = -(-height // max(1, image.shape[0]))
-    return image.repeat(factor, axis=0).repeat(factor, axis=1) if factor > 1 else image
-
-
-def _line_height(font: ImageFont.FreeTypeFont) -> int:
-    return int(font.getbbox("Ágjp|")[3]) + 4
+def _resized(picture: np.ndarray, size: tuple[int, int], filter: Image.Resampling) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture).resize(size[::-1], filter))
 
 
 def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
@@ -181,35 +163,17 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     return [_shortened(line, width, font) for line in lines] or [""]
 
 
-def _legend_rows(
-    legend: Legend, width: int, font: ImageFont.FreeTypeFont
-) -> list[list[tuple[int, str, Color | np.ndarray]]]:
-    """(x offset, name, colour) of each entry, broken into rows of at most `width` pixels."""
-    patch = _line_height(font)
-    rows: list[list[tuple[int, str, Color | np.ndarray]]] = []
-    offset = width + 1  # the first entry opens a row
+def _place_legend(
+    legend: Legend, width: int, patch: int, font: ImageFont.FreeTypeFont
+) -> tuple[list[tuple[int, int, str, Color | np.ndarray]], int]:
+    """(row, x offset, name, colour) of each entry, in rows of at most `width` pixels, and the number of rows."""
+    entries: list[tuple[int, int, str, Color | np.ndarray]] = []
+    row, offset = -1, width + 1  # the first entry opens a row
     for name, color in legend:
         name = _shortened(name, width - 2 * patch, font)
         needed = patch + 6 + int(font.getlength(name))
         if offset + needed > width:
-            rows.append([])
-            offset = 0
-        rows[-1].append((offset, name, color))
+            row, offset = row + 1, 0
+        entries.append((row, offset, name, color))
         offset += needed + 16
-    return rows
-
-
-def _draw_legend_row(
-    canvas: Image.Image, row: list[tuple[int, str, Color | np.ndarray]], top: int, font: ImageFont.FreeTypeFont
-) -> None:
-    draw = ImageDraw.Draw(canvas)
-    patch = _line_height(font) - 4
-    for offset, name, color in row:
-        left = _MARGIN + offset
-        box = (left, top, left + patch, top + patch)
-        if isinstance(color, np.ndarray):
-            canvas.paste(Image.fromarray(np.ascontiguousarray(color[:patch, :patch])), (left, top))
-            draw.rectangle(box, outline=(120, 120, 120))
-        else:
-            draw.rectangle(box, fill=tuple(int(c) for c in color), outline=(120, 120, 120))
-        draw.text((left + patch + 6, top), name, fill=_INK, font=font)
+    return entries, row + 1

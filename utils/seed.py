@@ -1,6 +1,6 @@
 """Seeding, and random numbers that are a pure function of their keys.
 
-A generator has a state: two processes that draw a different number of times from it part ways, and a run that resumes
+A generator has a state: two processes that draw a different number of times from it diverge, and a run that resumes
 must restore it. The functions here have none. ``hash_uniform(seed, iteration, image)`` is the same number in every
 process, on every device and at every time, so selections made from it do not depend on how many processes share a
 batch, need no synchronisation and nothing in a checkpoint.
@@ -56,7 +56,7 @@ def hash_bits(*keys: int | Tensor) -> Tensor:
     """Hash of the keys to 32 bits.
 
     Args:
-        keys: at least one integer or int64 tensor; tensors are broadcast against each other and lie on one device.
+        keys: at least one integer or int64 tensor; tensors, of one device, are broadcast against each other.
             The order of the keys matters.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How a setting is declared: a field of a dataclass that knows its default, help, check and rule for resuming.
+"""How a setting is declared: a field of a dataclass with default, help, check and rule for resuming.
 
     @dataclass(frozen=True)
     class OptimConfig(Settings):
@@ -21,6 +21,13 @@ NON_NEGATIVE: Check = (lambda v: v >= 0, "a number of at least 0")
 AT_LEAST_0: Check = (lambda v: v >= 0, "a whole number of at least 0")
 AT_LEAST_1: Check = (lambda v: v >= 1, "a whole number of at least 1")
 FRACTION: Check = (lambda v: 0 <= v < 1, "a number from 0 up to, but not, 1")
+_SCALARS = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a finite number"),
+    Path: ((str, Path), "a path"),
+    str: (str, "a text"),
+}
 Resume = Literal["same", "free"] | Callable[[Any, Any], bool]
 
 
@@ -43,11 +50,11 @@ def setting(
         default: value where nothing is given; without it the setting has to be given.
         help: for `--help` and the table of flags.
         check: what the value has to fulfil beside its type, unless it is None.
-        flag: its name where that is not the field's; False: no flag of its own, it takes the value of another section's
+        flag: its name where that is not the field's; False: no flag, it takes the value of another section's
             setting of that name.
         resume: "free" where it may differ when a run is resumed, or (then, now) -> whether it may.
-        per_host: machines may have values of their own; implies resume="free".
-        parse: word -> value; raises ValueError with what was expected. By default as the type says.
+        per_host: the value may differ between machines; implies resume="free".
+        parse: word -> value; raises ValueError with what was expected. By default by the type.
         convert: value -> value after parsing, for a list of words as a whole.
         options: further keyword arguments for `add_argument`.
         aliases: other flags for it.
@@ -118,33 +125,22 @@ def _typed(f: Field, hint: Any, value: Any) -> Any:
     if declaration.get("convert") is not None:
         value = declaration["convert"](value)
     if get_origin(kind) is Literal:
-        expected = f"one of {', '.join(map(str, get_args(kind)))}"
-        require(value in get_args(kind), flag, repr(value), expected)
+        require(value in get_args(kind), flag, repr(value), f"one of {', '.join(map(str, get_args(kind)))}")
     elif get_origin(kind) is tuple:
         inner = get_args(kind)[0]
         values = value if isinstance(value, (list, tuple)) else [value]
         value = tuple(_scalar(flag, inner, item) for item in values)
     elif isinstance(kind, type):
         value = _scalar(flag, kind, value)
-    check = declaration.get("check")
-    if check is not None:
-        shown = list(value) if isinstance(value, tuple) else value
-        require(check[0](value), flag, shown, check[1])
+    if check := declaration.get("check"):
+        require(check[0](value), flag, list(value) if isinstance(value, tuple) else value, check[1])
     return value
 
 
 def _scalar(flag: str, kind: type, value: Any) -> Any:
-    if kind is bool:
-        require(isinstance(value, bool), flag, repr(value), "true or false")
-    elif kind is int:
-        require(isinstance(value, int) and not isinstance(value, bool), flag, repr(value), "a whole number")
-    elif kind is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        require(number and math.isfinite(value), flag, value if number else repr(value), "a finite number")
-        value = float(value)
-    elif kind is Path:
-        require(isinstance(value, (str, Path)), flag, repr(value), "a path")
-        value = Path(value).expanduser()
-    elif kind is str:
-        require(isinstance(value, str), flag, repr(value), "a text")
-    return value
+    if kind not in _SCALARS:
+        return value
+    types, expected = _SCALARS[kind]
+    fits = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
+    require(fits and (kind is not float or math.isfinite(value)), flag, repr(value), expected)
+    return Path(value).expanduser() if kind is Path else kind(value)

@@ -1,4 +1,4 @@
-"""Signals: a run that is asked to end finishes its step, saves its state and ends with a code of its own."""
+"""Signals: a run that is asked to end finishes its step, saves its state and ends with its own exit code."""
 
 import signal
 import threading
@@ -11,14 +11,14 @@ SECONDS_TO_A_SECOND_INTERRUPT = 2.0
 
 
 class Interrupted(BaseException):
-    """A signal ended the run, which can be continued. Like KeyboardInterrupt it is no error that a reader may catch."""
+    """A signal ended the run, which can be continued. As KeyboardInterrupt it is not an Exception."""
 
 
 class SignalHandler:
     """Notes the signals that ask a run to end while it is entered: SIGTERM, SIGINT (Ctrl-C) and SIGUSR1 (SLURM's).
 
-    A second Ctrl-C raises KeyboardInterrupt at once. Signals can only be noted in the main thread; in others, and where
-    it is not entered, nothing is changed and nothing is ever pending.
+    A second Ctrl-C raises KeyboardInterrupt at once. In threads other than the main one nothing is changed and nothing
+    is ever pending.
 
     Attributes:
         name: of the first signal that came, or None.
@@ -59,9 +59,8 @@ def end_at_once() -> None:
     """
 
     def handler(number: int, frame: FrameType | None) -> None:
-        raise Interrupted(
-            f"{signal.Signals(number).name} before training began, or after its end: nothing was to be saved."
-        )
+        name = signal.Signals(number).name
+        raise Interrupted(f"{name} before training began, or after its end: nothing was to be saved.")
 
     if threading.current_thread() is threading.main_thread():
         for number in SIGNALS:

@@ -13,20 +13,17 @@ Color = tuple[int, int, int]
 _CORRECT, _WRONG, _IGNORED = (70, 70, 70), (220, 30, 30), (245, 245, 245)
 
 
-def colorize(mask: np.ndarray, palette: Sequence[Color], void: Color = (0, 0, 0)) -> np.ndarray:
+def colorize(mask: np.ndarray, palette: Sequence[Color]) -> np.ndarray:
     """Class ids (H, W) as colours.
 
     Args:
-        mask: class ids of any integer type; ids outside the palette, 255 among them unless the palette reaches it,
-            are void.
+        mask: class ids of any integer type; ids outside the palette become black.
         palette: (red, green, blue), 0..255, of each class.
-        void: colour of void pixels.
 
     Returns:
         uint8 (H, W, 3), RGB.
     """
-    mask = np.asarray(mask)
-    table = np.array([*palette, void], dtype=np.uint8).reshape(-1, 3)
+    table = np.array([*palette, (0, 0, 0)], dtype=np.uint8)
     legal = (mask >= 0) & (mask < len(palette))
     return table[np.where(legal, mask, len(palette))]
 
@@ -42,47 +39,43 @@ def save_indexed_png(mask: np.ndarray, palette: Sequence[Color], path: str | os.
     Raises:
         ValueError: the mask is not uint8 (H, W), or the palette has more than 256 colours.
     """
-    mask = np.asarray(mask)
     if mask.dtype != np.uint8 or mask.ndim != 2:
         raise ValueError(f"got a mask of {mask.dtype} and shape {mask.shape}: expected uint8 (H, W)")
     if len(palette) > 256:
         raise ValueError(f"got a palette of {len(palette)} colours: a PNG holds at most 256")
-    image = Image.fromarray(np.ascontiguousarray(mask))  # 8-bit grey, to which putpalette adds the colours
+    image = Image.fromarray(mask)  # 8-bit grey, to which putpalette adds the colours
     image.putpalette([int(channel) for color in palette for channel in color] + [0] * (768 - 3 * len(palette)))
     image.save(path, format="PNG")
 
 
-def blend(image: np.ndarray, color: np.ndarray, alpha: float = 0.5) -> np.ndarray:
-    """(1 - alpha) * image + alpha * color, rounded; both uint8 (H, W, 3).
-
-    Raises:
-        ValueError: the shapes differ, or alpha is not within 0..1.
-    """
-    if image.shape != color.shape:
-        raise ValueError(f"image {image.shape} and colours {color.shape} differ in shape: expected the same (H, W, 3)")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}: expected 0 (image alone) to 1 (colours alone)")
-    return np.rint((1 - alpha) * image.astype(np.float32) + alpha * color.astype(np.float32)).astype(np.uint8)
-
-
-def error_map(prediction: np.ndarray, target: np.ndarray, ignore_index: int = 255) -> np.ndarray:
-    """Where a prediction is wrong: red; right: dark grey; ignored: near white. Both (H, W); uint8 (H, W, 3).
+def blend(image: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """The mean of two pictures, uint8 (H, W, 3), rounded to even.
 
     Raises:
         ValueError: the shapes differ.
     """
-    prediction, target = np.asarray(prediction), np.asarray(target)
+    if image.shape != color.shape:
+        raise ValueError(f"image {image.shape} and colours {color.shape} differ in shape: expected the same (H, W, 3)")
+    return np.rint((image.astype(np.float32) + color) / 2).astype(np.uint8)
+
+
+def error_map(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Where a prediction is wrong: red; right: dark grey; 255 in the target: near white. Both (H, W); uint8 (H, W, 3).
+
+    Raises:
+        ValueError: the shapes differ.
+    """
     if prediction.shape != target.shape:
         raise ValueError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
-    kind = np.where(target == ignore_index, 2, (prediction != target).astype(np.int64))
+    kind = np.where(target == 255, 2, (prediction != target).astype(np.int64))
     return np.array([_CORRECT, _WRONG, _IGNORED], dtype=np.uint8)[kind]
 
 
 def generated_palette(num_colors: int) -> list[Color]:
     """Distinct colours, always the same, none of them black; a longer palette begins with the shorter one.
 
-    The hue walks by the golden ratio, so that neighbours differ, while value and saturation cycle; a colour too close
-    to an earlier one is passed over.
+    The hue advances by the golden ratio, so that neighbours differ, while value and saturation cycle; a colour too
+    close to an earlier one is skipped.
     """
     colors: list[Color] = []
     distance, step, refused = 60, 0, 0
@@ -105,7 +98,8 @@ def generated_palette(num_colors: int) -> list[Color]:
 def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.PathLike) -> None:
     """Writes the confusion matrix as a heat map: each row is a true class and sums to 100 %.
 
-    Rows of classes that do not occur stay grey. Up to 25 classes carry their figures; beyond 60 not every one is named.
+    Rows of classes that do not occur stay grey. Up to 25 classes have their percentages written in the cells; beyond
+    60 not every class is named.
 
     Args:
         matrix: pixels, integer (K, K), rows = truth.
@@ -115,18 +109,15 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
     Raises:
         ValueError: the shapes do not fit.
     """
-    matrix = np.asarray(matrix)
     classes = len(names)
     if matrix.shape != (classes, classes):
         raise ValueError(f"got a matrix of shape {matrix.shape} for {classes} class names: expected one row per name")
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # draws without a display and without pyplot's global state
 
     totals = matrix.sum(axis=1, keepdims=True)
     share = np.ma.masked_where(np.broadcast_to(totals == 0, matrix.shape), 100 * matrix / np.maximum(totals, 1))
     side = min(16.0, max(6.0, 3.0 + 0.34 * classes))
     figure = Figure(figsize=(side + 1.0, side), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)  # draws without a display and without pyplot's global state
     axes = figure.add_subplot()
     axes.set_facecolor("0.85")
     drawn = axes.imshow(share, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
@@ -141,7 +132,6 @@ def confusion_plot(matrix: np.ndarray, names: Sequence[str], path: str | os.Path
     if classes <= 25:
         for row, column in np.argwhere(~np.ma.getmaskarray(share) & (share.data >= 0.5)):
             ink = "white" if share[row, column] > 55 else "black"
-            axes.text(
-                column, row, f"{share[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=size * 0.85
-            )
+            text = f"{share[row, column]:.0f}"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=size * 0.85)
     figure.savefig(Path(path), bbox_inches="tight", pad_inches=0.15)

@@ -1,10 +1,10 @@
 import argparse
 import errno
 import os
-import pickle
+import resource
+import signal
 import socket
 import subprocess
-import sys
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,18 +17,6 @@ import torch
 
 from utils import checkpoint
 from utils.checkpoint import load_file, plain, save_atomic
-
-ROOT = Path(__file__).parents[2]
-
-
-class Bomb:
-    """Creates a file when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
 
 
 def entries(folder):
@@ -46,45 +34,24 @@ def test_round_trip_and_replacement(tmp_path):
     assert entries(tmp_path) == ["a.pth"]
 
 
-def test_a_link_keeps_being_a_link(tmp_path):
-    (tmp_path / "disk").mkdir()
-    link = tmp_path / "a.pth"
-    link.symlink_to(tmp_path / "disk" / "real.pth")
-    save_atomic({"n": 1}, link)
-    assert link.is_symlink() and load_file(tmp_path / "disk" / "real.pth") == {"n": 1}
-    assert entries(tmp_path) == ["a.pth", "disk"] and entries(tmp_path / "disk") == ["real.pth"]
+@pytest.fixture
+def small_files():
+    """A limit on the size of files, so that a write really fails."""
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_full_disk_keeps_the_previous_file(tmp_path):
-    """A real failing write, by a limit on the size of files, in a process of its own."""
-    code = f"""
-import errno, resource, signal, torch
-from utils.checkpoint import save_atomic
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-save_atomic({{"n": 1}}, {str(tmp_path / "a.pth")!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-try:
-    save_atomic({{"w": torch.zeros(100_000)}}, {str(tmp_path / "a.pth")!r})
-except OSError as error:
-    assert error.errno == errno.EFBIG, error
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "a.pth" in done.stdout and "MiB free" in done.stdout and "previous file is unchanged" in done.stdout
-    assert load_file(tmp_path / "a.pth") == {"n": 1} and entries(tmp_path) == ["a.pth"]
-
-
-def test_errno_of_a_full_disk_survives(tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    save_atomic({"n": 1}, tmp_path / "a.pth")
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left.*free") as caught:
-        save_atomic({"n": 2}, tmp_path / "a.pth")
-    assert caught.value.errno == errno.ENOSPC
-    assert load_file(tmp_path / "a.pth") == {"n": 1} and entries(tmp_path) == ["a.pth"]
+def test_failed_write_keeps_the_previous_files(tmp_path, small_files):
+    path = tmp_path / "a.pth"
+    for number in range(2):
+        save_atomic({"n": number}, path, keep_previous=True)
+    with pytest.raises(OSError, match=r"MiB free in .*previous file is unchanged.*a\.pth") as caught:
+        save_atomic({"w": torch.zeros(100_000)}, path, keep_previous=True)
+    assert caught.value.errno == errno.EFBIG
+    assert [load_file(tmp_path / name)["n"] for name in entries(tmp_path)] == [1, 0]
 
 
 def test_the_file_is_on_disk_before_it_takes_its_name(tmp_path, monkeypatch):
@@ -110,13 +77,14 @@ def test_interrupted_save_leaves_nothing(tmp_path, monkeypatch, kind):
 
 
 def test_missing_folder_is_not_created(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone"):
-        save_atomic({}, tmp_path / "gone" / "a.pth")
+    """It may be a mount that has vanished."""
+    with pytest.raises(FileNotFoundError, match="gone cannot be read; no file was left behind"):
+        save_atomic({}, tmp_path / "gone" / "a.pth", keep_previous=True)
     assert entries(tmp_path) == []
 
 
 def test_remains_of_a_killed_process_go(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead = subprocess.Popen(["true"])
     dead.wait()
     host = socket.gethostname()
     stale = tmp_path / f".a.pth.{host}-{dead.pid}-0.tmp"
@@ -126,23 +94,6 @@ def test_remains_of_a_killed_process_go(tmp_path):
         file.write_bytes(b"part")
     save_atomic({}, tmp_path / "a.pth")
     assert not stale.exists() and alive.exists() and other.exists()
-
-
-@pytest.mark.parametrize("how", ["zip", "legacy", "bare pickle"])
-def test_a_file_with_code_is_refused_and_nothing_runs(tmp_path, how):
-    target, path = tmp_path / "created", tmp_path / "bomb.pth"
-    if how == "bare pickle":
-        path.write_bytes(pickle.dumps({"x": Bomb(target)}, protocol=2))
-    else:
-        torch.save({"x": Bomb(target)}, path, _use_new_zipfile_serialization=how == "zip")
-    with pytest.raises(ValueError, match=r"bomb\.pth"):
-        load_file(path)
-    assert not target.exists()
-    if how != "bare pickle":
-        with pytest.raises(ValueError, match=r"refused.*mkdir.*nothing was executed"):
-            load_file(path)
-        torch.load(path, weights_only=False)  # the bomb is a real one
-        assert target.exists()
 
 
 @pytest.mark.parametrize(
@@ -166,24 +117,6 @@ def test_truncated_files(tmp_path, legacy, part):
         load_file(path)
 
 
-def test_a_flipped_bit_is_found(tmp_path):
-    path = tmp_path / "a.pth"
-    weights = torch.arange(50.0)
-    save_atomic({"w": weights}, path)
-    content = bytearray(path.read_bytes())
-    content[bytes(content).find(weights.numpy().tobytes()) + 7] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="checksum"):
-        load_file(path)
-
-
-@pytest.mark.parametrize("content", [b"<html>not found</html>", bytes(range(256)) * 4])
-def test_files_of_another_kind(tmp_path, content):
-    (tmp_path / "a.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.pth cannot be read.*of another kind"):
-        load_file(tmp_path / "a.pth")
-
-
 def test_torchscript_is_refused(tmp_path):
     torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)).save(str(tmp_path / "a.pth"))
     with pytest.raises(ValueError, match="TorchScript"):
@@ -198,16 +131,6 @@ def test_missing_file_names_its_neighbours(tmp_path):
         load_file(tmp_path / "gone" / "a.pth")
     with pytest.raises(IsADirectoryError, match="folder"):
         load_file(tmp_path)
-
-
-def test_safetensors(tmp_path):
-    from safetensors.torch import save_file
-
-    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors")
-    assert torch.equal(load_file(tmp_path / "a.safetensors")["w"], torch.ones(2))
-    (tmp_path / "a.safetensors").write_bytes(b"no tensors in here")
-    with pytest.raises(ValueError, match=r"a\.safetensors"):
-        load_file(tmp_path / "a.safetensors")
 
 
 def test_plain_survives_loading(tmp_path):
@@ -252,9 +175,12 @@ def test_plain_names_what_it_cannot_store():
         plain({"a": [1, plain]})
 
 
-@pytest.mark.parametrize("content", [b"\x80\x02garbage", b"\x89HDF\r\n\x1a\n", b"hello world"])
-def test_torchs_advice_to_run_code_is_not_passed_on(content, tmp_path):
+@pytest.mark.parametrize(
+    "content", [b"\x80\x02garbage", b"\x89HDF\r\n\x1a\n", b"<html>not found</html>", bytes(range(256)) * 4]
+)
+def test_files_of_another_kind(content, tmp_path):
+    """The message does not repeat torch's advice, which would run a file's code."""
     (tmp_path / "bad.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.pth cannot be read as a file of weights") as refused:
+    with pytest.raises(ValueError, match=r"bad\.pth cannot be read as a file of weights.*of another kind") as refused:
         load_file(tmp_path / "bad.pth")
     assert "weights_only" not in str(refused.value) and "Weights only" not in str(refused.value)

@@ -1,3 +1,5 @@
+import gc
+import math
 import time
 from pathlib import Path
 
@@ -8,9 +10,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tests.processes import free_port, run_processes
 from utils import distributed as du
+from utils.meters import LossMeter
+from utils.metrics import ConfusionMatrix
 
 
-def test_everything_works_in_one_process():
+def test_everything_works_in_one_process(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert du.setup_distributed("cpu") == torch.device("cpu")
     assert not du.is_distributed() and du.get_rank() == 0 and du.get_world_size() == 1 and du.is_main_process()
     du.barrier()
     x = torch.ones(2, 3, requires_grad=True)
@@ -21,9 +28,6 @@ def test_everything_works_in_one_process():
     assert torch.equal(total, x) and total.data_ptr() != x.data_ptr()
     assert du.all_gather_object("a") == ["a"] and du.broadcast_object(3) == 3
     du.cleanup_distributed()
-
-
-def test_mean_scale_of_nothing_is_zero():
     assert du.global_mean_scale(torch.tensor(0)) == 0
     assert du.global_mean_scale(torch.tensor(4)) == 0.25
 
@@ -46,13 +50,10 @@ def test_setup_names_what_is_wrong(monkeypatch, environment, flag, words):
         du.setup_distributed(flag)
 
 
-def test_cuda_without_a_device_is_refused(monkeypatch):
+def test_missing_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="--device cpu"):
         du.setup_distributed("cuda")
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     for name, value in {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}.items():
@@ -63,18 +64,14 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         du.setup_distributed("auto")
 
 
-def test_one_process_without_torchrun_stays_alone(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
-        monkeypatch.delenv(name, raising=False)
-    assert du.setup_distributed("cpu") == torch.device("cpu") and not du.is_distributed()
-
-
 def _cross_batch_loss(output: torch.Tensor, everything: torch.Tensor) -> torch.Tensor:
     """Mean over own rows of a function of every row of the batch."""
     return torch.log_softmax(output @ everything.T, dim=1).square().mean()
 
 
-def _collectives() -> dict:
+def _collectives(folder: str) -> dict:
+    import torch._dynamo  # which imports torch.distributed.nn while there is a group
+
     rank = du.get_rank()
     found = {
         "world": (du.get_world_size(), du.is_main_process()),
@@ -94,12 +91,29 @@ def _collectives() -> dict:
     output = model(x)
     _cross_batch_loss(output, du.all_gather_with_grad(output)).backward()
     found["grad"] = model.module.weight.grad
+    confusion = ConfusionMatrix(3)
+    confusion.update(torch.tensor([rank, 1, 2]), torch.tensor([0, 1, 255]))
+    confusion.reduce()
+    found["confusion"] = confusion.compute().matrix.tolist()
+    meter = LossMeter()
+    meter.update({"a": torch.tensor(1.0 + rank), "b": torch.tensor(math.nan if rank else 2.0)}, 7)
+    found["losses"] = meter.read(across_processes=True)
+    found["first bad"] = meter.first_bad()
     du.barrier()
+    with du.main_process_first():
+        if du.is_main_process():
+            time.sleep(0.3)
+            Path(folder, "fetched").touch()
+        found["fetched"] = Path(folder, "fetched").exists()
+    del model, output
+    gc.collect()
+    du.cleanup_distributed()
+    found["threads"] = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     return found
 
 
-def test_two_processes():
-    results = run_processes(_collectives, 2)
+def test_two_processes(tmp_path):
+    results = run_processes(_collectives, 2, str(tmp_path))
     assert [result["world"] for result in results] == [(2, True), (2, False)]
     torch.manual_seed(0)
     model = nn.Linear(5, 4).double()
@@ -113,26 +127,19 @@ def test_two_processes():
             assert gathered.float().tolist() == [[0, 0], [1, 1]]
         assert result["strided"].tolist() == [[0, 3], [1, 4], [2, 5], [10, 13], [11, 14], [12, 15]]
         torch.testing.assert_close(result["grad"], model.weight.grad, rtol=1e-12, atol=1e-12)
-
-
-def _order(folder: str) -> float:
-    with du.main_process_first():
-        if du.is_main_process():
-            time.sleep(0.3)
-            Path(folder, "fetched").touch()
-        return float(Path(folder, "fetched").exists())
-
-
-def test_main_process_goes_first(tmp_path):
-    assert run_processes(_order, 2, str(tmp_path)) == [1.0, 1.0]
+        assert result["confusion"] == [[1, 1, 0], [0, 2, 0], [0, 0, 0]]
+        assert result["losses"] == {"a": 1.5, "b": pytest.approx(math.nan, nan_ok=True)}
+        assert result["first bad"] == (7, "b")  # process 0 saw none itself
+        assert result["fetched"]
+        assert not [name for name in result["threads"] if "gloo" in name]  # none outlives the process group
 
 
 def test_others_that_do_not_come_are_an_error(monkeypatch):
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2, "MASTER_PORT": free_port()}.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    with pytest.raises(du.LostProcesses, match="2 processes of the run did not all meet .* within 1 s"):
-        du.setup_distributed("cpu", timeout=1)
+    with pytest.raises(du.LostProcesses, match=r"2 processes of the run did not all meet .* within 0\.2 s"):
+        du.setup_distributed("cpu", timeout=0.2)
     assert not du.is_distributed()
 
 
@@ -173,21 +180,7 @@ def test_lost_processes_are_explained(how, words):
 def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="^mine$"), du.lost_processes_explained(lambda: ""):
         raise RuntimeError("mine")
-    du.note_failure("alone, there is nobody to tell")
-
-
-def _threads_after_cleanup() -> list[str]:
-    import torch._dynamo
-
-    du.all_reduce_sum(torch.ones(1))
-    du.cleanup_distributed()
-    return [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads are read from Linux's /proc")
-def test_no_thread_outlives_the_process_group():
-    for names in run_processes(_threads_after_cleanup, 2):
-        assert not [name for name in names if "gloo" in name]
+    du.note_failure("without other processes it does nothing")
 
 
 def test_bytes_round_a_ring():

@@ -21,7 +21,7 @@ class Numbers(Settings):
     sizes: tuple[int, ...] = setting((1, 2), "sizes")
     kind: Literal["a", "b"] = setting("a")
     on: bool = setting(False, "switch")
-    auto: bool | None = setting(None, "switch with a default of its own")
+    auto: bool | None = setting(None, "switch with a third state")
     plain: int = 5
     at_weight: float = setting(2.0, "of a term")
     seed: int = setting(0, flag=False)
@@ -62,7 +62,7 @@ def test_defaults_and_what_is_shared():
 
 
 @pytest.mark.parametrize(
-    "words, said",
+    "words, message",
     [
         ([], "--required: not given"),
         (["--required", "none"], "expected a path, got 'none'"),
@@ -76,9 +76,9 @@ def test_defaults_and_what_is_shared():
         (["--stepz", "3"], "--stepz: did you mean --steps?"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_what_was_expected(words, said):
+def test_what_cannot_be_used_is_named_with_what_was_expected(words, message):
     base = [] if not words or words[0] == "--required" else ["--required", "x"]
-    with pytest.raises(ValueError, match=said.replace("?", r"\?")):
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
         parse(*base, *words)
 
 
@@ -102,12 +102,12 @@ def test_a_record_reads_back_as_the_same_config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content, said",
+    "content, message",
     [("lrr: 1", "lrr: not a setting.*Did you mean lr"), ("- 1", "expected `name: value`"), ("a: [", "expected YAML")],
 )
-def test_a_file_that_is_no_record_is_refused(tmp_path, content, said):
+def test_a_file_that_is_no_record_is_refused(tmp_path, content, message):
     (tmp_path / "run.yaml").write_text(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         parse("--required", "x", file=tmp_path / "run.yaml")
     with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
         parse("--required", "x", file=tmp_path / "none.yaml")

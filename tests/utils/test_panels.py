@@ -51,15 +51,6 @@ def test_panel_refuses_what_it_cannot_draw():
         panel([("mask", np.zeros((4, 4, 3)))])
 
 
-def test_texture_in_the_legend():
-    texture = np.zeros((64, 64, 3), np.uint8)
-    texture[::2] = (1, 200, 3)
-    image = np.full((250, 250, 3), 128, np.uint8)
-    made = panel([("image", image)], legend=[("class", (9, 9, 9)), ("void", texture)])
-    swatch = (made == (1, 200, 3)).all(axis=2)
-    assert swatch.any() and not (swatch[1:] & swatch[:-1]).any()  # every other row, as in the texture
-
-
 def sample(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An image, its truth (classes 0 and 1, the right quarter void) and a prediction that is wrong in the top half."""
     image = np.random.default_rng(0).integers(0, 120, (height, width, 3), dtype=np.uint8)
@@ -94,46 +85,38 @@ def test_prediction_panel_shows_image_truth_prediction_and_errors():
     assert (errors[:128, :120] == WRONG).all() and (errors[128:, :120] == RIGHT).all()
 
 
-def legend_colors(made: np.ndarray, pictures_end: int) -> set[tuple[int, int, int]]:
-    return set(map(tuple, made[pictures_end:].reshape(-1, 3).tolist()))
-
-
 def test_legend_names_the_classes_that_occur():
     image, truth, prediction = sample(256, 160)
     made = prediction_panel(image, prediction, CLASSES, COLORS, truth)
     end = int(np.flatnonzero((made[:, 12] == RIGHT).all(axis=1) | (made[:, 180] == COLORS[0]).all(axis=1)).max()) + 2
-    found = legend_colors(made, end)
+
+    def legend_colors(made):
+        return set(map(tuple, made[end:].reshape(-1, 3).tolist()))
+
+    found = legend_colors(made)
     assert set(COLORS[:2]) <= found and COLORS[2] not in found
     assert (made[end:] == 0).all(axis=2).any()  # the stripes of void
     prediction[0, 0] = 2  # a single pixel of the prediction
-    assert COLORS[2] in legend_colors(prediction_panel(image, prediction, CLASSES, COLORS, truth), end)
+    assert COLORS[2] in legend_colors(prediction_panel(image, prediction, CLASSES, COLORS, truth))
     clean = prediction_panel(image, prediction, CLASSES, COLORS, np.minimum(truth, 1))
     assert not (clean[end:] == 0).all(axis=2).any()
 
 
-def test_without_truth_image_and_prediction_alone():
-    image, _, prediction = sample(256, 160)
-    made = prediction_panel(image, prediction, CLASSES, COLORS)
-    assert made.shape[1] == 2 * 160 + 3 * 10
-    shown_image, shown_prediction = parts(made, 256, 160, 2)
-    assert np.array_equal(shown_image, image) and np.array_equal(shown_prediction, colorize(prediction, COLORS))
-
-
-@pytest.mark.parametrize("size", [(1, 1), (4, 6), (48, 64), (12, 3000), (3000, 12), (1024, 2048), (5000, 4000)])
+@pytest.mark.parametrize("size", [(1, 1), (48, 64), (12, 3000), (3000, 12), (1024, 2048)])
 def test_any_size_is_shown_legibly(size):
     image, truth, prediction = np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), np.ones(size, np.uint8)
     made = prediction_panel(image, prediction, CLASSES, COLORS, truth)
     assert 600 < made.shape[1] <= 2400 and 50 < made.shape[0] < 1600
     shown = (made == COLORS[1]).all(axis=2)
-    rows, columns = shown.any(axis=1), shown.any(axis=0)
-    assert rows.sum() >= 1 and columns.sum() >= 1
-    assert (made == WRONG).all(axis=2).any()
+    assert shown.any() and (made == WRONG).all(axis=2).any()
 
 
 def test_small_label_maps_are_enlarged_in_whole_pixels():
     truth = np.array([[0, 1], [2, 0]], np.uint8)
-    made = prediction_panel(np.zeros((2, 2, 3), np.uint8), truth, CLASSES, COLORS)
-    shown = parts(made, 240, 240, 2)[1]
+    made = prediction_panel(np.full((2, 2, 3), 7, np.uint8), truth, CLASSES, COLORS)
+    assert made.shape[1] == 2 * 240 + 3 * 10
+    image, shown = parts(made, 240, 240, 2)
+    assert (image == 7).all()
     assert np.array_equal(shown, colorize(truth, COLORS).repeat(120, axis=0).repeat(120, axis=1))
 
 

@@ -1,6 +1,4 @@
-import io
 import json
-import os
 import pickle
 import stat
 import struct
@@ -11,29 +9,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.test_bombs import Bomb
 from utils.checkpoint import load_file, save_atomic
 from utils.trust import CHECKSUM, CodeInFileError, checksum
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
-
-
-def write_tar(content, path):
-    """The format of torch before 0.2."""
-    with tarfile.open(path, "w") as archive:
-        for name in ("sys_info", "pickle", "storages", "tensors"):
-            data = pickle.dumps(content, protocol=2)
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            archive.addfile(member, io.BytesIO(data))
-
 
 BOMBS = {f"zip, protocol {p}": lambda c, f, p=p: torch.save(c, f, pickle_protocol=p) for p in (2, 3, 4, 5)}
 BOMBS |= {
@@ -53,13 +31,13 @@ def test_code_is_refused_by_name_and_not_run(kind, tmp_path, recwarn):
         load_file(path)
     assert not (tmp_path / "made").exists()
     assert "\n" not in str(pytest.raises(CodeInFileError, load_file, path).value)
-    assert not recwarn.list  # nothing but the refusal is said
+    assert not recwarn.list
     if "pickle" not in kind:
         torch.load(path, weights_only=False)  # the bomb is a real one
         assert (tmp_path / "made").exists()
 
 
-def test_name_that_is_put_together_from_memory_is_told(tmp_path):
+def test_name_from_the_memo_is_reported(tmp_path):
     """Protocol 4 can fetch both halves of a name from the memo."""
     words = pickle.dumps([("posix", "mkdir"), "posix", "mkdir"], protocol=4)[:-1]
     path = tmp_path / "a.pth"
@@ -69,14 +47,16 @@ def test_name_that_is_put_together_from_memory_is_told(tmp_path):
 
 
 def test_tar_is_refused_unread(tmp_path):
-    write_tar({"x": Bomb(tmp_path / "made")}, tmp_path / "a.pth")
+    (tmp_path / "storages").write_bytes(pickle.dumps(Bomb(tmp_path / "made")))
+    with tarfile.open(tmp_path / "a.pth", "w") as archive:  # the format of torch before 0.2
+        archive.add(tmp_path / "storages", "storages")
     with pytest.raises(ValueError, match=r"a\.pth is refused: a tar archive"):
         load_file(tmp_path / "a.pth")
     assert not (tmp_path / "made").exists()
 
 
 def test_bomb_in_another_pickle_of_the_archive(tmp_path):
-    """torch.load reads data.pkl alone; what else is called so is not looked at either."""
+    """torch.load reads data.pkl alone."""
     path = tmp_path / "a.pth"
     torch.save({"n": 1}, path)
     with zipfile.ZipFile(path, "a") as archive:
@@ -91,10 +71,10 @@ def test_any_flipped_bit_is_found_or_harms_nothing(legacy, tmp_path):
     Only the zip archive has checksums, so that of the old format no more is asked than a plain error.
     """
     path, bad = tmp_path / "a.pth", tmp_path / "bad.pth"
-    state = {"w": torch.arange(10.0), "n": 3, "b": torch.ones(2, 2)}
+    state = {"w": torch.arange(10.0), "n": 3}
     torch.save(state, path, _use_new_zipfile_serialization=not legacy)
     content = path.read_bytes()
-    refused = 0
+    messages = []
     for place in range(len(content)):
         changed = bytearray(content)
         changed[place] ^= 1 << (place % 8)
@@ -103,11 +83,12 @@ def test_any_flipped_bit_is_found_or_harms_nothing(legacy, tmp_path):
             found = load_file(bad)
         except ValueError as error:
             assert "bad.pth" in str(error)
-            refused += 1
+            messages.append(str(error))
             continue
         assert legacy or (found.keys() == state.keys() and found["n"] == 3)
-        assert legacy or all(torch.equal(found[name], state[name]) for name in "wb")
-    assert refused > len(content) / 5
+        assert legacy or torch.equal(found["w"], state["w"])
+    assert len(messages) > len(content) / 5
+    assert legacy or any("checksum" in message for message in messages)
 
 
 def member(name: str, size: int = 1, **changes) -> tuple[zipfile.ZipInfo, bytes]:
@@ -124,7 +105,6 @@ def member(name: str, size: int = 1, **changes) -> tuple[zipfile.ZipInfo, bytes]
         (member("/etc/passwd"), "outside its own folder"),
         (member("a\\..\\b"), "outside its own folder"),
         (member("a/data.pkl"), "several members of one name"),
-        (member("a/code/constants.pkl"), "TorchScript"),
         (member("a/big", 10_000, compress_type=zipfile.ZIP_DEFLATED), "compressed archive"),
         (member("a/link", external_attr=(stat.S_IFLNK | 0o777) << 16), "a/link is a link or a folder"),
         (member("a/pipe", external_attr=(stat.S_IFIFO | 0o666) << 16), "a/pipe is a link or a folder"),
@@ -159,19 +139,13 @@ def test_archive_that_packs_itself_again_is_refused(tmp_path):
         load_file(path)
 
 
-@pytest.mark.parametrize("size", [1 << 40, (1 << 63) - 1, 0])
-def test_safetensors_with_a_header_of_any_declared_size(size, tmp_path):
-    path = tmp_path / "a.safetensors"
-    save_file({"w": torch.ones(2)}, path)
-    path.write_bytes(struct.pack("<Q", size) + path.read_bytes()[8:])
+HUGE = json.dumps({"w": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4 << 40]}}).encode()
+
+
+@pytest.mark.parametrize("size", [len(HUGE), 1 << 40, (1 << 63) - 1, 0])
+def test_safetensors_that_declare_more_than_they_hold(size, tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", size) + HUGE + bytes(8))
     with pytest.raises(ValueError, match=r"a\.safetensors is no readable safetensors file"):
-        load_file(path)
-
-
-def test_safetensors_that_declare_more_than_they_hold(tmp_path):
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4 << 40]}}).encode()
-    (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
-    with pytest.raises(ValueError, match="no readable safetensors file"):
         load_file(tmp_path / "a.safetensors")
 
 
@@ -192,7 +166,7 @@ def test_any_flipped_bit_of_our_safetensors_is_found(tmp_path):
             passed.append(content[place : place + 1])
         except ValueError as error:
             assert "a.safetensors" in str(error)
-    # letters of the word "sha256", without which the file is one of somebody else's; blanks that fill the header
+    # letters of the word "sha256", without which no checksum is compared; blanks that fill the header
     assert len(passed) <= len(CHECKSUM) + 8
 
 
@@ -201,7 +175,7 @@ def test_safetensors_of_others_have_no_checksum(tmp_path):
     assert torch.equal(load_file(tmp_path / "a.safetensors")["w"], torch.ones(2))
 
 
-def test_checksum_tells_names_types_shapes_and_texts():
+def test_checksum_depends_on_names_types_shapes_and_texts():
     state = {"a": torch.zeros(2, 3), "b": torch.zeros(1)}
     sums = [
         checksum(state, {}),
@@ -215,11 +189,11 @@ def test_checksum_tells_names_types_shapes_and_texts():
 
 
 def test_unreadable_memory_is_never_given_out(tmp_path):
-    """A bit that marks a member as a folder makes torch leave the tensor's memory as it lay."""
+    """A bit that marks a member as a folder makes torch leave the tensor's memory uninitialised."""
     path = tmp_path / "a.pth"
     save_atomic({"w": torch.ones(4)}, path)
     content = bytearray(path.read_bytes())
-    entry = content.rindex(b"data/0")  # in the table of contents; 46 bytes of it lie before the name
+    entry = content.rindex(b"data/0")  # in the table of contents, where 46 bytes precede the name
     content[content.rindex(b"PK\x01\x02", 0, entry) + 38] |= 0x10
     path.write_bytes(content)
     with pytest.raises(ValueError, match="a link or a folder"):
