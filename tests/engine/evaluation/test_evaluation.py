@@ -10,8 +10,9 @@ from PIL import Image
 from torch import nn
 
 from dataset import build_dataset
-from engine.evaluation.evaluator import check_teacher, evaluate, evaluation_mode
+from engine.evaluation.evaluator import evaluate, evaluation_mode
 from engine.evaluation.inference import multi_scale, whole_image
+from engine.setup.teacher import check_teacher
 from models import build_model
 from tests.conftest import STUDENT
 from utils.types import Batch, SegOutput
