@@ -9,6 +9,8 @@ from utils.types import SegOutput, Step
 
 IGNORE_INDEX = 255
 Shape = tuple[int, int, int]
+Terms = dict[str, Tensor]
+"""Name of a loss term, "loss_..." -> its 0-dimensional value."""
 
 
 def weight(default: float, help: str = "") -> Any:
@@ -75,9 +77,7 @@ class Distiller(nn.Module):
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         """Makes the modules of the method; `config` and `num_classes` are set."""
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Compute the terms.
 
         Args:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from losses.base import Distiller, warmup_factor
+from losses.base import Distiller, Terms, warmup_factor
 from utils.types import SegOutput, Step
 
 
@@ -24,13 +24,11 @@ class Combined(Distiller):
         self.distill_warmup_iters = distill_warmup_iters
         self.needs_teacher_aux = any(part.needs_teacher_aux for part in parts.values())
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return the terms of all parts; see :meth:`Distiller.forward`."""
         step = step or Step()
         factor = warmup_factor(step, self.distill_warmup_iters)
-        losses: dict[str, Tensor] = {}
+        losses: Terms = {}
         for method, part in self.parts.items():
             with record_function(f"method_{method}"):
                 terms = part(student, teacher, target, step)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from losses.base import Distiller, Shape, weight
+from losses.base import Distiller, Shape, Terms, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -44,9 +44,7 @@ class Adversarial(Distiller):
             self.discriminator = Discriminator(self.num_classes)
             self.discriminator.requires_grad_(self.config.d_weight > 0)
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_adv" and "loss_d"; see :meth:`Distiller.forward`."""
         if self.discriminator is None:
             return {}

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, Shape, shared_seed, temperature, weight
+from losses.base import Distiller, Shape, Terms, shared_seed, temperature, weight
 from losses.functional import compute_dtype
 from losses.modules.reconstruction import MaskedReconstruction, reconstruction_error
 from utils.settings import FRACTION, Settings, setting
@@ -49,9 +49,7 @@ class AFDCD(Distiller):
                 student_shape[0], teacher_shape[0], config.afdcd_mask_ratio, config.seed
             )
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_afdcd_feature" and "loss_afdcd_contrast", ignored positions included.
 
         See :meth:`Distiller.forward`.

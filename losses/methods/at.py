@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Terms, weight
 from losses.functional import compute_dtype, resize_like, unit
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -27,9 +27,7 @@ class AT(Distiller):
     Config = ATConfig
     includes_kd = True
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_at", over all positions (ignored ones included); see :meth:`Distiller.forward`."""
         if not self.config.at_weight:
             return {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.base import Distiller, Shape, weight
+from losses.base import Distiller, Shape, Terms, weight
 from losses.functional import compute_dtype, resize_like
 from utils.distributed import all_gather_with_grad, all_reduce_sum, get_world_size
 from utils.settings import NON_NEGATIVE, Settings, setting
@@ -40,9 +40,7 @@ class DIST(Distiller):
         config = self.config
         self.needs_teacher_aux = config.dist_weight > 0 and config.dist_aux_factor > 0
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_dist", over all positions (ignored ones included); see :meth:`Distiller.forward`.
 
         A class is correlated over the micro-batch of all processes together.

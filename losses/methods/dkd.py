@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import IGNORE_INDEX, Distiller, temperature, weight
+from losses.base import IGNORE_INDEX, Distiller, Terms, temperature, weight
 from losses.functional import compute_dtype, resize_labels, resize_like
 from losses.task import mean_scale
 from utils.settings import NON_NEGATIVE, Settings, setting
@@ -31,9 +31,7 @@ class DKD(Distiller):
 
     Config = DKDConfig
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_dkd", 0 where every pixel is ignored; see :meth:`Distiller.forward`."""
         config = self.config
         if not config.dkd_weight:

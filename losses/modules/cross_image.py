@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from losses.base import IGNORE_INDEX
-from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, unit
+from losses.functional import relation_kl, relation_kl_pairs, resize_labels, unit
 from losses.modules.memory_bank import ClasswiseBank, FlatBank
 from losses.modules.partners import Partners, choose_partners
 from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
@@ -159,7 +159,7 @@ class PixelMemory(nn.Module):
                 continue
             with record_function(f"loss_{name}"):
                 keys, mask = bank.sample(count, *rng_key(self.seed, step, stream))
-                total = relation_kl_sum(
+                total = relation_kl(
                     anchors,
                     teacher_anchors,
                     keys,
@@ -168,6 +168,7 @@ class PixelMemory(nn.Module):
                     anchor_weight=weight,
                     key_mask=mask,
                     operand_dtype=operand_dtype,
+                    reduction="sum",
                 )
             terms[name] = total * (scale * kd_temperature**2)
         return terms
@@ -253,7 +254,9 @@ class ChannelMemory(nn.Module):
             self._enqueue(teacher, step)
         keys, mask = self.bank.sample(self.sample_size, *rng_key(self.seed, step, Stream.CHANNEL_SAMPLE))
         temperature *= kd_temperature
-        total = relation_kl_sum(student, teacher, keys, keys, temperature, key_mask=mask, operand_dtype=operand_dtype)
+        total = relation_kl(
+            student, teacher, keys, keys, temperature, key_mask=mask, operand_dtype=operand_dtype, reduction="sum"
+        )
         return total * (kd_temperature**2 / student.shape[0])
 
     def _fit(self, maps: Tensor) -> Tensor:
