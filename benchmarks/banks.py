@@ -22,7 +22,7 @@ from benchmarks.measured import PeakMemory, finish, machine, target
 from losses.methods.cirkdv2 import CIRKDV2Config
 from losses.modules import cross_image
 from losses.modules.cross_image import PIXELS_PER_CLASS, ChannelMemory, PixelMemory
-from losses.modules.memory_bank import ClasswiseBank
+from losses.modules.memory_bank import MemoryBank
 from utils.distributed import ring_bytes
 from utils.types import Step
 
@@ -74,7 +74,7 @@ def construction() -> tuple[float, float, float]:
     """Seconds and peak extra MiB of building the 150-class bank, and the MiB that it can hold."""
     peak = PeakMemory(torch.device("cpu"))
     start = time.perf_counter()
-    bank = ClasswiseBank(*LARGE_BANK)
+    bank = MemoryBank(*LARGE_BANK)
     seconds = time.perf_counter() - start
     return seconds, peak.mib(), bank.queue.nbytes / MIB
 

@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from benchmarks.host_reads import HostReads
 from losses.modules.cross_image import ChannelMemory, PixelMemory
-from losses.modules.memory_bank import ClasswiseBank, FlatBank
+from losses.modules.memory_bank import MemoryBank
 from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
 from tests.processes import run_processes
 from utils.distributed import get_world_size, ring_bytes
@@ -26,7 +26,7 @@ def kept(bank, ring=0):
 
 
 def test_rows_go_to_their_class_in_order_and_masked_rows_are_dropped():
-    bank = ClasswiseBank(3, 4, 2, torch.float32)
+    bank = MemoryBank(3, 4, 2, torch.float32)
     classes = torch.tensor([2, 0, 2, 0, 99])
     bank.enqueue(rows_of([1, 2, 3, 4, 5]), classes, torch.tensor([True, True, True, False, False]))
     assert [kept(bank, y) for y in range(3)] == [[2], [], [1, 3]]
@@ -35,7 +35,7 @@ def test_rows_go_to_their_class_in_order_and_masked_rows_are_dropped():
 
 
 def test_ring_wraps_without_gap_or_stale_row():
-    bank = FlatBank(5, 2, torch.float32)
+    bank = MemoryBank(1, 5, 2, torch.float32)
     for start in (0, 3, 6):
         bank.enqueue(rows_of([start, start + 1, start + 2]))
     assert kept(bank) == [5, 6, 7, 8, 4]
@@ -44,7 +44,7 @@ def test_ring_wraps_without_gap_or_stale_row():
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
 def test_ring_equals_a_list_whatever_the_sizes_of_writes(size):
-    bank, history = ClasswiseBank(2, size, 2, torch.float32), [[], []]
+    bank, history = MemoryBank(2, size, 2, torch.float32), [[], []]
     generator = torch.Generator().manual_seed(size)
     number = 0
     for length in (1, 5, 0, 2, 9, 3, 20):
@@ -61,16 +61,16 @@ def test_ring_equals_a_list_whatever_the_sizes_of_writes(size):
 
 
 def test_rows_never_written_are_never_drawn():
-    bank = ClasswiseBank(3, 10, 2, torch.float32)
+    bank = MemoryBank(3, 10, 2, torch.float32)
     bank.enqueue(rows_of([1, 2, 3]), torch.tensor([0, 0, 2]), torch.ones(3, dtype=torch.bool))
     keys, mask = bank.sample(4, 7)
     drawn = [keys.view(3, 4, 2)[y][mask.view(3, 4)[y]][:, 0].tolist() for y in range(3)]
     assert drawn == [[1, 2], [], [3]] and keys.shape == (12, 2)
-    assert not FlatBank(5, 2).sample(3, 0)[1].any()
+    assert not MemoryBank(1, 5, 2).sample(3, 0)[1].any()
 
 
 def test_draw_larger_than_the_bank_gives_each_row_once():
-    bank = FlatBank(3, 2, torch.float32)
+    bank = MemoryBank(1, 3, 2, torch.float32)
     bank.enqueue(rows_of([1, 2, 3]))
     keys, mask = bank.sample(8, 0)
     assert keys[mask][:, 0].tolist() == [1, 2, 3]
@@ -78,7 +78,7 @@ def test_draw_larger_than_the_bank_gives_each_row_once():
 
 @pytest.mark.parametrize(("count", "draw"), [(10, 4), (7, 6), (10, 10), (3, 1), (1000, 37)])
 def test_draws_do_not_repeat_and_every_row_has_the_same_chance(count, draw):
-    bank = FlatBank(1000, 2, torch.float32)
+    bank = MemoryBank(1, 1000, 2, torch.float32)
     bank.enqueue(rows_of(range(count)))
     times, rounds = torch.zeros(count), 3000
     for iteration in range(rounds):
@@ -92,7 +92,7 @@ def test_draws_do_not_repeat_and_every_row_has_the_same_chance(count, draw):
 
 
 def test_draws_depend_on_keys_and_class_alone():
-    banks = [ClasswiseBank(2, 50, 2, torch.float32) for _ in range(2)]
+    banks = [MemoryBank(2, 50, 2, torch.float32) for _ in range(2)]
     for bank in banks:
         classes = torch.arange(100) % 2
         bank.enqueue(rows_of(range(100)), classes, torch.ones(100, dtype=torch.bool))
@@ -104,7 +104,7 @@ def test_draws_depend_on_keys_and_class_alone():
 
 
 def test_draws_are_copies():
-    bank = FlatBank(4, 2, torch.float32)
+    bank = MemoryBank(1, 4, 2, torch.float32)
     bank.enqueue(rows_of([1, 2]))
     keys, _ = bank.sample(2, 0)
     bank.enqueue(rows_of([3, 4, 5, 6]))
@@ -119,7 +119,7 @@ def resident_mib():
 def test_large_bank_is_built_at_once():
     resident = resident_mib()
     start = time.perf_counter()
-    bank = ClasswiseBank(150, 20000, 512)
+    bank = MemoryBank(150, 20000, 512)
     assert time.perf_counter() - start < 1
     assert resident_mib() - resident < 300  # of the 2930 MiB that it holds when it is full
     assert bank.queue.dtype == torch.bfloat16 and bank.queue.shape == (150 * 20000 + 1, 512)
@@ -128,7 +128,7 @@ def test_large_bank_is_built_at_once():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_state_is_restored(dtype):
-    bank, other = FlatBank(4, 2, dtype), FlatBank(4, 2, dtype)
+    bank, other = MemoryBank(1, 4, 2, dtype), MemoryBank(1, 4, 2, dtype)
     bank.enqueue(rows_of([1, 2, 3, 4, 5]))
     other.load_state_dict(bank.state_dict())
     bank.enqueue(rows_of([6]))
@@ -138,9 +138,9 @@ def test_state_is_restored(dtype):
 
 def test_wrong_sizes_are_refused():
     with pytest.raises(ValueError, match="at least one"):
-        FlatBank(0, 2)
+        MemoryBank(1, 0, 2)
     with pytest.raises(ValueError, match="bfloat16, float16, float32"):
-        FlatBank(1, 2, torch.float64)
+        MemoryBank(1, 1, 2, torch.float64)
 
 
 def test_chosen_pixels_belong_to_their_class_and_are_random():
