@@ -180,7 +180,7 @@ def test_channel_bank_takes_maps_of_another_size():
     check(distiller, loss, 0.1 * plain.relation(rows_s, rows_t, rows_t, rows_t, 0.1).mean(), student)
 
 
-@pytest.mark.parametrize("size", [(23, 23), (13, 17), (1, 1), (64, 128)])
+@pytest.mark.parametrize("size", [(23, 23), (13, 17), (1, 1), (32, 48)])
 def test_any_size_gives_all_terms_finite_with_gradients(size):
     options = {"pixel_memory_size": 50, "region_memory_size": 5, "channel_memory_size": 300}
     options |= {"pixel_contrast_size": 64, "region_contrast_size": 8, "channel_contrast_size": 32}

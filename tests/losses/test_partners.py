@@ -15,11 +15,11 @@ KEYS = (0, 3, 0, 1)
 
 def test_partners_are_drawn_without_repetition_and_evenly():
     counts = torch.zeros(6, 6)
-    for iteration in range(2000):
+    for iteration in range(1000):
         for i, chosen in enumerate(choose_partners(6, 2, 1, iteration)):
             assert len(set(chosen)) == 2
             counts[i, chosen] += 1
-    assert (counts / 2000 - 2 / 6).abs().max() < 0.05  # the image itself as often as any other
+    assert (counts / 1000 - 2 / 6).abs().max() < 0.05  # the image itself as often as any other
     assert choose_partners(6, 2, 1, 5) == choose_partners(6, 2, 1, 5) != choose_partners(6, 2, 1, 6)
 
 

@@ -68,15 +68,6 @@ def test_large_logits_stay_finite_in_pairs():
     assert torch.isfinite(loss) and torch.isfinite(torch.autograd.grad(loss, s)[0]).all()
 
 
-@pytest.mark.parametrize("half", [False, True])
-def test_equal_images_give_zero(half):
-    _, t = images()
-    s = t.clone().requires_grad_()
-    loss = LF.relation_kl_pairs(s, t, ALL, 0.1, operand_dtype=torch.bfloat16 if half else None)
-    grad = torch.autograd.grad(loss, s)[0]
-    assert loss.item() == 0 and torch.equal(grad, torch.zeros_like(grad))
-
-
 def test_gradcheck_of_pairs():
     s, t = images(2, 5, 4)
     s, t = s.detach().double().requires_grad_(), t.double()
@@ -84,7 +75,7 @@ def test_gradcheck_of_pairs():
 
 
 FEATURES = {f"shared mean, noise {noise}": lambda noise=noise: active((900,), 256, noise) for noise in (1.0, 0.3, 0.1)}
-FEATURES |= {f"tight classes, noise {n}": lambda noise=n: clustered((1500,), 512, noise, 4.0) for n in (1.0, 0.3)}
+FEATURES |= {f"tight classes, noise {n}": lambda noise=n: clustered((900,), 256, noise, 4.0) for n in (1.0, 0.3)}
 
 
 @pytest.mark.parametrize("cuda", [False, True])
@@ -122,7 +113,7 @@ def test_without_the_shift_the_shared_mean_would_be_rounded(cuda, monkeypatch):
 
 @pytest.mark.parametrize("row_dim", [1, 2])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_works_on_the_images_that_its_pairs_name(row_dim, rank, monkeypatch):
+def test_a_process_works_on_the_images_in_its_pairs(row_dim, rank, monkeypatch):
     """Of three processes with two images each, by hand: value and gradient are those of all images together."""
     world, local, seen = 3, 2, []
     generator = torch.Generator().manual_seed(0)
@@ -154,7 +145,7 @@ def test_a_process_works_on_the_images_that_its_pairs_name(row_dim, rank, monkey
     assert not got[others].any()
 
 
-def test_where_every_image_is_named_nothing_is_copied():
+def test_if_every_image_is_used_nothing_is_copied():
     maps = torch.randn(3, 4, 5)
     assert cross_image._take(maps, [0, 1, 2]) is maps
     assert torch.equal(cross_image._take(maps, [0, 2]), maps[[0, 2]])
