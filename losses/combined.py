@@ -14,8 +14,7 @@ class Combined(Distiller):
 
     Args:
         parts: method -> its distiller; no two give a term of the same name.
-        distill_warmup_iters: all weights rise linearly over so many iterations; what trains by an optimiser of its own
-            (a discriminator) does not wait.
+        distill_warmup_iters: iterations over which all weights rise linearly, but for a discriminator's own loss.
     """
 
     def __init__(self, parts: Mapping[str, Distiller], distill_warmup_iters: int = 0) -> None:
@@ -33,9 +32,8 @@ class Combined(Distiller):
             with record_function(f"method_{method}"):
                 terms = part(student, teacher, target, step)
             assert not terms.keys() & losses.keys(), f"{method} gives {sorted(terms.keys() & losses.keys())} again"
-            losses |= {
-                name: value if name in part.discriminator_terms else value * factor for name, value in terms.items()
-            }
+            for name, value in terms.items():
+                losses[name] = value if name in part.discriminator_terms else value * factor
         return losses
 
     def discriminator_parameters(self) -> list[nn.Parameter]:

@@ -57,7 +57,17 @@ def relation_kl(
     Raises:
         ValueError: shapes that do not fit, temperature or chunk size not above 0, another operand dtype.
     """
-    _check_relation(student, teacher, student_keys, teacher_keys, temperature, chunk_size)
+    shapes = [tuple(tensor.shape) for tensor in (student, teacher, student_keys, teacher_keys)]
+    (n, d_s), (_, d_t), (k, _), _ = (shape if len(shape) == 2 else (-1, -1) for shape in shapes)
+    if shapes != [(n, d_s), (n, d_t), (k, d_s), (k, d_t)]:
+        raise ValueError(
+            "student (N, D_s), teacher (N, D_t), student_keys (K, D_s), teacher_keys (K, D_t) do not fit: got "
+            + ", ".join(map(str, shapes))
+        )
+    if temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, got {temperature}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     limits = ("anchor_weight", anchor_weight, student.shape[0]), ("key_mask", key_mask, student_keys.shape[0])
     for name, tensor, count in limits:
         if tensor is not None and tensor.shape != (count,):
@@ -115,20 +125,6 @@ def relation_kl_pairs(
     return total / max(len(pairs) * student.shape[1], 1)
 
 
-def _check_relation(student, teacher, student_keys, teacher_keys, temperature, chunk_size) -> None:
-    shapes = [tuple(tensor.shape) for tensor in (student, teacher, student_keys, teacher_keys)]
-    (n, d_s), (_, d_t), (k, _), _ = (shape if len(shape) == 2 else (-1, -1) for shape in shapes)
-    if shapes != [(n, d_s), (n, d_t), (k, d_s), (k, d_t)]:
-        raise ValueError(
-            "student (N, D_s), teacher (N, D_t), student_keys (K, D_s), teacher_keys (K, D_t) do not fit: got "
-            + ", ".join(map(str, shapes))
-        )
-    if temperature <= 0:
-        raise ValueError(f"the temperature must be above 0, got {temperature}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-
-
 def pixel_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Knowledge distillation of the logits at every position (Hinton et al., 2015), ignored pixels included.
 
@@ -177,7 +173,7 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        """grad / |x| - x <x, grad> / |x|^3; the second part is left out where the norm was clamped."""
+        """grad / |x| - x <x, grad> / |x|^3; the second part is 0 if the norm was clamped."""
         tensor, norm = ctx.saved_tensors
         # In the order of x in memory, whatever the gradient's is: operations on one order are several times as fast.
         result = torch.empty_like(tensor, dtype=norm.dtype).copy_(grad).div_(norm)
@@ -192,7 +188,7 @@ def pool4x4(tensor: Tensor) -> Tensor:
 
 
 def resize_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Resize (N, C, h, w) bilinearly (align_corners=True) to the size of ``reference``; the same tensor where equal."""
+    """Resize (N, C, h, w) bilinearly (align_corners=True) to the size of ``reference``; unchanged if equal."""
     if tensor.shape[2:] == reference.shape[2:]:
         return tensor
     return F.interpolate(tensor, size=reference.shape[2:], mode="bilinear", align_corners=True)

@@ -1,5 +1,8 @@
-"""The adversarial term of SKD, IFVD and CWD: a discriminator tells the teacher's logits from the student's (Liu et al.,
-CVPR 2019, "Structured Knowledge Distillation", holistic distillation; layers after SAGAN, Zhang et al., ICML 2019)."""
+"""The adversarial term of SKD, IFVD and CWD: a discriminator separates the teacher's logits from the student's.
+
+Liu et al., CVPR 2019, "Structured Knowledge Distillation", holistic distillation; layers after SAGAN, Zhang et al.,
+ICML 2019.
+"""
 
 from dataclasses import dataclass
 
@@ -14,25 +17,21 @@ from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 SMALLEST_SIDE = 64
-"""Four convolutions of stride 2 leave 4 positions of it, the size of the last kernel."""
+"""Four convolutions of stride 2 reduce it to 4, the size of the last kernel."""
 WIDTHS = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class AdversarialConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     adv_weight: float = weight(0.001, "the student's term; at 0 there is no discriminator")
     d_weight: float = weight(0.1, "the discriminator's own loss; at 0 it stays as it was initialised")
 
 
 class Adversarial(Distiller):
-    """The student's term and the discriminator's own, in one forward pass and for one backward pass.
+    """The student's term and the discriminator's own, for one backward pass together with all other losses.
 
-    "loss_adv" reaches the student alone, because it passes through the discriminator with parameters cut off from the
-    graph; "loss_d" reaches the discriminator alone, because it sees detached logits. So their sum can be minimised with
-    all other losses by one backward pass, in which the discriminator's gradients are reduced across processes like
-    everything else.
+    "loss_adv" has gradients for the student alone, because the discriminator's parameters are detached in it;
+    "loss_d" for the discriminator alone, because it sees detached logits.
     """
 
     Config = AdversarialConfig
@@ -136,7 +135,7 @@ class SpectralConv2d(nn.Module):
         return F.conv2d(maps, weight, self.bias, 2, 1)
 
     def _spectral_norm(self, matrix: Tensor) -> Tensor:
-        # The graph keeps copies: the buffers move on at the next forward pass, before the backward pass.
+        # The graph keeps copies: the next forward pass changes the buffers, before the backward pass.
         u, v = self.weight_u.clone(), self.weight_v.clone()
         if self.training:
             with torch.no_grad():

@@ -13,8 +13,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class ATConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     at_weight: float = weight(1e4)
 
 

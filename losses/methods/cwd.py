@@ -17,8 +17,6 @@ Scaling = Literal["corrected", "published"]
 
 @dataclass(frozen=True)
 class CWDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     cwd_fea_weight: float = weight(50.0, "on the features")
     cwd_logit_weight: float = weight(3.0, "on the logits")
     cwd_temperature: float = temperature(4.0, "divisor of the maps before the softmax over positions")

@@ -18,8 +18,6 @@ CSD_TEMPERATURE = 4.0
 
 @dataclass(frozen=True)
 class DSDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     psd_weight: float = weight(1000.0, "on the attention maps (pixel-wise similarity)")
     csd_weight: float = weight(10.0, "on the logits (category-wise similarity)")
 

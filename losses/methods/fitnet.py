@@ -13,8 +13,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class FitNetConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     fitnet_weight: float = weight(10.0)
 
 

@@ -14,8 +14,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class IFVDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     ifv_weight: float = weight(20.0)
 
 

@@ -12,8 +12,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class KDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     kd_weight: float = weight(1.0)
     kd_temperature: float = temperature(1.0, "of the logits")
 

@@ -12,8 +12,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class MGDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     mgd_weight: float = weight(2e-5, "of a sum over channels and positions")
     mgd_mask_ratio: float = setting(0.75, "share of positions that are hidden", check=FRACTION)
     seed: int = shared_seed()

@@ -14,8 +14,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class SKDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     skd_weight: float = weight(10.0)
 
 

@@ -97,11 +97,13 @@ def nearest(target: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean over the pixels that are not ignored; smoothing spreads a share of each label evenly over all classes."""
     logits = resize(logits, tuple(target.shape[1:]))
     total, count = logits.sum() * 0, 0
     for n, y, x in (target != 255).nonzero().tolist():
-        total = total - logits[n, :, y, x].log_softmax(0)[target[n, y, x]]
+        log_p = logits[n, :, y, x].log_softmax(0)
+        total = total - (1 - smoothing) * log_p[target[n, y, x]] - smoothing * log_p.mean()
         count += 1
     return total / max(count, 1)
 

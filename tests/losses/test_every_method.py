@@ -132,11 +132,13 @@ def test_mean_over_micro_batches_is_the_mean_over_the_step(method):
 
 
 @each_method
-def test_the_teacher_gets_no_gradient(method):
+def test_all_parameters_and_the_student_get_gradients_and_the_teacher_none(method):
     student, teacher, target = batch = make_batch(2)
     teacher = SegOutput(*(maps.requires_grad_() for maps in teacher))
-    sum(build(method, batch)(student, teacher, target).values()).backward()
+    module = build(method, batch)
+    sum(module(student, teacher, target).values()).backward()
     assert all(maps.grad is None for maps in teacher)
+    assert all(parameter.grad is not None for parameter in module.parameters())  # DistributedDataParallel needs it
     assert any(maps.grad is not None and maps.grad.any() for maps in student)
 
 

@@ -20,7 +20,7 @@ def rows_of(values, dim=2):
 
 
 def kept(bank, ring=0):
-    """The numbers in a ring, in the order of its slots, as far as it is filled."""
+    """The numbers in the filled slots of a ring, in order."""
     count = int(bank.queue_count[ring])
     return bank.queue[ring * bank.size : ring * bank.size + count, 0].tolist()
 
@@ -66,14 +66,9 @@ def test_rows_never_written_are_never_drawn():
     keys, mask = bank.sample(4, 7)
     drawn = [keys.view(3, 4, 2)[y][mask.view(3, 4)[y]][:, 0].tolist() for y in range(3)]
     assert drawn == [[1, 2], [], [3]] and keys.shape == (12, 2)
-    assert not MemoryBank(1, 5, 2).sample(3, 0)[1].any()
-
-
-def test_draw_larger_than_the_bank_gives_each_row_once():
-    bank = MemoryBank(1, 3, 2, torch.float32)
-    bank.enqueue(rows_of([1, 2, 3]))
-    keys, mask = bank.sample(8, 0)
+    keys, mask = bank.sample(12, 0)  # larger than the bank: each row once
     assert keys[mask][:, 0].tolist() == [1, 2, 3]
+    assert not MemoryBank(1, 5, 2).sample(3, 0)[1].any()
 
 
 @pytest.mark.parametrize(("count", "draw"), [(10, 4), (7, 6), (10, 10), (3, 1), (1000, 37)])
@@ -228,7 +223,7 @@ def test_writing_and_drawing_never_wait_for_the_device():
 
 
 def sent_by_a_step_of_the_banks(classes, size):
-    """Bytes that this process sends while banks of the published settings are written, beside its feature maps'."""
+    """Bytes that this process sends while banks of the published settings are written, and those of feature maps."""
     pixels = PixelMemory(classes, 512, 20000, 2000, 1, 1, torch.bfloat16, seed=0)
     channels = ChannelMemory(10000, 2048, (-(-size[0] // 4), -(-size[1] // 4)), torch.bfloat16, seed=0)
     images = 4
