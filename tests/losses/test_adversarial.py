@@ -1,4 +1,4 @@
-"""The adversarial term: formula, stored values, who gets which gradient, and the discriminator's state."""
+"""The adversarial term: formula, stored values, gradients of either side, and the discriminator's state."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def published_name(name: str) -> str:
 
 
 def plain_discriminator(module: Discriminator, logits, vectors):
-    """Scores by the formulas; `vectors` (layer -> u, v) are moved on as training does."""
+    """Scores by the formulas; `vectors` (layer -> u, v) are updated as in training."""
 
     def spectral(name, maps):
         layer = getattr(module, name)
@@ -53,7 +53,7 @@ def plain_discriminator(module: Discriminator, logits, vectors):
 
 
 def trained(batch, **options) -> Adversarial:
-    """The term with gains of attention and affine parameters that are not those of a new discriminator."""
+    """The term with gains of attention and affine parameters unlike those of a new discriminator."""
     module = build("adversarial", batch, **options)
     with torch.no_grad():
         module.discriminator.attention3.gamma.fill_(0.7)
@@ -114,7 +114,7 @@ def golden_step(monkeypatch=None):
 
 
 def _keep_published_vectors(module, monkeypatch) -> None:
-    """The published layer changes u and v behind the graph's back, so its backward pass sees those of the last pass."""
+    """The published layer changes u and v unseen by autograd, so its backward pass uses those of the last pass."""
     held = {
         id(layer): [nn.Parameter(buffer.clone(), requires_grad=False) for buffer in (layer.weight_u, layer.weight_v)]
         for layer in module.modules()
@@ -144,7 +144,7 @@ def test_stored_step():
         golden.check_gradient(name, grads[name], entry, 0.01 if name.endswith("weight_bar") else 1e-4)
 
 
-def test_stored_gradients_of_the_weights_are_met_with_the_published_stale_vectors(monkeypatch):
+def test_stored_gradients_of_the_weights_need_the_published_stale_vectors(monkeypatch):
     _, _, grads = golden_step(monkeypatch)
     entries = golden.result("Discriminator_step")["grads"]
     for index in range(1, 5):
@@ -166,7 +166,7 @@ def test_discriminator_has_the_published_parameters():
     assert {published_name(n): list(t.shape) for n, t in Discriminator(19).state_dict().items()} == expected
 
 
-def test_spectral_norm_converges_to_the_largest_singular_value_and_rests_in_evaluation():
+def test_spectral_norm_converges_to_the_largest_singular_value_and_is_fixed_in_evaluation():
     torch.manual_seed(0)
     layer = SpectralConv2d(3, 8).double()
     maps = torch.randn(1, 3, 8, 8, dtype=torch.float64)
@@ -180,14 +180,14 @@ def test_spectral_norm_converges_to_the_largest_singular_value_and_rests_in_eval
     assert torch.equal(fresh.weight_u, before)
 
 
-def test_discriminator_without_a_loss_of_its_own_does_not_train():
+def test_discriminator_with_loss_weight_0_does_not_train():
     batch = make_batch()
     module = build("adversarial", batch, d_weight=0.0)
     assert list(module(*batch)) == ["loss_adv"]
     assert module.discriminator_parameters() == [] and not any(p.requires_grad for p in module.parameters())
 
 
-def test_running_statistics_follow_training_and_rest_when_frozen():
+def test_running_statistics_are_updated_unless_frozen():
     student, teacher, target = batch = make_batch(2)
     module = build("adversarial", batch)
     module(student, teacher, target)

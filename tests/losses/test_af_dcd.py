@@ -51,13 +51,13 @@ def test_value_without_gradients():
     assert torch.equal(alone, patch_contrast(student, teacher, 0.5).detach())
 
 
-def test_equal_features_are_told_from_the_other_groups():
+def test_equal_features_have_no_loss_and_exchanged_groups_a_large_one():
     features = make_output(32, (16, 16)).features * 1000
     assert patch_contrast(features, features, 0.07).item() == pytest.approx(0, abs=1e-6)
     other = patch_contrast(features, features.roll(2, dims=1), 0.07)  # each group's vector is now another's
     assert other > 100
 
 
-def test_maps_of_two_sizes_are_refused():
+def test_maps_of_different_sizes_are_refused():
     with pytest.raises(ValueError, match=r"must have one shape, got \(1, 4, 8, 8\), \(1, 4, 8, 9\)"):
         patch_contrast(torch.zeros(1, 4, 8, 8), torch.zeros(1, 4, 8, 9), 1.0)

@@ -1,4 +1,4 @@
-"""What holds for every method: weights, hard inputs, half precision."""
+"""Tests of every method: weights, settings, hard inputs, gradients, half precision."""
 
 from dataclasses import fields, replace
 
@@ -62,12 +62,12 @@ def test_weight_zero_computes_and_builds_nothing(method):
     ],
 )
 def test_published_settings(method, settings):
-    """Beside the weights, which tests/engine/config/test_methods.py compares."""
+    """Except for the weights, which tests/engine/config/test_methods.py compares."""
     assert {name: getattr(METHODS[method].Config(), name) for name in settings} == settings
 
 
 @each_method
-def test_refuses_settings_that_cannot_be_computed_with(method):
+def test_settings_out_of_range_are_refused(method):
     config = METHODS[method].Config()
     for field in fields(config):
         for suffixes, value, expected in (

@@ -109,7 +109,7 @@ def test_draws_are_copies():
 
 
 def resident_mib():
-    """Memory that this process holds now."""
+    """Resident memory of this process."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
@@ -118,7 +118,7 @@ def test_large_bank_is_built_at_once():
     start = time.perf_counter()
     bank = MemoryBank(150, 20000, 512)
     assert time.perf_counter() - start < 1
-    assert resident_mib() - resident < 300  # of the 2930 MiB that it holds when it is full
+    assert resident_mib() - resident < 300  # of 2930 MiB when it is full
     assert bank.queue.dtype == torch.bfloat16 and bank.queue.shape == (150 * 20000 + 1, 512)
     assert bank.queue[::500_000].abs().sum() == 0
 
@@ -201,7 +201,7 @@ def test_present_classes_find_slots_and_the_choice_among_too_many_is_fair():
     assert select_classes(present, 20, images)[0].shape == (400, 9)
 
 
-def test_slots_leave_a_class_as_many_rows_as_it_had_where_images_have_few():
+def test_slots_at_the_published_sizes():
     assert entry_slots(19, 64 * 128, 16) == (304, 19)  # Cityscapes: 16 pixels and a region of every class
     assert entry_slots(21, 64 * 64, 16) == (336, 21)  # VOC
     assert entry_slots(12, 8 * 12, 16) == (96, 12)  # a small map: all its pixels

@@ -69,7 +69,7 @@ def test_other_texts_are_refused(text):
 
 
 @pytest.mark.parametrize("config", [CIRKDV2Config, CIRKDConfig])
-def test_configurations_refuse_what_is_no_form(config):
+def test_configurations_refuse_other_values(config):
     assert config(minibatch_partners="local:2").minibatch_partners == "local:2"
     with pytest.raises(ValueError, match="local:N"):
         config(minibatch_partners="local:zero")

@@ -21,7 +21,7 @@ SHAPES = {  # anchors, keys, embedding of student and teacher
     "one anchor": (1, 130, 64, 64),
     "few keys": (200, 3, 40, 40),
     "one key": (70, 1, 24, 24),
-    "long rows": (37, 16411, 40, 40),  # more keys than the kernel keeps of a row
+    "long rows": (37, 16411, 40, 40),  # more keys than fit in one block of the kernel
 }
 
 

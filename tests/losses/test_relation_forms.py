@@ -24,7 +24,7 @@ from tests.losses.relation_cases import (
 
 @pytest.fixture
 def form(request, monkeypatch):
-    """Run with bfloat16 operands in the form of this name."""
+    """How operands are rounded: inside oneDNN ("rows"), or as bfloat16 tensors ("cuda")."""
     if request.param == "cuda":
         as_on_cuda(monkeypatch)
     return request.param

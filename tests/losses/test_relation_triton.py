@@ -1,4 +1,4 @@
-"""The Triton kernels: interpreted on the CPU, compiled where there is a GPU."""
+"""The Triton kernels: interpreted on the CPU, and compiled if there is a GPU."""
 
 import logging
 import os
