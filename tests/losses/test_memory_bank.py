@@ -3,14 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from benchmarks.host_reads import HostReads
 from losses.modules.cross_image import ChannelMemory, PixelMemory
 from losses.modules.memory_bank import MemoryBank
 from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
-from tests.processes import run_processes
-from utils.distributed import get_world_size, ring_bytes
 from utils.types import Step
 
 
@@ -220,48 +217,6 @@ def test_writing_and_drawing_never_wait_for_the_device():
     assert len(terms) == 3 and all(value.isfinite() and value > 0 for value in terms.values())
     with pytest.raises(AssertionError, match="_local_scalar_dense"), HostReads(refuse=True):
         pixels.pixel_bank.queue_ptr[0].item()
-
-
-def sent_by_a_step_of_the_banks(classes, size):
-    """Bytes that this process sends while banks of the published settings are written, and those of feature maps."""
-    pixels = PixelMemory(classes, 512, 20000, 2000, 1, 1, torch.bfloat16, seed=0)
-    channels = ChannelMemory(10000, 2048, (-(-size[0] // 4), -(-size[1] // 4)), torch.bfloat16, seed=0)
-    images = 4
-    maps = torch.randn(images, 512, *size)
-    labels = torch.randint(0, classes, (images, size[0] * size[1]))
-    gathered, reduced = [], []
-    gather, reduce = dist.all_gather_into_tensor, dist.all_reduce
-
-    def record_gather(output, tensor, *args, **kwargs):
-        gathered.append(tensor)
-        return gather(output, tensor, *args, **kwargs)
-
-    def record_reduce(tensor, *args, **kwargs):
-        reduced.append(tensor)
-        return reduce(tensor, *args, **kwargs)
-
-    dist.all_gather_into_tensor, dist.all_reduce = record_gather, record_reduce  # the process ends with the test
-    pixels._enqueue(maps.flatten(2).transpose(1, 2), labels, Step())
-    pooled = torch.nn.functional.avg_pool2d(maps, 4, ceil_mode=True)
-    channels._enqueue(pooled.flatten(2).flatten(0, 1), Step())
-    count = get_world_size()
-    return {
-        "calls": (len(gathered), len(reduced)),
-        "sent": ring_bytes(gathered, reduced, count),
-        "maps": ring_bytes([maps], [], count),
-        "written": [bank.queue_count.sum().item() for bank in (pixels.pixel_bank, pixels.region_bank, channels.bank)],
-        "first": pixels.pixel_bank.queue[:: 20000 * 10].float(),
-    }
-
-
-@pytest.mark.slow
-def test_a_step_sends_at_most_a_twentieth_of_its_feature_maps():
-    one, two = run_processes(sent_by_a_step_of_the_banks, 2, 150, (64, 64))
-    for result in (one, two):
-        assert result["calls"] == (4, 1)
-        assert 0.04 < result["sent"] / result["maps"] <= 1 / 20
-        assert result["written"] == [8 * 326, 8 * 46, 256]
-    assert torch.equal(one["first"], two["first"])
 
 
 def test_class_means():
