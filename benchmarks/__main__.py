@@ -4,11 +4,10 @@
     python -m benchmarks relations banks      # some
     python -m benchmarks --json results.json --device cuda
 
-Each runs in a process of its own, so that none profits from the memory another has left. A missed target is said and
-is no failure: machines differ. A benchmark that cannot run is one, and the exit code is 1.
+Each runs in a separate process, so that none profits from memory that another has left. A missed target is reported
+and is no failure: machines differ. A benchmark that cannot run is one, and the exit code is 1.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,24 +15,22 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
-
-from benchmarks.measured import format_table, machine, target_rows, write_json
+from benchmarks.measured import format_table, machine, make_parser, target_rows, write_json
 
 BENCHMARKS = {
-    "relations": "the relation terms beside a plain implementation of the formulas",
+    "relations": "the relation terms compared with a plain implementation of the formulas",
     "banks": "construction, writing and drawing, bytes between processes",
     "input": "training samples from 2048x1024 PNG files and from a decoded cache",
-    "step": "the whole training step beside plain logit distillation's",
+    "step": "the whole training step compared with plain logit distillation's",
 }
 ON_THE_DEVICE = ("relations", "step")
 
 
 def run_one(name: str, device: str, folder: Path) -> dict:
-    """Runs a benchmark in a process of its own; what it prints is shown.
+    """Runs a benchmark in a separate process that prints to this one's output.
 
     Returns:
-        what it wrote as JSON, or {"benchmark": name, "error": text}.
+        its JSON, or {"benchmark": name, "error": text}.
     """
     file = folder / f"{name}.json"
     command = [sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)]
@@ -48,14 +45,8 @@ def run_one(name: str, device: str, folder: Path) -> dict:
 def main() -> None:
     """Parse, run, print, write."""
     listing = "\n".join(f"  {name:10s} {text}" for name, text in BENCHMARKS.items())
-    parser = argparse.ArgumentParser(
-        prog="benchmarks",
-        description=f"{__doc__}\n{listing}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(f"{__doc__}\n{listing}", device=True, prog="benchmarks")
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write all figures to this file")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in BENCHMARKS]
     if unknown:

@@ -1,16 +1,14 @@
-"""Memory banks: construction, writing and drawing beside a loop over images and classes, bytes between processes.
+"""Memory banks: construction, writing and drawing compared with loops over images and classes, bytes exchanged.
 
     python -m benchmarks.banks --json banks.json
 
-The loop is the published kind of code written from the same rules: for each image and class it looks which pixels
-there are, draws some and writes them. Bytes are counted from the very tensors that the banks hand to collectives, as
-against gathering the feature maps of all processes.
+The loop is code of the published kind with the same rules: for each image and class it finds the pixels, draws some and
+writes them. Bytes are counted from the tensors that the banks pass to collectives, relative to gathering the feature
+maps of all processes.
 """
 
-import argparse
 import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest.mock import patch
 
 import torch
@@ -18,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.host_reads import HostReads
-from benchmarks.measured import PeakMemory, finish, machine, target
+from benchmarks.measured import PeakMemory, finish, machine, make_parser, target
 from losses.methods.cirkdv2 import CIRKDV2Config
 from losses.modules import cross_image
 from losses.modules.cross_image import PIXELS_PER_CLASS, ChannelMemory, PixelMemory
-from losses.modules.memory_bank import ClasswiseBank
+from losses.modules.memory_bank import MemoryBank
 from utils.distributed import ring_bytes
 from utils.types import Step
 
@@ -74,7 +72,7 @@ def construction() -> tuple[float, float, float]:
     """Seconds and peak extra MiB of building the 150-class bank, and the MiB that it can hold."""
     peak = PeakMemory(torch.device("cpu"))
     start = time.perf_counter()
-    bank = ClasswiseBank(*LARGE_BANK)
+    bank = MemoryBank(*LARGE_BANK)
     seconds = time.perf_counter() - start
     return seconds, peak.mib(), bank.queue.nbytes / MIB
 
@@ -102,7 +100,7 @@ class LoopBank:
                     self.counts[bank][y] = min(self.counts[bank][y] + written.shape[0], ring.shape[0])
 
     def draw(self, bank: int, rows_per_class: int) -> Tensor:
-        """Up to so many random rows of every class."""
+        """Up to `rows_per_class` random rows of every class."""
         drawn = []
         for y, count in enumerate(self.counts[bank]):
             index = torch.randperm(count)[:rows_per_class]
@@ -117,7 +115,7 @@ def write_and_draw(repeats: int) -> dict[str, dict[str, float]]:
     maps = torch.randn(BATCH, TEACHER_CHANNELS, *SIZE, generator=generator)
     rows = F.normalize(maps, dim=1).flatten(2).transpose(1, 2)
     coarse = torch.randint(0, CLASSES, (BATCH, SIZE[0] // 8, SIZE[1] // 8), generator=generator)
-    labels = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2).flatten(1)  # patches, as labels come
+    labels = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2).flatten(1)  # patches, like real labels
     sizes = (config.pixel_memory_size, config.region_memory_size)
     draws = (config.pixel_contrast_size, config.region_contrast_size)
     memory = PixelMemory(CLASSES, TEACHER_CHANNELS, *sizes, *draws, torch.bfloat16, seed=0)
@@ -152,7 +150,7 @@ def run(threads: int = 2, repeats: int = 9) -> dict:
 
     Args:
         threads: of torch.
-        repeats: the best of so many counts.
+        repeats: of which the best counts.
     """
     torch.set_num_threads(threads)
     build_seconds, build_mib, bank_mib = construction()
@@ -180,10 +178,9 @@ def run(threads: int = 2, repeats: int = 9) -> dict:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     result = run(args.threads, args.repeats)
     for name, seconds in result["seconds"].items():

@@ -1,16 +1,14 @@
-"""Whether bf16, channels_last and compile leave training as it is: loss curves beside the spread over seeds.
+"""Whether bf16, channels_last and compile change training: differences of loss curves and the spread over seeds.
 
     python -m benchmarks.curves --data data/CamVid --json curves.json
 
 Short runs of the entry points on CamVid, on labels alone and with CIRKDV2, in float32 and in every variant, each with
-the same seeds; the total loss and the task loss alone, which no other term drowns. Curves are smoothed by a running
-mean. A variant's mean absolute difference from float32 of the same seed, averaged over seeds, is set against the mean
-difference between two float32 seeds: it agrees where it is not larger. The bias, the signed difference of the mean loss
-of the second half with its standard error over seeds, says whether a variant learns better or worse, which a distance
-alone cannot.
+the same seeds; compared are the total loss and the task loss, which no other term dominates. Curves are smoothed by a
+running mean. A variant agrees with float32 if its mean absolute difference from the same seed, averaged over seeds, is
+not larger than the mean difference between two float32 seeds. The bias, the signed difference of the mean loss of the
+second half with its standard error over seeds, shows whether a variant learns better or worse.
 """
 
-import argparse
 import importlib
 import itertools
 import json
@@ -22,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.measured import machine, write_json
+from benchmarks.measured import machine, make_parser, write_json
 
 TEACHER = ("psp", "resnet18")
 VARIANTS = {
@@ -88,7 +86,7 @@ def train(module: str, words: list[str], folder: Path) -> dict[str, list[float]]
 
 def main() -> None:
     """Parse, train, compare, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, device=True)
     parser.add_argument("--data", type=Path, required=True, help="CamVid's root folder")
     parser.add_argument("--iterations", type=int, default=60)
     parser.add_argument("--teacher-iterations", type=int, default=60)
@@ -97,8 +95,6 @@ def main() -> None:
     parser.add_argument("--student", nargs=2, default=["deeplabv3", "resnet18"], metavar=("MODEL", "BACKBONE"))
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), default=list(METHODS))
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS)[1:], default=tuple(VARIANTS)[1:])
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path, help="write the figures and curves to this file")
     args = parser.parse_args()
     if len(args.seeds) < 2 or args.window > args.iterations:
         parser.error("--seeds: expected at least two, and --window no more than --iterations")
@@ -116,7 +112,7 @@ def main() -> None:
             if method == "cirkdv2":
                 words = ["--student-model", args.student[0], "--student-backbone", args.student[1]]
                 words += ["--teacher-model", TEACHER[0], "--teacher-backbone", TEACHER[1], "--skip-teacher-check"]
-                # the channel term goes with the number of positions, and is the largest by far at this crop
+                # the channel term grows with the number of positions and would dominate at this crop
                 words += ["--teacher-pretrained", str(teacher), "--lambda-channel-kd", "2"]
             words = [*common, *words, "--max-iterations", str(args.iterations)]
             curves[method] = {}
@@ -143,9 +139,9 @@ def show(title: str, found: dict) -> None:
     low, high = found["range between seeds"]
     print(f"{title}: two seeds of float32 differ by {found['between seeds']:.2%} of the loss ({low:.2%} to {high:.2%})")
     for name, values in found["variants"].items():
-        verdict = "within" if values["agrees"] else "OUTSIDE"
+        place = "within" if values["agrees"] else "OUTSIDE"
         print(
-            f"  {name:20s} {values['difference']:8.2%}  {verdict} seed noise; "
+            f"  {name:20s} {values['difference']:8.2%}  {place} seed noise; "
             f"bias of the second half {values['bias']:+.2%}, standard error {values['standard error']:.2%}"
         )
 

@@ -1,4 +1,4 @@
-"""Operations for which the host waits on a GPU, found on any device while code runs."""
+"""Detects, on any device, the operations for which the host would wait for a GPU."""
 
 from collections.abc import Sequence
 
@@ -15,25 +15,25 @@ READS = (
     "unique_consecutive unique_dim_consecutive bincount repeat_interleave"
 ).split()
 BY_MASK = ("index", "index_put", "index_put_", "_index_put_impl_")
-# What is no operation of its own on the CPU, where nothing has to be copied, and is known by its Python name.
+# Python functions that are no ATen operations on the CPU, where nothing has to be copied.
 COPIES_TO_HOST = ("cpu", "numpy", "tolist", "__array__")
 COPIES_TO_DEVICE = ("tensor", "as_tensor")
 BY_INDEX = ("__getitem__", "__setitem__")
 
 
 class HostReadError(AssertionError):
-    """An operation that makes the host wait was met where none is allowed."""
+    """An operation that makes the host wait ran where none is allowed."""
 
 
 class HostReads(TorchDispatchMode):
     """Counts the operations for which the host would wait, or refuses the first.
 
-    Of copies between host and device it knows those by `cpu`, `numpy` and `tolist`, of Python numbers by
-    `torch.tensor(..., device=...)` and of indices in lists; one by `to` looks like a change of type on the CPU.
+    Copies between host and device are found if made by `cpu`, `numpy`, `tolist`, `torch.tensor(..., device=...)` or
+    indices in lists, but not by `to`, which looks like a change of type on the CPU.
 
     Args:
         refuse: raise HostReadError, with the operation's name, instead of counting.
-        host: tensors that lie on the CPU beside a GPU, too: reading them, or views of them, is no wait. May grow.
+        host: tensors that stay on the CPU even with a GPU; reading them or their views does not count. May grow.
     """
 
     def __init__(self, refuse: bool = False, host: Sequence[Tensor] = ()) -> None:
@@ -58,20 +58,20 @@ class HostReads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def notice(self, name: str) -> None:
-        """Books an operation, or refuses it."""
+        """Counts an operation, or refuses it."""
         if self.refuse:
             raise HostReadError(name)
         self.count += 1
 
     def on_host(self, args: Sequence) -> bool:
-        """Whether all tensors among the arguments are known to lie on the CPU."""
+        """Whether all tensors among the arguments are known to be on the CPU."""
         known = {tensor.untyped_storage().data_ptr() for tensor in self.host}
         tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor)]
         return bool(known and tensors) and all(tensor.untyped_storage().data_ptr() in known for tensor in tensors)
 
 
 class _Calls(TorchFunctionMode):
-    """Tells `HostReads` of copies that it sees no operation of."""
+    """Reports copies to `HostReads` that are no ATen operations."""
 
     def __init__(self, reads: HostReads) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Time per training sample of 1024x2048 PNG files: bare decoding, our paths, and resize-then-crop in float.
+"""Time per training sample of 1024x2048 PNG files: decoding alone, our paths, and resize-then-crop in float.
 
     OMP_NUM_THREADS=1 python -m benchmarks.input --json input.json
 
@@ -15,7 +15,6 @@ Scenes are painted at half the size, enlarged, blurred and given noise, so that 
 photographs' (2.3 MB).
 """
 
-import argparse
 import statistics
 import struct
 import tempfile
@@ -30,7 +29,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measured import finish, machine, target
+from benchmarks.measured import finish, machine, make_parser, target
 from dataset import build_dataset
 from dataset.loading.loaders import TrainStream
 from dataset.loading.transforms import BGR_MEAN, TrainTransform, rows_read
@@ -170,11 +169,10 @@ def run(samples: int = 60, scenes: int = 6, crop: tuple[int, int] = (512, 1024))
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--samples", type=int, default=60, help="timed samples (default: %(default)s)")
     parser.add_argument("--scenes", type=int, default=6, help="different images (default: %(default)s)")
     parser.add_argument("--crop-size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"))
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     result = run(args.samples, args.scenes, tuple(args.crop_size))
     for name, value in result["seconds"].items():

@@ -1,5 +1,6 @@
-"""What every benchmark needs: targets, their table, the machine, the memory of a process, the JSON file."""
+"""Shared by the benchmarks: flags, targets and their table, the machine, memory of a process, the JSON file."""
 
+import argparse
 import json
 import os
 import platform
@@ -12,8 +13,25 @@ import torch
 HEADER = ("benchmark", "target", "bound", "measured", "")
 
 
+def make_parser(description: str, *, device: bool = False, **more: Any) -> argparse.ArgumentParser:
+    """A parser with `--json`, with `--device` on request, and `more` keywords of ArgumentParser."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=formatter, **more)
+    parser.add_argument("--json", type=Path, help="write all figures to this file")
+    if device:
+        default = "cuda" if torch.cuda.is_available() else "cpu"
+        parser.add_argument("--device", choices=("cpu", "cuda"), default=default)
+    return parser
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def target(measured: float, bound: float, *, at_most: bool = True) -> dict[str, float | bool]:
-    """A measured figure beside its bound: an upper one, or a lower one where `at_most` is false."""
+    """A measured figure and its bound: an upper one, or a lower one if `at_most` is false."""
     met = measured <= bound if at_most else measured >= bound
     return {"measured": measured, "bound": bound, "at_most": at_most, "met": bool(met)}
 
@@ -39,11 +57,10 @@ def format_table(rows: list[tuple[str, ...]]) -> str:
 
 
 def machine(**more: Any) -> dict[str, Any]:
-    """What the figures belong to: processor, cores, GPU, versions, threads of torch, and `more`."""
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _cpu_information() if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
+    """Where the figures were measured: processor, cores, GPU, versions, threads of torch, and `more`."""
+    cpu, information = platform.processor() or platform.machine(), Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.exists() else []
+    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "cpu": cpu,
         "cores": len(os.sched_getaffinity(0)),
@@ -57,7 +74,7 @@ def machine(**more: Any) -> dict[str, Any]:
 
 
 def finish(result: Mapping[str, Any], file: Path | None) -> None:
-    """Prints the table of a result's targets and writes the result to `file`, where one is asked for."""
+    """Prints the table of a result's targets and writes the result to `file`, if one is given."""
     print(f"\n{format_table(target_rows([dict(result)]))}")
     if file is not None:
         write_json(result, file)
@@ -76,15 +93,7 @@ def process_status(pid: int | str = "self") -> dict[str, int]:
 
 
 class PeakMemory:
-    """Peak memory beyond what was taken before, in MiB, of this process or of a GPU.
-
-    Example:
-        peak = PeakMemory(device)
-        ...  # what counts as memory, not as peak
-        peak.restart()
-        ...
-        peak.mib()
-    """
+    """Peak memory since `restart`, in MiB, of this process or of a GPU, less what was in use at construction."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -94,14 +103,14 @@ class PeakMemory:
         self.restart()
 
     def restart(self) -> None:
-        """The high-water mark starts again from what is taken now."""
+        """Resets the high-water mark to the present use."""
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats(self.device)
         else:
             Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
     def mib(self) -> float:
-        """The peak since the (last) start, less what was taken when this was made."""
+        """The peak since the last restart, less the use at construction."""
         if self._on_gpu:
             return torch.cuda.max_memory_allocated(self.device) / 2**20 - self.before
         return process_status()["VmHWM"] / 1024 - self.before
@@ -109,10 +118,3 @@ class PeakMemory:
     @property
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
-
-
-def _cpu_information() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

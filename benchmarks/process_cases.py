@@ -1,4 +1,4 @@
-"""What trains when numbers of processes are compared: methods and terms, networks, labels, images to validate."""
+"""The cases in which numbers of processes are compared: methods and terms, networks, labels, validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ LABELS = ("uneven", "ignored first half", "class in one image", "all ignored")
 
 @dataclass(frozen=True)
 class Case:
-    """What trains in one comparison.
+    """One comparison.
 
     Attributes:
         name: for the table.
@@ -55,7 +55,7 @@ def all_cases(companions: bool = True) -> list[Case]:
     """Every method, every relation term alone, and the hard cases of those that look at labels or other images.
 
     Args:
-        companions: methods come with pixel KD and the adversarial term where they were published beside them.
+        companions: add pixel KD and the adversarial term to the methods that were published together with them.
     """
     cases = []
     for name, method in METHODS.items():

@@ -1,4 +1,4 @@
-"""Whether N processes equal one: losses, gradients, banks, parameters and metrics of 1, 2 and 3 processes beside it.
+"""Whether N processes equal one: losses, gradients, banks, parameters and metrics of 1, 2 and 3 processes.
 
     python -m benchmarks.processes                        # small real networks, float32; about three minutes
     python -m benchmarks.processes --networks tiny --dtype float64 --cases cirkdv2 dkd --json processes.json
@@ -10,7 +10,6 @@ of the first step; parameters, running statistics and banks are compared after t
 largest difference of a tensor over its largest value.
 """
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.measured import machine, write_json
+from benchmarks.measured import machine, make_parser, write_json
 from benchmarks.process_cases import BATCH, CLASSES, Case, DrawnImages, all_cases, build_networks, make_labels
 from dataset.loading.loaders import build_eval_loader
 from engine.config.schema import OptimConfig
@@ -193,12 +192,11 @@ def format_table(rows: Sequence[Row], worlds: Sequence[int], by: str) -> str:
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--networks", choices=("real", "tiny"), default="real")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--cases", nargs="*", metavar="TEXT", help="only cases whose name contains one of these")
     parser.add_argument("--processes", type=int, nargs="+", default=[2, 3], help="each divides 6")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if any(world < 2 or BATCH % world for world in args.processes):
         parser.error(f"--processes {args.processes}: expected numbers from 2 that divide {BATCH}")

@@ -15,7 +15,7 @@ PIXEL_DRAW, REGION_DRAW, CHANNEL_DRAW = 4096, 1024, 2048
 
 
 class Inputs:
-    """Feature maps, labels and banks; nothing here is measured."""
+    """Feature maps, labels and banks."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Inputs:
     ) -> None:
         """Smooth teacher maps with noise and a student like them, (B, C, h, w); banks of rows like the teacher's.
 
-        ``distance`` is that of the student. With ``active`` the channels have means of their own and a ReLU follows.
+        ``distance`` is that of the student. With ``active`` the channels have different means and a ReLU follows.
         Centres of the classes, ``spread`` times as large as the rest, are added to patches of the maps.
         """
         generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""Time and memory of the relation terms beside a plain implementation of their formulas.
+"""Time and memory of the relation terms compared with a plain implementation of their formulas.
 
     python -m benchmarks.relations --json relations.json
 
@@ -9,19 +9,18 @@ autograd and loops over pairs of images. Groups of terms:
 - memory: pixels to 4104 pixel keys and to 1026 region keys, 5 % of the pixels ignored;
 - minibatch: pixels of every image to those of every image; partners: the same with two images for each;
 - channels: channel maps across all images, and to 2048 keys of the channel bank;
-- context: the graph context module (bfloat16: under autocast, for it has no setting of its own).
+- context: the graph context module (bfloat16: under autocast; it has no setting).
 
-How far bfloat16 is from float32 is measured at half that height and width, of features without and with a common mean
-(after a ReLU, with a mean of each channel's own) and of such in tight classes, for a student well apart from its
-teacher and for one close to it.
+The error of bfloat16 relative to float32 is measured at half that height and width, for features without and with a
+common mean (after a ReLU, with different means of the channels) and for both in tight classes, for a student far from
+its teacher and for one close to it.
 
 Peak extra memory is the rise of the process's resident high-water mark (CPU; each way in a fresh process, so that none
-profits from memory that another has left; every tensor above 128 KiB is a mapping of its own there, which goes back
-when it is freed, so what is left in the heap of before hides nothing) or of the allocator's peak (CUDA), over inputs
-that are already there. The last line is that of all relation terms at once, for 8 images of 512x1024 with bfloat16
-operands and two partners. By count, on CUDA: two gradients of the memory terms, rows of both networks, their
-bfloat16 copies and a gradient are six maps of 8 x 512 x 64 x 128 float32 values, 768 MiB, and two float32 and one
-bfloat16 chunk of logits are 320 MiB.
+profits from memory that another has left; every tensor above 128 KiB is mapped separately there and returned when it is
+freed) or of the allocator's peak (CUDA), over existing inputs. The last line is that of all relation terms together,
+for 8 images of 512x1024 with bfloat16 operands and two partners. By count, on CUDA: two gradients of the memory terms,
+rows of both networks, their bfloat16 copies and a gradient are six maps of 8 x 512 x 64 x 128 float32 values, 768 MiB,
+and two float32 and one bfloat16 chunk of logits are 320 MiB.
 """
 
 import argparse
@@ -36,7 +35,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measured import PeakMemory, finish, machine, target
+from benchmarks.measured import PeakMemory, finish, machine, make_parser, synchronize, target
 from benchmarks.relation_inputs import CLASSES, Inputs
 from losses.functional import pool4x4
 from losses.modules.context import GraphContext
@@ -49,7 +48,7 @@ TEMPERATURE, PARTNERS = 0.1, 2
 PUBLISHED_SIZE = (8, 512, 64, 128)  # features of 8 images of 512x1024
 GROUPS = {"memory": 4, "minibatch": 2, "partners": 2, "channels": 5, "context": 2}  # name: timed runs
 WAYS = ("plain", "float32", "bfloat16")
-SPEEDUPS = {  # device: (group, way): at least so many times as fast as the plain way
+SPEEDUPS = {  # device: (group, way): lower bound of its speed over that of the plain way
     "cpu": {
         ("memory", "float32"): 1.8,
         ("memory", "bfloat16"): 4.0,
@@ -67,7 +66,7 @@ KINDS = {
 MEMORY_SHARE = 1 / 8
 LARGEST_GIB = 2.0
 _OWN_MAPPINGS = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17), "MALLOC_TRIM_THRESHOLD_": str(1 << 17)}
-"""Of the C library: otherwise the peak depends by some 30 MiB on what the heap has kept of freed tensors."""
+"""Of the C library: otherwise the peak varies by some 30 MiB with the freed tensors that the heap keeps."""
 
 
 def plain_relation(student: Tensor, teacher: Tensor, student_keys: Tensor, teacher_keys: Tensor) -> Tensor:
@@ -115,7 +114,7 @@ def plain(group: str, inputs: Inputs) -> Tensor:
 
 
 def ours(group: str, inputs: Inputs, dtype: str) -> Tensor:
-    """The terms of a group as they are trained with."""
+    """The terms of a group as in training."""
     student, teacher, operands = inputs.student, inputs.teacher, RELATION_DTYPES[dtype]
     if group == "context":
         with torch.autocast(student.device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
@@ -135,12 +134,12 @@ def ours(group: str, inputs: Inputs, dtype: str) -> Tensor:
 def run_once(group: str, way: str, inputs: Inputs) -> tuple[float, Tensor, Tensor]:
     """Seconds of forward + backward, the value and the gradient. Group "all": every relation term, one backward."""
     inputs.student.grad = None
-    _synchronize(inputs.student)
+    synchronize(inputs.student.device)
     start = time.perf_counter()
     groups = ("memory", "partners", "channels") if group == "all" else (group,)
     loss = sum(plain(name, inputs) if way == "plain" else ours(name, inputs, way) for name in groups)
     loss.backward()
-    _synchronize(inputs.student)
+    synchronize(inputs.student.device)
     return time.perf_counter() - start, loss.detach(), inputs.student.grad
 
 
@@ -154,7 +153,7 @@ def measure_peak(group: str, way: str, size: tuple[int, int, int, int], device: 
 
 
 def time_group(group: str, inputs: Inputs) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """Best seconds of each way, and how far each way of ours is from the plain one, relative to it."""
+    """Best seconds of each way, and the relative error of each of our ways from the plain one."""
     results = {way: run_once(group, way, inputs)[1:] for way in WAYS}  # warms up, too
     plainly = results.pop("plain")
     errors = {way: relative_error(own, plainly) for way, own in results.items()}
@@ -173,7 +172,7 @@ def relative_error(own: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) 
 
 
 def measure_rounding(size: tuple[int, int, int, int], device: str) -> dict[str, dict[str, dict[str, float]]]:
-    """How far bfloat16 is from float32 beside the value itself, for kinds of features and each group."""
+    """Error of bfloat16 relative to float32 and the value, for kinds of features and each group."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for kind, options in KINDS.items():
         for distance in (0.5, 0.05):
@@ -227,11 +226,9 @@ def run(size: tuple[int, int, int, int] = (4, 512, 64, 64), device: str = "cpu",
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, device=True)
     parser.add_argument("--size", type=int, nargs=4, default=(4, 512, 64, 64), metavar=("B", "C", "H", "W"))
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--peak-of", nargs=2, metavar=("GROUP", "WAY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -270,11 +267,6 @@ def _peak_in_fresh_process(group: str, way: str, size: tuple[int, int, int, int]
         env=os.environ | _OWN_MAPPINGS,
     )
     return float(output.stdout.split()[-1])
-
-
-def _synchronize(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
-"""Whether a long training run keeps its memory, files, threads and processes: the real program, watched from outside.
+"""Whether a long training run leaks memory, files, threads or processes: the real program, observed from outside.
 
     python -m benchmarks.soak --iterations 2000 --workers 2 --json soak.json
 
-Trains CIRKDV2 on tiny drawn scenes with validation and saving in between, in a process of its own, and reads /proc
-beside it. At a tenth, a half and the end of the iterations stand the medians of the readings shortly before. Exit code
-1 if memory has grown by more than the bound between the first and the last, or the number of descriptors, threads or
-processes has. Linux alone.
+Trains CIRKDV2 on tiny drawn scenes with validation and saving in between, in a separate process, and reads its /proc.
+Reported are the medians of the readings shortly before a tenth, a half and the end of the iterations. Exit code 1 if
+memory has grown by more than the bound between the first and the last, or the number of descriptors, threads or
+processes has. Linux only.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.measured import machine, process_status, write_json
+from benchmarks.measured import machine, make_parser, process_status, write_json
 from dataset.synthetic.writer import write_synthetic
 from models import build_model
 
@@ -37,10 +36,10 @@ MAX_GROWTH_MIB = 32.0  # between the first mark and the last; a leak of 20 KiB a
 
 @dataclass(frozen=True)
 class Reading:
-    """What a process had at one moment.
+    """The state of a process at one moment.
 
     Attributes:
-        iteration: the last one it had logged.
+        iteration: the last one logged.
         rss_mib: resident memory of the process.
         descriptors, threads: of the process.
         children: processes below it, of which there are more while it validates.
@@ -62,7 +61,7 @@ def watch(
 
     Args:
         process: a run.
-        metrics: its metrics.jsonl, which may not be there yet.
+        metrics: its metrics.jsonl, which need not exist yet.
         timeout: seconds after which it is killed.
         pause: seconds between readings.
 
@@ -126,7 +125,7 @@ def at_marks(readings: Sequence[Reading], iterations: int) -> list[Reading]:
     """The medians of the readings shortly before each mark.
 
     Raises:
-        ValueError: there is none before one of them: the run was too fast, or ended early.
+        ValueError: a mark has no reading: the run was too fast, or ended early.
     """
     found = []
     for mark in MARKS:
@@ -141,7 +140,7 @@ def at_marks(readings: Sequence[Reading], iterations: int) -> list[Reading]:
 
 
 def leaks(marks: Sequence[Reading], max_growth_mib: float = MAX_GROWTH_MIB) -> list[str]:
-    """What has grown between the first mark and the last, in words; empty for a run that keeps what it has."""
+    """What has grown between the first mark and the last; empty for a run without leaks."""
     first, last = marks[0], marks[-1]
     found = []
     for name in ("rss_mib", "children_rss_mib"):
@@ -175,7 +174,7 @@ def soak(folder: Path, iterations: int, workers: int, timeout: float) -> list[Re
     """Trains and watches.
 
     Raises:
-        RuntimeError: the run failed; its last words are in the message.
+        RuntimeError: the run failed; the end of its output is in the message.
     """
     command = training_command(folder, iterations, workers)
     with open(folder / "output.txt", "w+") as output:
@@ -192,12 +191,11 @@ def soak(folder: Path, iterations: int, workers: int, timeout: float) -> list[Re
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--max-growth-mib", type=float, default=MAX_GROWTH_MIB)
     parser.add_argument("--timeout", type=float, default=3600, metavar="SECONDS")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         readings = soak(Path(folder), args.iterations, args.workers, args.timeout)

@@ -1,28 +1,26 @@
-"""The whole training step of CIRKDV2 beside that of plain logit distillation.
+"""The whole training step of CIRKDV2 compared with that of plain logit distillation.
 
     python -m benchmarks.step --json step.json                  # CPU: crop 512x512, batch 4
     python -m benchmarks.step --device cuda                     # the recipes' 512x1024, batch 8
 
 Teacher, student, losses, backward pass and optimiser of DeepLabV3-ResNet101 to two students, 19 classes, on random
-data, with full banks and the default number of partners; the loop's look at the gradients is left out. Each way has a
-process of its own, as in a run, and the best of its steps counts. The peak of memory has networks, banks and optimiser
-in it. A ratio without a bound on the device is information.
+data, with full banks and the default number of partners, without the loop's check of the gradients. Each way runs in a
+separate process, as in training, and the best of its steps counts. The peak of memory includes networks, banks and
+optimiser. A ratio without a bound on the device is information.
 """
 
-import argparse
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.measured import PeakMemory, finish, machine, target
+from benchmarks.measured import PeakMemory, finish, machine, make_parser, synchronize, target
 from engine.setup.tasks import DistillationTask
 from engine.setup.teacher import prepare_teacher
 from engine.training.optim import build_optimizer
@@ -63,7 +61,7 @@ PLAIN, FULL, RELATIONS, HALF, PLAIN_HALF = WAYS
 
 
 class Ratio(NamedTuple):
-    """Seconds of one way over those of another, and the bound on each device: at most it, or at least; None: none."""
+    """Seconds of one way over those of another, and the upper or lower bound on each device, None = no bound."""
 
     way: str
     other: str
@@ -82,7 +80,7 @@ RATIOS = {
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the step is taken on; crops are (height, width)."""
+    """Of the batch; crops are (height, width)."""
 
     crop: tuple[int, int]
     batch: int
@@ -132,7 +130,7 @@ class Stepper:
 
 
 class _Marks:
-    """Laps between marks. On a GPU every mark waits for the device, a few microseconds of a step of many ms."""
+    """Laps between marks. On a GPU every mark synchronises, a few microseconds of a step of many ms."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -140,8 +138,7 @@ class _Marks:
         self._last = self._now()
 
     def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        synchronize(self.device)
         return time.perf_counter()
 
     def lap(self, name: str) -> None:
@@ -151,7 +148,7 @@ class _Marks:
 
     @contextmanager
     def of(self, module: nn.Module, name: str) -> Iterator[None]:
-        """Laps a module's forward pass under a name, and what came before it under "losses"."""
+        """Books a module's forward pass under a name, and the time before it under "losses"."""
         handles = [
             module.register_forward_pre_hook(lambda *_: self.lap("losses")),
             module.register_forward_hook(lambda *_: self.lap(name)),
@@ -186,9 +183,9 @@ def random_batch(sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def serve(connection: Connection, student: str, way: str, sizes: Sizes, device: torch.device, repeats: int) -> None:
-    """Takes steps and sends of each its seconds, those of its parts, and the peak MiB so far.
+    """Takes steps and sends the seconds of each, those of its parts, and the peak MiB so far.
 
-    The peak is what networks, banks, optimiser and steps take beyond what the process had before.
+    The peak is that of networks, banks, optimiser and steps beyond the memory of the process before.
     """
     set_deterministic(False)  # cuDNN searches for kernels as it does in a run
     torch.set_flush_denormal(True)  # as in a run
@@ -201,23 +198,23 @@ def serve(connection: Connection, student: str, way: str, sizes: Sizes, device: 
 
 
 def measure(student: str, way: str, sizes: Sizes, device: torch.device, repeats: int) -> tuple[float, dict, float]:
-    """Seconds of the best of so many steps, those of its parts, and peak MiB of all.
+    """Seconds of the best of `repeats` steps, those of its parts, and peak MiB of all.
 
-    In a process of its own and one step right after the other, as in a run: where several ways take turns, a step finds
-    its memory gone cold, and the losses take twice as long.
+    In a separate process and one step right after the other, as in a run: if several ways take turns, caches are cold
+    and the losses take twice as long.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=serve, args=(theirs, student, way, sizes, device, repeats), daemon=True)
     process.start()
-    theirs.close()  # so that a process that has failed ends the waiting for it
+    theirs.close()  # otherwise recv would block forever after a failure
     steps = [ours.recv() for _ in range(repeats)]
     process.join()
     seconds, parts, _ = min(steps, key=lambda answer: answer[0])
     return seconds, parts, steps[-1][2]
 
 
-def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) -> dict[str, Any]:
+def run(device: torch.device, repeats: int, log: Callable[[str], None] = print) -> dict[str, Any]:
     """All measurements with their targets."""
     sizes = sizes_for(device)
     seconds, parts, memory, ratios, targets = {}, {}, {}, {}, {}
@@ -234,8 +231,8 @@ def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) 
                 targets[f"{name}, {student}"] = target(ratios[student][name], bound, at_most=ratio.at_most)
         for way in WAYS:
             detail = ", ".join(f"{part} {value:.2f}" for part, value in parts[student][way].items())
-            say(f"{student:18s} {way:28s} {seconds[student][way]:7.2f} s ({detail})  {memory[student][way]:.0f} MiB")
-        say(f"{student:18s} " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios[student].items()))
+            log(f"{student:18s} {way:28s} {seconds[student][way]:7.2f} s ({detail})  {memory[student][way]:.0f} MiB")
+        log(f"{student:18s} " + ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios[student].items()))
     return {
         "benchmark": "step",
         "sizes": {"crop": list(sizes.crop), "batch": sizes.batch, "classes": CLASSES, "teacher": "-".join(TEACHER)},
@@ -250,15 +247,13 @@ def run(device: torch.device, repeats: int, say: Callable[[str], None] = print) 
 
 def main() -> None:
     """Parse, measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser = make_parser(__doc__, device=True)
     parser.add_argument("--repeats", type=int, help="steps of every way, 2 or more (default: 2 on a CPU, 10 on a GPU)")
-    parser.add_argument("--json", type=Path, help="write the figures to this file")
     args = parser.parse_args()
     device = torch.device(args.device)
     repeats = args.repeats or (10 if device.type == "cuda" else 2)
     if repeats < 2:
-        parser.error(f"--repeats {repeats}: expected at least 2, for first steps load kernels")
+        parser.error(f"--repeats {repeats}: expected at least 2, because first steps load kernels")
     result = run(device, repeats)
     finish(result, args.json)
 

@@ -1,20 +1,19 @@
-"""Whether a loss term of weight 0 costs nothing: the step with its module built at weight 0 beside the step without.
+"""Whether a loss term of weight 0 costs nothing: the step with its module built at weight 0 and the step without.
 
     python -m benchmarks.zero_weight --threads 2 --json zero_weight.json
 
 The whole training step (teacher, student, losses, backward, optimiser) of a pair is timed in turns with pixel KD alone,
-with every method of `train_kd.py` and CIRKDV2 at weight 0 beside it, and with all of them at their published weights.
+with every method of `train_kd.py` and CIRKDV2 added at weight 0, and with all of them at their published weights.
 The median of the rounds counts.
 """
 
 import argparse
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
-from benchmarks.measured import machine, write_json
+from benchmarks.measured import machine, make_parser, synchronize, write_json
 from engine.config.methods import other_methods
 from engine.setup.tasks import DistillationTask
 from losses import build_combined
@@ -52,25 +51,22 @@ def seconds(
     task: DistillationTask, optimizer: torch.optim.Optimizer, images: torch.Tensor, target: torch.Tensor
 ) -> float:
     """Seconds of one step."""
-    if images.is_cuda:
-        torch.cuda.synchronize()
+    synchronize(images.device)
     start = time.perf_counter()
     sum(task(images, target, Step()).values()).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    if images.is_cuda:
-        torch.cuda.synchronize()
+    synchronize(images.device)
     return time.perf_counter() - start
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--crop-size", type=int, nargs=2, default=[128, 256])
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     images = torch.randn(args.batch_size, 3, *args.crop_size, device=args.device)

@@ -79,12 +79,12 @@ def build_combined(
     num_classes: int,
     distill_warmup_iters: int = 0,
 ) -> Combined:
-    """Build several methods side by side.
+    """Build the sum of several methods.
 
     Args:
         configs: method -> its config, as for `build_distiller`.
         student_shape, teacher_shape, num_classes: as for `build_distiller`.
-        distill_warmup_iters: all weights rise linearly over so many iterations.
+        distill_warmup_iters: iterations over which all weights rise linearly.
     """
     parts = {
         method: build_distiller(method, student_shape, teacher_shape, num_classes, config)

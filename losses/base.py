@@ -1,4 +1,4 @@
-"""What every distillation method is to the trainer."""
+"""The interface of distillation methods, and the declarations that their settings share."""
 
 from typing import Any, ClassVar
 
@@ -9,6 +9,8 @@ from utils.types import SegOutput, Step
 
 IGNORE_INDEX = 255
 Shape = tuple[int, int, int]
+Terms = dict[str, Tensor]
+"""Name "loss_<term>" -> 0-dimensional value."""
 
 
 def weight(default: float, help: str = "") -> Any:
@@ -27,28 +29,28 @@ def entries(default: int, help: str) -> Any:
 
 
 def shared_seed() -> Any:
-    """The setting of the seed of random selections, which is the run's; equal in all processes."""
+    """The setting of the run's seed, equal in all processes."""
     return setting(0, "of every random selection", flag=False)
 
 
 def warmup_setting() -> Any:
-    """The setting of the rise of all distillation weights."""
+    """The setting of the warm-up of all distillation weights."""
     return setting(0, "linear rise of all distillation weights", check=AT_LEAST_0)
 
 
 def warmup_factor(step: Step, iterations: int) -> float:
-    """Factor on all distillation weights, which rises linearly to 1 over so many iterations; 0 iterations give 1."""
+    """Factor on all distillation weights, rising linearly to 1 within `iterations`; 1 if that is 0."""
     return min(1.0, (step.iteration + 1) / iterations) if iterations else 1.0
 
 
 class Distiller(nn.Module):
-    """A distillation loss with whatever it trains (adapters, projectors) and remembers (banks).
+    """A distillation loss with its trained modules (adapters, projectors) and memory banks.
 
-    It is a child of the one module that is trained, so that its parameters are reduced and optimised with the
-    student's and its buffers are in the checkpoint. It never holds the teacher network.
+    It is a child of the one module that is trained, so its parameters are reduced and optimised with the student's and
+    its buffers are in the checkpoint. It never contains the teacher network.
 
-    Subclasses have a ``Config``, a frozen dataclass of plain values whose defaults are the published settings, and
-    build what they train in `build`.
+    Subclasses have a ``Config``, a frozen dataclass whose defaults are the published settings, and make their modules
+    in `build`.
 
     Args:
         student_shape, teacher_shape: (C, h, w) of the features at the training crop. Other sizes work too.
@@ -58,13 +60,13 @@ class Distiller(nn.Module):
 
     Config: ClassVar[type]
     includes_kd: ClassVar[bool] = False
-    """Whether the method was published beside pixel KD of weight 1, which it does not compute itself."""
+    """Whether the method was published together with pixel KD of weight 1, which it does not compute."""
     includes_adversarial: ClassVar[bool] = False
-    """Whether the method was published beside the adversarial term, which it does not compute itself."""
+    """Whether the method was published together with the adversarial term, which it does not compute."""
     discriminator_terms: ClassVar[frozenset[str]] = frozenset()
     """Names of the terms that train `discriminator_parameters` alone and not the student."""
     needs_teacher_aux: bool = False
-    """Whether ``teacher.aux_logits`` is read; where False the teacher may skip its auxiliary head."""
+    """Whether ``teacher.aux_logits`` is read; if not, the teacher may skip its auxiliary head."""
 
     def __init__(self, student_shape: Shape, teacher_shape: Shape, num_classes: int, config: Any | None = None) -> None:
         super().__init__()
@@ -75,9 +77,7 @@ class Distiller(nn.Module):
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         """Makes the modules of the method; `config` and `num_classes` are set."""
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Compute the terms.
 
         Args:
@@ -87,10 +87,10 @@ class Distiller(nn.Module):
             step: where in the run this micro-batch stands; None is the first.
 
         Returns:
-            "loss_<term>" -> 0-dimensional tensor, weighted, whose sum is the loss. A term of weight 0 is absent.
+            the weighted terms, whose sum is the loss. A term of weight 0 is absent.
         """
         raise NotImplementedError
 
     def discriminator_parameters(self) -> list[nn.Parameter]:
-        """Parameters that an optimiser of their own trains, stepped after the student's: those of a discriminator."""
+        """Parameters of a discriminator, trained by a separate optimiser that steps after the student's."""
         return []

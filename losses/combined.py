@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from losses.base import Distiller, warmup_factor
+from losses.base import Distiller, Terms, warmup_factor
 from utils.types import SegOutput, Step
 
 
@@ -14,8 +14,7 @@ class Combined(Distiller):
 
     Args:
         parts: method -> its distiller; no two give a term of the same name.
-        distill_warmup_iters: all weights rise linearly over so many iterations; what trains by an optimiser of its own
-            (a discriminator) does not wait.
+        distill_warmup_iters: iterations over which all weights rise linearly, but for a discriminator's own loss.
     """
 
     def __init__(self, parts: Mapping[str, Distiller], distill_warmup_iters: int = 0) -> None:
@@ -24,20 +23,17 @@ class Combined(Distiller):
         self.distill_warmup_iters = distill_warmup_iters
         self.needs_teacher_aux = any(part.needs_teacher_aux for part in parts.values())
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return the terms of all parts; see :meth:`Distiller.forward`."""
         step = step or Step()
         factor = warmup_factor(step, self.distill_warmup_iters)
-        losses: dict[str, Tensor] = {}
+        losses: Terms = {}
         for method, part in self.parts.items():
             with record_function(f"method_{method}"):
                 terms = part(student, teacher, target, step)
             assert not terms.keys() & losses.keys(), f"{method} gives {sorted(terms.keys() & losses.keys())} again"
-            losses |= {
-                name: value if name in part.discriminator_terms else value * factor for name, value in terms.items()
-            }
+            for name, value in terms.items():
+                losses[name] = value if name in part.discriminator_terms else value * factor
         return losses
 
     def discriminator_parameters(self) -> list[nn.Parameter]:

@@ -3,6 +3,8 @@
 Symbols: B images, N anchors, C channels, D embedding, K keys; KL(p || q) has the teacher's distribution as p.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,16 +24,17 @@ def relation_kl(
     key_mask: Tensor | None = None,
     chunk_size: int | None = None,
     operand_dtype: torch.dtype | None = None,
+    reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    """Mean KL divergence between the teacher's and the student's distributions of similarity to the keys.
+    """KL divergence between the teacher's and the student's distributions of similarity to the keys.
 
-    mean over anchors of KL(softmax(T Q_t^T / temperature) || softmax(S Q_s^T / temperature)). Anchors are visited in
+    Mean over anchors of KL(softmax(T Q_t^T / temperature) || softmax(S Q_s^T / temperature)). Anchors are visited in
     chunks and the gradient is formed on the way, so that nothing of size N x K is kept.
 
     Args:
         student: (N, D_s), any strides; the gradient has its dtype.
         teacher: (N, D_t), no gradient.
-        student_keys: (K, D_s); gets a gradient where it requires one.
+        student_keys: (K, D_s); gets a gradient if it requires one.
         teacher_keys: (K, D_t), no gradient.
         temperature: divisor of the similarities.
         anchor_weight: (N,) not negative; the result is the weighted sum / the sum of weights. None = all one.
@@ -42,9 +45,10 @@ def relation_kl(
             keys and temperature 0.1, with or without a common mean (features after a ReLU, mutual cosine up to 0.8)
             and with or without tight classes (cosine within a class up to 0.97), the value changes by less than 3e-3 of
             itself + 5e-6, and the gradient by less than 0.5 % + 0.5 % / sqrt(value) of its norm, measured for values
-            from 1e-5 to 1: 2.1 % where the value is 0.1, 5.5 % at 0.01, 16 % at 0.001. That is what pairs of images in
-            tight classes come to; banks, whose keys are bfloat16 already, and other features stay below half of it.
-            Means over fewer than some hundred anchors lose more, for less of the rounding averages out.
+            from 1e-5 to 1: 2.1 % where the value is 0.1, 5.5 % at 0.01, 16 % at 0.001. Pairs of images in tight classes
+            reach that; banks, whose keys are bfloat16 already, and other features stay below half of it. Means over
+            fewer than some hundred anchors lose more, because less of the rounding averages out.
+        reduction: "sum" = the (weighted) sum over anchors, for means whose divisor spans several processes.
 
     Returns:
         0-dimensional, float32 (float64 for float64 input). 0 with zero gradients, yet connected to the graph, when no
@@ -53,46 +57,22 @@ def relation_kl(
     Raises:
         ValueError: shapes that do not fit, temperature or chunk size not above 0, another operand dtype.
     """
-    total = relation_kl_sum(
-        student,
-        teacher,
-        student_keys,
-        teacher_keys,
-        temperature,
-        anchor_weight=anchor_weight,
-        key_mask=key_mask,
-        chunk_size=chunk_size,
-        operand_dtype=operand_dtype,
-    )
-    if anchor_weight is None:
-        return total / max(student.shape[0], 1)
-    weight = anchor_weight.detach().sum(dtype=total.dtype)
-    return total * torch.where(weight > 0, 1 / torch.where(weight > 0, weight, 1.0), 0.0)
-
-
-def relation_kl_sum(
-    student: Tensor,
-    teacher: Tensor,
-    student_keys: Tensor,
-    teacher_keys: Tensor,
-    temperature: float,
-    *,
-    anchor_weight: Tensor | None = None,
-    key_mask: Tensor | None = None,
-    chunk_size: int | None = None,
-    operand_dtype: torch.dtype | None = None,
-) -> Tensor:
-    """The (weighted) sum over anchors instead of the mean; see :func:`relation_kl`.
-
-    For means over several processes, whose divisor is not known from one process's anchors.
-    """
-    _check_relation(student, teacher, student_keys, teacher_keys, temperature, chunk_size)
-    num_anchors, num_keys = student.shape[0], student_keys.shape[0]
-    if anchor_weight is not None and anchor_weight.shape != (num_anchors,):
-        raise ValueError(f"anchor_weight must have shape ({num_anchors},), got {tuple(anchor_weight.shape)}")
-    if key_mask is not None and key_mask.shape != (num_keys,):
-        raise ValueError(f"key_mask must have shape ({num_keys},), got {tuple(key_mask.shape)}")
-    return RelationSum.apply(
+    shapes = [tuple(tensor.shape) for tensor in (student, teacher, student_keys, teacher_keys)]
+    (n, d_s), (_, d_t), (k, _), _ = (shape if len(shape) == 2 else (-1, -1) for shape in shapes)
+    if shapes != [(n, d_s), (n, d_t), (k, d_s), (k, d_t)]:
+        raise ValueError(
+            "student (N, D_s), teacher (N, D_t), student_keys (K, D_s), teacher_keys (K, D_t) do not fit: got "
+            + ", ".join(map(str, shapes))
+        )
+    if temperature <= 0:
+        raise ValueError(f"the temperature must be above 0, got {temperature}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    limits = ("anchor_weight", anchor_weight, student.shape[0]), ("key_mask", key_mask, student_keys.shape[0])
+    for name, tensor, count in limits:
+        if tensor is not None and tensor.shape != (count,):
+            raise ValueError(f"{name} must have shape ({count},), got {tuple(tensor.shape)}")
+    total = RelationSum.apply(
         student,
         student_keys,
         teacher.detach(),
@@ -104,6 +84,12 @@ def relation_kl_sum(
         operand_dtype,
         torch.is_grad_enabled(),
     )
+    if reduction == "sum":
+        return total
+    if anchor_weight is None:
+        return total / max(student.shape[0], 1)
+    weight = anchor_weight.detach().sum(dtype=total.dtype)
+    return total * torch.where(weight > 0, 1 / torch.where(weight > 0, weight, 1.0), 0.0)
 
 
 def relation_kl_pairs(
@@ -117,8 +103,8 @@ def relation_kl_pairs(
 ) -> Tensor:
     """Relations between images: mean over pairs (i, j) of :func:`relation_kl` with anchors of i and keys of j.
 
-    One gradient buffer of the size of ``student`` serves all pairs. On a CPU a pair of which both orders are asked for
-    is computed once, unless a ``chunk_size`` is given.
+    One gradient buffer of the size of ``student`` serves all pairs. On a CPU a pair that occurs in both orders is
+    computed once, unless a ``chunk_size`` is given.
 
     Args:
         student: (B, L, D_s) rows of every image, any strides.
@@ -137,26 +123,6 @@ def relation_kl_pairs(
         student, teacher.detach(), tuple(pairs), 1.0 / temperature, chunk_size, operand_dtype, torch.is_grad_enabled()
     )
     return total / max(len(pairs) * student.shape[1], 1)
-
-
-def _check_relation(student, teacher, student_keys, teacher_keys, temperature, chunk_size) -> None:
-    shapes = [tuple(tensor.shape) for tensor in (student, teacher, student_keys, teacher_keys)]
-    fits = (
-        all(len(shape) == 2 for shape in shapes)
-        and shapes[0][0] == shapes[1][0]
-        and shapes[2][0] == shapes[3][0]
-        and shapes[0][1] == shapes[2][1]
-        and shapes[1][1] == shapes[3][1]
-    )
-    if not fits:
-        raise ValueError(
-            "student (N, D_s), teacher (N, D_t), student_keys (K, D_s), teacher_keys (K, D_t) do not fit: got "
-            + ", ".join(map(str, shapes))
-        )
-    if temperature <= 0:
-        raise ValueError(f"the temperature must be above 0, got {temperature}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
 
 
 def pixel_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -181,8 +147,8 @@ def pixel_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float 
 def unit(tensor: Tensor, dim: int, *, innermost: bool = False) -> Tensor:
     """Divide by the L2 norm along ``dim``, in at least float32; a zero vector stays zero and its gradient is finite.
 
-    ``innermost``: the result's values along ``dim`` lie next to each other in memory (rows of a matrix, once the
-    dimension is moved to the end), which costs less than to normalise first and to copy then.
+    ``innermost``: the result is contiguous along ``dim`` (rows of a matrix, once the dimension is moved to the end),
+    which costs less than to normalise first and to copy then.
     """
     return _Unit.apply(tensor, dim, innermost)
 
@@ -197,9 +163,8 @@ class _Unit(torch.autograd.Function):
         dtype = compute_dtype(tensor)
         result = tensor
         if innermost:
-            result = (
-                tensor.movedim(dim, -1).to(dtype, memory_format=torch.contiguous_format, copy=True).movedim(-1, dim)
-            )
+            result = tensor.movedim(dim, -1).to(dtype, memory_format=torch.contiguous_format, copy=True)
+            result = result.movedim(-1, dim)
         norm = torch.linalg.vector_norm(result, dim=dim, keepdim=True, dtype=dtype).clamp_(min=_Unit.EPSILON)
         ctx.dim = dim
         ctx.save_for_backward(tensor, norm)
@@ -208,7 +173,7 @@ class _Unit(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
-        """grad / |x| - x <x, grad> / |x|^3; the second part is left out where the norm was clamped."""
+        """grad / |x| - x <x, grad> / |x|^3; the second part is 0 if the norm was clamped."""
         tensor, norm = ctx.saved_tensors
         # In the order of x in memory, whatever the gradient's is: operations on one order are several times as fast.
         result = torch.empty_like(tensor, dtype=norm.dtype).copy_(grad).div_(norm)
@@ -223,7 +188,7 @@ def pool4x4(tensor: Tensor) -> Tensor:
 
 
 def resize_like(tensor: Tensor, reference: Tensor) -> Tensor:
-    """Resize (N, C, h, w) bilinearly (align_corners=True) to the size of ``reference``; the same tensor where equal."""
+    """Resize (N, C, h, w) bilinearly (align_corners=True) to the size of ``reference``; unchanged if equal."""
     if tensor.shape[2:] == reference.shape[2:]:
         return tensor
     return F.interpolate(tensor, size=reference.shape[2:], mode="bilinear", align_corners=True)

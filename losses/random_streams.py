@@ -1,4 +1,4 @@
-"""The streams of random numbers that losses draw from: hashes, which do not depend on the number of processes."""
+"""The random streams of the losses: hashes, which do not depend on the number of processes."""
 
 from enum import IntEnum
 
@@ -6,7 +6,7 @@ from utils.types import Step
 
 
 class Stream(IntEnum):
-    """Keeps the random numbers of different selections apart. Values are part of what a resumed run relies on."""
+    """Separates the random numbers of different selections. A resumed run relies on the values."""
 
     PARTNERS = 1
     PIXEL_ENTRIES = 2
@@ -19,5 +19,5 @@ class Stream(IntEnum):
 
 
 def rng_key(seed: int, step: Step, stream: Stream) -> tuple[int, int, int, int]:
-    """What every random number of one stream in one micro-batch begins its hash with."""
+    """The first numbers of every hash of one stream in one micro-batch."""
     return seed, step.iteration, step.micro_batch, int(stream)

@@ -41,8 +41,8 @@ def segmentation_loss(
 def mean_scale(target: Tensor, step: Step | None, count: Callable[[Tensor], Tensor]) -> Tensor:
     """Factor that turns this micro-batch's sum on this process into its share of the mean over the whole step.
 
-    The trainer averages over micro-batches and DistributedDataParallel over processes. Where the number of elements
-    differs between them a mean of means is not the mean; the sum times this factor is.
+    The trainer averages over micro-batches and DistributedDataParallel over processes. If their numbers of elements
+    differ, the mean of their means is not the mean; the sum times this factor is.
 
     Args:
         target: labels of the micro-batch, (N, H, W).
@@ -50,7 +50,7 @@ def mean_scale(target: Tensor, step: Step | None, count: Callable[[Tensor], Tens
         count: labels -> number of elements that the loss sums over, without host synchronisation.
 
     Returns:
-        float32; 0 where nothing is counted anywhere.
+        float32; 0 if nothing is counted.
     """
     if step is None or step.target is None:
         return global_mean_scale(count(target))

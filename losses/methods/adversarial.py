@@ -1,5 +1,8 @@
-"""The adversarial term of SKD, IFVD and CWD: a discriminator tells the teacher's logits from the student's (Liu et al.,
-CVPR 2019, "Structured Knowledge Distillation", holistic distillation; layers after SAGAN, Zhang et al., ICML 2019)."""
+"""The adversarial term of SKD, IFVD and CWD: a discriminator separates the teacher's logits from the student's.
+
+Liu et al., CVPR 2019, "Structured Knowledge Distillation", holistic distillation; layers after SAGAN, Zhang et al.,
+ICML 2019.
+"""
 
 from dataclasses import dataclass
 
@@ -8,31 +11,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from losses.base import Distiller, Shape, weight
+from losses.base import Distiller, Shape, Terms, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings
 from utils.types import SegOutput, Step
 
 SMALLEST_SIDE = 64
-"""Four convolutions of stride 2 leave 4 positions of it, the size of the last kernel."""
+"""Four convolutions of stride 2 reduce it to 4, the size of the last kernel."""
 WIDTHS = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class AdversarialConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     adv_weight: float = weight(0.001, "the student's term; at 0 there is no discriminator")
     d_weight: float = weight(0.1, "the discriminator's own loss; at 0 it stays as it was initialised")
 
 
 class Adversarial(Distiller):
-    """The student's term and the discriminator's own, in one forward pass and for one backward pass.
+    """The student's term and the discriminator's own, for one backward pass together with all other losses.
 
-    "loss_adv" reaches the student alone, because it passes through the discriminator with parameters cut off from the
-    graph; "loss_d" reaches the discriminator alone, because it sees detached logits. So their sum can be minimised with
-    all other losses by one backward pass, in which the discriminator's gradients are reduced across processes like
-    everything else.
+    "loss_adv" has gradients for the student alone, because the discriminator's parameters are detached in it;
+    "loss_d" for the discriminator alone, because it sees detached logits.
     """
 
     Config = AdversarialConfig
@@ -44,9 +43,7 @@ class Adversarial(Distiller):
             self.discriminator = Discriminator(self.num_classes)
             self.discriminator.requires_grad_(self.config.d_weight > 0)
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_adv" and "loss_d"; see :meth:`Distiller.forward`."""
         if self.discriminator is None:
             return {}
@@ -138,7 +135,7 @@ class SpectralConv2d(nn.Module):
         return F.conv2d(maps, weight, self.bias, 2, 1)
 
     def _spectral_norm(self, matrix: Tensor) -> Tensor:
-        # The graph keeps copies: the buffers move on at the next forward pass, before the backward pass.
+        # The graph keeps copies: the next forward pass changes the buffers, before the backward pass.
         u, v = self.weight_u.clone(), self.weight_v.clone()
         if self.training:
             with torch.no_grad():

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, Shape, shared_seed, temperature, weight
+from losses.base import Distiller, Shape, Terms, shared_seed, temperature, weight
 from losses.functional import compute_dtype
 from losses.modules.reconstruction import MaskedReconstruction, reconstruction_error
 from utils.settings import FRACTION, Settings, setting
@@ -19,15 +19,13 @@ POOL = 4
 PATCH = 4
 GROUPS = 16
 
-# Bytes of the P x V x V x (channels of a group) buffer that the gradient of the distances takes on a GPU; the patches
-# are visited in chunks that keep to it.
+# Bytes of the P x V x V x (channels of a group) buffer of the distances' gradient on a GPU; limits the patches of a
+# chunk.
 _BUFFER_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}
 
 
 @dataclass(frozen=True)
 class AFDCDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     afdcd_feature_weight: float = weight(4e-5, "masked reconstruction's error, a sum over channels and positions")
     afdcd_contrast_weight: float = weight(0.001, "the contrast")
     afdcd_mask_ratio: float = setting(0.75, "share of positions that are hidden", check=FRACTION)
@@ -49,9 +47,7 @@ class AFDCD(Distiller):
                 student_shape[0], teacher_shape[0], config.afdcd_mask_ratio, config.seed
             )
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_afdcd_feature" and "loss_afdcd_contrast", ignored positions included.
 
         See :meth:`Distiller.forward`.
@@ -77,9 +73,9 @@ def patch_contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tens
     one position. For each of the student's the teacher's at the same place is the positive, and the teacher's of the
     other groups, at all positions of the patch, are the negatives; similarity is the negative L1 distance.
 
-    Border windows of the pooling and border patches hold what is there (nothing is cut or resized), so that every
-    position counts and maps of any size, smaller than one patch too, have a loss. Where 16 does not divide the channels
-    the remainder is left out, as vectors of unequal length have no distance; fewer than 16 channels are each a group.
+    Border windows of the pooling and border patches are smaller, so every position counts and maps of any size have a
+    loss. If 16 does not divide the channels the remainder is dropped, as vectors of unequal length have no distance;
+    fewer than 16 channels are each a group.
 
     Args:
         student: (N, C, H, W).
@@ -116,7 +112,7 @@ def _patches(maps: Tensor) -> Tensor:
 class _PatchContrast(torch.autograd.Function):
     """Sum of the cross entropies of all patches, in chunks, the gradient formed in the forward pass.
 
-    All similarities at once are P x V x V numbers, with the buffers of their gradient several GiB on large maps.
+    All P x V x V similarities at once, with the buffers of their gradient, would take several GiB on large maps.
     """
 
     @staticmethod
@@ -171,5 +167,5 @@ def _contrast_sum(student: Tensor, teacher: Tensor, exists: Tensor, inverse_temp
     exists = exists.repeat_interleave(groups, dim=1)  # (P, V)
     candidate = positive | (other_group & exists[:, None, :])
     similarity = similarity.masked_fill(~candidate, float("-inf"))
-    target = vector.where(exists, -100)  # a vector that is not there asks for nothing
+    target = vector.where(exists, -100)  # ignored: there is no such vector
     return F.cross_entropy(similarity.flatten(0, 1), target.flatten(), ignore_index=-100, reduction="sum")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Terms, weight
 from losses.functional import compute_dtype, resize_like, unit
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -13,8 +13,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class ATConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     at_weight: float = weight(1e4)
 
 
@@ -27,9 +25,7 @@ class AT(Distiller):
     Config = ATConfig
     includes_kd = True
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_at", over all positions (ignored ones included); see :meth:`Distiller.forward`."""
         if not self.config.at_weight:
             return {}

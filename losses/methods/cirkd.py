@@ -15,7 +15,7 @@ class CIRKDConfig(PixelRelationConfig):
     relation_dtype: Literal["float32", "bfloat16"] = setting("float32", "of the relations' matrix products")
 
     def as_cirkdv2(self) -> CIRKDV2Config:
-        """The same with everything that CIRKDV2 added switched off, and pixel KD, which is a method of its own."""
+        """The same with everything that CIRKDV2 added switched off, and pixel KD, which is a separate method."""
         return CIRKDV2Config(
             kd_weight=0.0,
             fitnet_weight=0.0,

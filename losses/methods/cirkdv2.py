@@ -10,7 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from losses.base import Distiller, Shape, entries, shared_seed, temperature, warmup_factor, warmup_setting, weight
+from losses.base import (
+    Distiller,
+    Shape,
+    Terms,
+    entries,
+    shared_seed,
+    temperature,
+    warmup_factor,
+    warmup_setting,
+    weight,
+)
 from losses.functional import compute_dtype, pixel_kl, pool4x4, resize_like, unit
 from losses.modules.context import GraphContext
 from losses.modules.cross_image import ChannelMemory, PixelMemory, minibatch_relation
@@ -126,9 +136,7 @@ class CIRKDV2(Distiller):
                 config.channel_memory_size, config.channel_contrast_size, pooled, dtype, config.seed
             )
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Compute the weighted terms; see :meth:`Distiller.forward`.
 
         The batch that relations cross is the micro-batch of all processes together, of which each holds an equal,
@@ -136,7 +144,7 @@ class CIRKDV2(Distiller):
         """
         step = step or Step()
         self.operand_dtype = self._operand_dtype(student.features.device)
-        terms: dict[str, Tensor] = {}
+        terms: Terms = {}
         if self.config.kd_weight > 0:
             with record_function("loss_kd"):
                 terms["kd"] = pixel_kl(student.logits, teacher.logits, self.config.kd_temperature)
@@ -159,10 +167,10 @@ class CIRKDV2(Distiller):
     def _weight(self, term: str, step: Step) -> float:
         return getattr(self.config, f"{term}_weight") * warmup_factor(step, self.config.distill_warmup_iters)
 
-    def _pixel_terms(self, student: Tensor, teacher: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
+    def _pixel_terms(self, student: Tensor, teacher: Tensor, target: Tensor, step: Step) -> Terms:
         """Context, mini-batch pixel, memory pixel and memory region terms of maps (N, C, h, w)."""
         config = self.config
-        terms: dict[str, Tensor] = {}
+        terms: Terms = {}
         if self.adapter is not None:
             with record_function("loss_fitnet"):
                 terms["fitnet"] = _mean_squared_error(self.adapter(student), teacher)
@@ -182,10 +190,10 @@ class CIRKDV2(Distiller):
             )
         return terms
 
-    def _channel_terms(self, student: Tensor, teacher: Tensor, step: Step) -> dict[str, Tensor]:
+    def _channel_terms(self, student: Tensor, teacher: Tensor, step: Step) -> Terms:
         """Mini-batch channel and memory channel terms and the error of the normalised channel maps."""
         config = self.config
-        terms: dict[str, Tensor] = {}
+        terms: Terms = {}
         student, teacher = self.channel_projector(pool4x4(student)), pool4x4(teacher)  # (N, C, ceil(h/4), ceil(w/4))
         if config.minibatch_channel_weight > 0:
             with record_function("loss_minibatch_channel"):

@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, Shape, temperature, weight
+from losses.base import Distiller, Shape, Terms, temperature, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings, setting
 from utils.types import SegOutput, Step
@@ -17,8 +17,6 @@ Scaling = Literal["corrected", "published"]
 
 @dataclass(frozen=True)
 class CWDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     cwd_fea_weight: float = weight(50.0, "on the features")
     cwd_logit_weight: float = weight(3.0, "on the logits")
     cwd_temperature: float = temperature(4.0, "divisor of the maps before the softmax over positions")
@@ -43,12 +41,10 @@ class CWD(Distiller):
             self.adapter = nn.Conv2d(channels_s, channels_t, 1, bias=False)
         self.feature_scale = channels_t / channels_s if self.config.cwd_scaling == "published" else 1.0
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_cwd_fea" and "loss_cwd_logit"; see :meth:`Distiller.forward`."""
         config = self.config
-        losses: dict[str, Tensor] = {}
+        losses: Terms = {}
         if config.cwd_fea_weight > 0:
             features = student.features if self.adapter is None else self.adapter(student.features)
             loss = channel_kl(resize_like(features, teacher.features), teacher.features, config.cwd_temperature)

@@ -8,23 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from losses.base import Distiller, Shape, weight
+from losses.base import Distiller, Shape, Terms, weight
 from losses.functional import compute_dtype, resize_like
 from utils.distributed import all_gather_with_grad, all_reduce_sum, get_world_size
 from utils.settings import NON_NEGATIVE, Settings, setting
 from utils.types import SegOutput, Step
 
-# Added to the product of two norms, as published. It decides where a class is (nearly) absent from both networks'
-# probabilities: such a class counts as uncorrelated.
+# Added to the product of two norms, as published: a class that is (nearly) absent from both networks' probabilities
+# counts as uncorrelated.
 _EPSILON = 1e-8
-# Squared norms below it are taken for 0, whose square root has no gradient.
+# Squared norms below it count as 0, whose square root has no gradient.
 _ZERO = 1e-30
 
 
 @dataclass(frozen=True)
 class DISTConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     dist_weight: float = weight(1.0)
     dist_aux_factor: float = setting(
         0.4, "weight within the term of the auxiliary heads, where both networks have one", check=NON_NEGATIVE
@@ -40,9 +38,7 @@ class DIST(Distiller):
         config = self.config
         self.needs_teacher_aux = config.dist_weight > 0 and config.dist_aux_factor > 0
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_dist", over all positions (ignored ones included); see :meth:`Distiller.forward`.
 
         A class is correlated over the micro-batch of all processes together.

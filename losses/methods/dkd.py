@@ -6,20 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import IGNORE_INDEX, Distiller, temperature, weight
+from losses.base import IGNORE_INDEX, Distiller, Terms, temperature, weight
 from losses.functional import compute_dtype, resize_labels, resize_like
 from losses.task import mean_scale
 from utils.settings import NON_NEGATIVE, Settings, setting
 from utils.types import SegOutput, Step
 
-# Logit of a class that is left out. Finite, so that what is left out is 0 * 0 in a divergence, not 0 * (inf - inf).
-_LEFT_OUT = -1e30
+# Logit of the excluded class. Finite, so that its part of a divergence is 0 * 0, not 0 * (inf - inf).
+_EXCLUDED = -1e30
 
 
 @dataclass(frozen=True)
 class DKDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     dkd_weight: float = weight(1.0)
     dkd_alpha: float = setting(1.0, "weight of target against rest", check=NON_NEGATIVE)
     dkd_beta: float = setting(2.0, "weight of the other classes among themselves", check=NON_NEGATIVE)
@@ -31,9 +29,7 @@ class DKD(Distiller):
 
     Config = DKDConfig
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_dkd", 0 where every pixel is ignored; see :meth:`Distiller.forward`."""
         config = self.config
         if not config.dkd_weight:
@@ -78,7 +74,7 @@ def decoupled_kl(
 
 def _decouple(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Log probabilities of (target, rest), (N, 2, h, w), and of the classes without the target, (N, Y, h, w)."""
-    others = logits.scatter(1, index, _LEFT_OUT)
+    others = logits.scatter(1, index, _EXCLUDED)
     # The rest's logit is the log-sum-exp of its classes: 1 - p would lose it where p is near 1.
     binary = torch.cat([logits.gather(1, index), others.logsumexp(dim=1, keepdim=True)], dim=1)
     return binary.log_softmax(dim=1), others.log_softmax(dim=1)

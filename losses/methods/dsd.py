@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, Shape, weight
+from losses.base import Distiller, Shape, Terms, weight
 from losses.functional import compute_dtype, resize_like, unit
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -18,8 +18,6 @@ CSD_TEMPERATURE = 4.0
 
 @dataclass(frozen=True)
 class DSDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     psd_weight: float = weight(1000.0, "on the attention maps (pixel-wise similarity)")
     csd_weight: float = weight(10.0, "on the logits (category-wise similarity)")
 
@@ -35,11 +33,9 @@ class DSD(Distiller):
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
         self.needs_teacher_aux = self.config.psd_weight > 0
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_psd" and "loss_csd"; see :meth:`Distiller.forward`."""
-        losses: dict[str, Tensor] = {}
+        losses: Terms = {}
         if self.config.psd_weight > 0:
             with_aux = student.aux_logits is not None and teacher.aux_logits is not None
             stages_s, stages_t = (

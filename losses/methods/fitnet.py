@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from losses.base import Distiller, Shape, weight
+from losses.base import Distiller, Shape, Terms, weight
 from losses.functional import compute_dtype, resize_like
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -13,8 +13,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class FitNetConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     fitnet_weight: float = weight(10.0)
 
 
@@ -32,9 +30,7 @@ class FitNet(Distiller):
         if self.config.fitnet_weight:
             self.adapter = nn.Conv2d(student_shape[0], teacher_shape[0], 1, bias=False)
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_fitnet", over all positions (ignored ones included); see :meth:`Distiller.forward`."""
         if self.adapter is None:
             return {}

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from losses.base import Distiller, temperature, weight
+from losses.base import Distiller, Terms, temperature, weight
 from losses.functional import pixel_kl
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -12,8 +12,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class KDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     kd_weight: float = weight(1.0)
     kd_temperature: float = temperature(1.0, "of the logits")
 
@@ -23,9 +21,7 @@ class KD(Distiller):
 
     Config = KDConfig
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_kd"; see :meth:`Distiller.forward`."""
         if not self.config.kd_weight:
             return {}

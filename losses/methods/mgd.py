@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from losses.base import Distiller, Shape, shared_seed, weight
+from losses.base import Distiller, Shape, Terms, shared_seed, weight
 from losses.modules.reconstruction import MaskedReconstruction, reconstruction_error
 from utils.settings import FRACTION, Settings, setting
 from utils.types import SegOutput, Step
@@ -12,8 +12,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class MGDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     mgd_weight: float = weight(2e-5, "of a sum over channels and positions")
     mgd_mask_ratio: float = setting(0.75, "share of positions that are hidden", check=FRACTION)
     seed: int = shared_seed()
@@ -33,9 +31,7 @@ class MGD(Distiller):
                 student_shape[0], teacher_shape[0], config.mgd_mask_ratio, config.seed
             )
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_mgd", over all positions (ignored ones included); see :meth:`Distiller.forward`."""
         if self.reconstruction is None:
             return {}

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from losses.base import Distiller, weight
+from losses.base import Distiller, Terms, weight
 from losses.functional import resize_like, unit
 from utils.settings import Settings
 from utils.types import SegOutput, Step
@@ -14,8 +14,6 @@ from utils.types import SegOutput, Step
 
 @dataclass(frozen=True)
 class SKDConfig(Settings):
-    """Settings; the defaults are the published ones."""
-
     skd_weight: float = weight(10.0)
 
 
@@ -26,9 +24,7 @@ class SKD(Distiller):
     includes_kd = True
     includes_adversarial = True
 
-    def forward(
-        self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None
-    ) -> dict[str, Tensor]:
+    def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return "loss_skd"; see :meth:`Distiller.forward`."""
         if not self.config.skd_weight:
             return {}

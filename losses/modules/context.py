@@ -12,15 +12,13 @@ class GraphContext(nn.Module):
 
     q, k, v are 1x1 convolutions to half the channels; the attention output goes back to all channels and is fused with
     the input: ReLU(BN(conv([x, ReLU(BN(conv(attention)))]))).
+
+    Args:
+        channels: C of input and output.
+        pool_keys: average keys and values over 4x4 positions, for maps whose full attention costs too much.
     """
 
     def __init__(self, channels: int, pool_keys: bool = False) -> None:
-        """Build the module.
-
-        Args:
-            channels: C of input and output.
-            pool_keys: average keys and values over 4x4 positions, for maps whose full attention costs too much.
-        """
         super().__init__()
         inner = max(channels // 2, 1)
         self.pool_keys = pool_keys

@@ -1,18 +1,19 @@
 """The relation terms of CIRKDV2: across the images of the batch, and to the memory banks.
 
-Every random choice is a hash of (seed, iteration, micro-batch, stream, global index), and all that processes exchange
-is what other processes' terms read, so results do not depend on how many processes share a batch.
+Every random choice is a hash of (seed, iteration, micro-batch, stream, global index), so results do not depend on how
+many processes share a batch.
 
 Symbols: N images of this process, B of the global micro-batch, C channels, L positions, Y classes, D width of a bank.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function
 
 from losses.base import IGNORE_INDEX
-from losses.functional import relation_kl_pairs, relation_kl_sum, resize_labels, unit
-from losses.modules.memory_bank import ClasswiseBank, FlatBank
+from losses.functional import relation_kl, relation_kl_pairs, resize_labels, unit
+from losses.modules.memory_bank import MemoryBank
 from losses.modules.partners import Partners, choose_partners
 from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
 from losses.random_streams import Stream, rng_key
@@ -36,8 +37,8 @@ def minibatch_relation(
 ) -> Tensor:
     """Relations of every image of this process to images of the global batch, mean over rows and pairs.
 
-    Unit rows, their half-precision copies and gradients exist of the images that the pairs name: with P partners at
-    most N (1 + P), however many there are. Processes exchange maps where any pair of the batch crosses them.
+    Unit rows, their half-precision copies and gradients exist only of the images in these pairs: with P partners at
+    most N (1 + P). Processes exchange maps if any pair of the batch spans two of them.
 
     Args:
         student: (N, C, h, w), with gradient.
@@ -68,13 +69,10 @@ def minibatch_relation(
 
 
 def _take(maps: Tensor, images: list[int]) -> Tensor:
-    """Some images of (B, C, L), in increasing order; the same tensor where all are named.
-
-    By views, since an index tensor made of a host list would wait for the device; one gradient buffer serves them.
-    """
+    """Some images of (B, C, L), in increasing order; the same tensor if all are chosen."""
     if len(images) == maps.shape[0]:
         return maps
-    every = maps.unbind()
+    every = maps.unbind()  # views: an index tensor made of a host list would wait for the device
     return torch.stack([every[image] for image in images])
 
 
@@ -84,7 +82,16 @@ def _unit_rows(maps: Tensor, row_dim: int) -> Tensor:
 
 
 class PixelMemory(nn.Module):
-    """Pixel and region banks and the relations of pixels to them; a bank of size 0 does not exist."""
+    """Pixel and region banks and the relations of pixels to them.
+
+    Args:
+        num_classes: Y.
+        channels: D, the teacher's channels.
+        pixel_size, region_size: rows per class; 0 = no such bank and no such term.
+        pixel_sample, region_sample: keys taken of all classes together; each gives floor(sample / Y) + 1.
+        dtype: of the rows.
+        seed: of the run, equal in all processes.
+    """
 
     def __init__(
         self,
@@ -97,21 +104,11 @@ class PixelMemory(nn.Module):
         dtype: torch.dtype,
         seed: int,
     ) -> None:
-        """Build the banks.
-
-        Args:
-            num_classes: Y.
-            channels: D, the teacher's channels.
-            pixel_size, region_size: rows per class; 0 = no such bank and no such term.
-            pixel_sample, region_sample: keys taken of all classes together; each gives floor(sample / Y) + 1.
-            dtype: of the rows.
-            seed: of the run, equal in all processes.
-        """
         super().__init__()
         self.num_classes = num_classes
         self.seed = seed
-        self.pixel_bank = ClasswiseBank(num_classes, pixel_size, channels, dtype) if pixel_size else None
-        self.region_bank = ClasswiseBank(num_classes, region_size, channels, dtype) if region_size else None
+        self.pixel_bank = MemoryBank(num_classes, pixel_size, channels, dtype) if pixel_size else None
+        self.region_bank = MemoryBank(num_classes, region_size, channels, dtype) if region_size else None
         self.pixel_keys_per_class = pixel_sample // num_classes + 1
         self.region_keys_per_class = region_sample // num_classes + 1
 
@@ -159,7 +156,7 @@ class PixelMemory(nn.Module):
                 continue
             with record_function(f"loss_{name}"):
                 keys, mask = bank.sample(count, *rng_key(self.seed, step, stream))
-                total = relation_kl_sum(
+                total = relation_kl(
                     anchors,
                     teacher_anchors,
                     keys,
@@ -168,19 +165,19 @@ class PixelMemory(nn.Module):
                     anchor_weight=weight,
                     key_mask=mask,
                     operand_dtype=operand_dtype,
+                    reduction="sum",
                 )
             terms[name] = total * (scale * kd_temperature**2)
         return terms
 
     @torch.no_grad()
     def _enqueue(self, rows: Tensor, labels: Tensor, step: Step) -> None:
-        """Choose rows of this process's images, send them to all, write those of all in the order of the batch.
+        """Choose rows of this process's images, gather those of all processes, write them in the order of the batch.
 
-        What is written is up to 16 random pixels OF EACH CLASS of an image and the mean of each of its classes, as far
-        as they find room in the image's fixed number of slots (`entry_slots`): an image of very many classes gives
-        fewer pixels of each, evenly, and means of a random choice of its classes. Only the slots travel, M pixels and
-        R regions an image, each C values of the bank's b bytes and one byte for the class: N (M + R) (C b + 1) bytes
-        from every process.
+        These are up to 16 random pixels OF EACH CLASS of an image and the mean of each of its classes, limited by the
+        image's fixed number of slots (`entry_slots`): an image of very many classes gives fewer pixels of each, evenly,
+        and means of a random choice of its classes. Only the slots are sent, M pixels and R regions an image, each C
+        values of the bank's b bytes and one byte for the class: N (M + R) (C b + 1) bytes from every process.
         """
         num_images, length, channels = rows.shape
         images = get_rank() * num_images + torch.arange(num_images, device=rows.device)
@@ -201,31 +198,30 @@ class PixelMemory(nn.Module):
             _write_everywhere(self.region_bank, unit(chosen, 2), classes, valid)
 
 
-def _write_everywhere(bank: ClasswiseBank, rows: Tensor, classes: Tensor, valid: Tensor) -> None:
-    """Enqueue (N, M, C) rows of all processes; they travel as the bank keeps them, and a class as one byte."""
+def _write_everywhere(bank: MemoryBank, rows: Tensor, classes: Tensor, valid: Tensor) -> None:
+    """Enqueue (N, M, C) rows of all processes; they are sent in the bank's dtype, and a class as one byte."""
     classes = torch.where(valid, classes, IGNORE_INDEX).to(torch.uint8)
     rows, classes = all_gather_cat(rows.to(bank.queue.dtype)), all_gather_cat(classes).long()
     bank.enqueue(rows, classes, classes != IGNORE_INDEX)
 
 
 class ChannelMemory(nn.Module):
-    """Bank of the teacher's channel maps and the relations of channels to them."""
+    """Bank of the teacher's channel maps and the relations of channels to them.
+
+    Args:
+        size: rows.
+        sample_size: keys per step.
+        positions: (height, width) of the maps at the training crop; maps of another size are resized to it.
+        dtype: of the rows.
+        seed: of the run, equal in all processes.
+    """
 
     def __init__(self, size: int, sample_size: int, positions: tuple[int, int], dtype: torch.dtype, seed: int) -> None:
-        """Build the bank.
-
-        Args:
-            size: rows.
-            sample_size: keys per step.
-            positions: (height, width) of the maps at the training crop; maps of another size are resized to it.
-            dtype: of the rows.
-            seed: of the run, equal in all processes.
-        """
         super().__init__()
         self.seed = seed
         self.sample_size = sample_size
         self.positions = positions
-        self.bank = FlatBank(size, positions[0] * positions[1], dtype)
+        self.bank = MemoryBank(1, size, positions[0] * positions[1], dtype)
 
     def forward(
         self,
@@ -253,20 +249,22 @@ class ChannelMemory(nn.Module):
             self._enqueue(teacher, step)
         keys, mask = self.bank.sample(self.sample_size, *rng_key(self.seed, step, Stream.CHANNEL_SAMPLE))
         temperature *= kd_temperature
-        total = relation_kl_sum(student, teacher, keys, keys, temperature, key_mask=mask, operand_dtype=operand_dtype)
+        total = relation_kl(
+            student, teacher, keys, keys, temperature, key_mask=mask, operand_dtype=operand_dtype, reduction="sum"
+        )
         return total * (kd_temperature**2 / student.shape[0])
 
     def _fit(self, maps: Tensor) -> Tensor:
         if maps.shape[2:] == self.positions:
             return maps
-        return nn.functional.interpolate(maps, size=self.positions, mode="bilinear", align_corners=True)
+        return F.interpolate(maps, size=self.positions, mode="bilinear", align_corners=True)
 
     @torch.no_grad()
     def _enqueue(self, rows: Tensor, step: Step) -> None:
-        """Choose rows of the global batch; each process fills in those it holds, the sum over processes is whole.
+        """Choose rows of the global batch; each process fills in those it has, and an all-reduce adds them up.
 
-        The sum is of one value and zeros, so it is exact in the bank's type, in which it is sent: R D b bytes for R =
-        256 rows of D values of b bytes, whatever the batch and the number of processes.
+        The sum is of one value and zeros, so it is exact in the bank's dtype, in which it is sent: R D b bytes for R =
+        256 rows of D values of b bytes, independent of the batch and the number of processes.
         """
         local = rows.shape[0]
         everything = torch.arange(get_world_size() * local, device=rows.device)

@@ -1,8 +1,8 @@
 """Queues of teacher features, one per class or one for all, that are equal in every process without a broadcast.
 
-A bank is buffers and two operations. ``enqueue`` writes entries in the order given, ``sample`` copies entries out.
-Neither looks at a value on the host. Processes stay equal because each is handed the same entries (gathered in the
-order of the global batch) and samples with the same rng key.
+``enqueue`` writes entries in the order given, ``sample`` copies entries out; neither reads a value on the host.
+Processes stay equal because each gets the same entries (gathered in the order of the global batch) and samples with
+the same rng key.
 
 Symbols: R entries offered, D width, Y classes, k entries asked of each queue.
 """
@@ -24,16 +24,16 @@ class MemoryBank(nn.Module):
 
     Buffers (all in the state_dict):
         queue: (num_queues * size + 1, D) in the bank's dtype; queue y holds entries y * size ... (y + 1) * size - 1.
-            The last entry takes what is not to be kept, and stays zero.
+            The last entry receives everything that is dropped, and stays zero.
         queue_ptr: (num_queues,) int64, where the next entry goes.
-        queue_count: (num_queues,) int64, how many entries of the queue were ever written, at most ``size``.
+        queue_count: (num_queues,) int64, how many entries of the queue are filled.
     """
 
     def __init__(self, num_queues: int, size: int, dim: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        """Build an empty bank. The zeros are the operating system's: memory is taken as entries are written.
+        """Build an empty bank.
 
         Raises:
-            ValueError: when a size is below 1 or ``dtype`` is not one of BANK_DTYPES.
+            ValueError: a size is below 1, or ``dtype`` is not one of BANK_DTYPES.
         """
         super().__init__()
         if min(num_queues, size, dim) < 1:
@@ -41,7 +41,9 @@ class MemoryBank(nn.Module):
         if dtype not in BANK_DTYPES.values():
             raise ValueError(f"bank dtype must be one of {', '.join(BANK_DTYPES)}, got {dtype}")
         self.num_queues, self.size, self.dim = num_queues, size, dim
-        self.register_buffer("queue", _lazy_zeros(num_queues * size + 1, dim, dtype))
+        # NumPy's zeros take no time and no memory until they are written; torch.zeros touches every page.
+        zeros = np.zeros((num_queues * size + 1, dim), dtype=f"int{torch.finfo(dtype).bits}")
+        self.register_buffer("queue", torch.from_numpy(zeros).view(dtype))
         self.register_buffer("queue_ptr", torch.zeros(num_queues, dtype=torch.int64))
         self.register_buffer("queue_count", torch.zeros(num_queues, dtype=torch.int64))
         self.queue: Tensor
@@ -49,14 +51,19 @@ class MemoryBank(nn.Module):
         self.queue_count: Tensor
 
     @torch.no_grad()
-    def write(self, entries: Tensor, queue_index: Tensor, valid: Tensor) -> None:
-        """Append entries to their queues, the oldest giving way; of more than a queue holds the last are kept.
+    def enqueue(self, entries: Tensor, queue_index: Tensor | None = None, valid: Tensor | None = None) -> None:
+        """Append entries to their queues, in the order of memory; the oldest are overwritten.
 
         Args:
-            entries: (R, D).
-            queue_index: (R,) int64 in [0, num_queues), anything where not valid.
-            valid: (R,) bool, False = the entry is dropped.
+            entries: (..., D).
+            queue_index: (...) int64 in [0, num_queues), anything where not valid. None = all go to the first queue.
+            valid: (...) bool, False = the entry is dropped. None = all are valid.
         """
+        entries = entries.reshape(-1, self.dim)
+        if queue_index is None:
+            queue_index = torch.zeros(entries.shape[0], dtype=torch.int64, device=entries.device)
+        queue_index = queue_index.reshape(-1)
+        valid = torch.ones_like(queue_index, dtype=torch.bool) if valid is None else valid.reshape(-1)
         queue_index = torch.where(valid, queue_index, self.num_queues)
         order = queue_index.argsort(stable=True)
         sorted_index = queue_index[order]
@@ -80,12 +87,12 @@ class MemoryBank(nn.Module):
         """Copy up to ``per_queue`` different entries out of every queue; entries never written are left out.
 
         A queue with n > k entries is cut into k runs of neighbours whose lengths differ by at most one; one entry is
-        taken from each, and the cuts are rotated by a random offset. So no entry comes twice and each has the same
-        chance k/n. A queue with n <= k entries gives all of them, and the rest is masked.
+        taken from each, and the cuts are rotated by a random offset. So no entry occurs twice and each has the same
+        probability k/n. A queue with n <= k entries gives all of them, and the rest is masked.
 
         Args:
             per_queue: k, at least 1.
-            rng_key: what the sample depends on, e.g. seed, iteration, micro-batch and stream.
+            rng_key: seed, iteration, micro-batch and stream, as from `rng_key`.
 
         Returns:
             copies of the entries (num_queues * k, D) in the bank's dtype, mask (num_queues * k,) bool, True = written.
@@ -106,32 +113,3 @@ class MemoryBank(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.num_queues} x {self.size} x {self.dim}, {self.queue.dtype}"
-
-
-class ClasswiseBank(MemoryBank):
-    """A queue for every class."""
-
-    def __init__(self, num_classes: int, size: int, dim: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(num_classes, size, dim, dtype)
-
-    def enqueue(self, entries: Tensor, classes: Tensor, valid: Tensor) -> None:
-        """Write entries (..., D) of classes (...) where valid (...), in the order of memory."""
-        self.write(entries.reshape(-1, self.dim), classes.reshape(-1), valid.reshape(-1))
-
-
-class FlatBank(MemoryBank):
-    """One queue for everything."""
-
-    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.bfloat16) -> None:
-        super().__init__(1, size, dim, dtype)
-
-    def enqueue(self, entries: Tensor) -> None:
-        """Write all entries (R, D) in order."""
-        queue_index = torch.zeros(entries.shape[0], dtype=torch.int64, device=entries.device)
-        self.write(entries, queue_index, torch.ones_like(queue_index, dtype=torch.bool))
-
-
-def _lazy_zeros(entries: int, dim: int, dtype: torch.dtype) -> Tensor:
-    """Zeros that take no time and no memory until they are written; torch.zeros touches every page."""
-    words = np.zeros((entries, dim), dtype=f"int{torch.finfo(dtype).bits}")
-    return torch.from_numpy(words).view(dtype)

@@ -1,8 +1,8 @@
 """Which images of a batch each image is related to by the mini-batch terms.
 
-`Partners` is what a configuration holds: P = so many images drawn anew each step, None = all of the batch, "local:N" =
-the N images of its group, of which the global batch is cut into neighbouring ones. The published code compares the
-images of one GPU, so "local:N" with N images a GPU repeats it on any number of processes.
+`Partners` is the value of the setting: P = P images drawn anew each step, None = the whole batch, "local:N" = the
+image's group of N neighbours in the global batch. The published code compares the images of one GPU, so "local:N" with
+N images a GPU reproduces it on any number of processes.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def parse_partners(text: str) -> Partners:
 
 
 def check_partners(partners: Partners) -> Partners:
-    """The same; raises ValueError for what is none of the forms, or a number below 1."""
+    """Return a valid value; raise ValueError for other texts and numbers below 1."""
     number = partners
     if isinstance(partners, str):
         number = int(digits) if partners.startswith(_LOCAL) and (digits := partners[len(_LOCAL) :]).isdecimal() else 0
@@ -56,13 +56,13 @@ def check_groups(partners: Partners, batch_size: int, accumulation_steps: int) -
     Args:
         partners: of the run.
         batch_size: images of a step over all processes.
-        accumulation_steps: parts that they are computed in; a group lies in one part.
+        accumulation_steps: micro-batches of a step; a group does not span two of them.
 
     Raises:
         ValueError: names the sizes that fit.
     """
     group = group_size(partners)
-    if group is None or batch_size % accumulation_steps:  # parts that are no whole numbers are refused elsewhere
+    if group is None or batch_size % accumulation_steps:  # uneven micro-batches are refused elsewhere
         return
     if batch_size % (accumulation_steps * group) == 0:
         return
@@ -83,14 +83,13 @@ def group_size(partners: Partners) -> int | None:
 def choose_partners(batch: int, partners: Partners, *rng_key: int) -> list[list[int]]:
     """For every image of a batch the images that it is compared with.
 
-    P images are drawn uniformly from all, the image itself included, without repetition: the mean over the pairs drawn
-    is an unbiased estimate of the mean over all pairs. Computed on the host from the key alone, so every process gets
-    the same lists.
+    P images are drawn uniformly from all, the image itself included, without repetition, so the mean over these pairs
+    is an unbiased estimate of the mean over all. Computed on the host from the key, equally in every process.
 
     Args:
         batch: number of images of the global batch.
         partners: as above; P of `batch` or more is all.
-        rng_key: what the draw depends on, e.g. seed, iteration, micro-batch.
+        rng_key: seed, iteration, micro-batch and stream, as from `rng_key`.
 
     Raises:
         ValueError: groups that the batch does not divide into.

@@ -1,4 +1,4 @@
-"""The teacher's features generated from the student's with most positions hidden; what mgd and af_dcd train."""
+"""Masked reconstruction of the teacher's features from the student's, which mgd and af_dcd train."""
 
 import torch
 import torch.nn.functional as F
@@ -14,17 +14,16 @@ from utils.types import Step
 class MaskedReconstruction(nn.Module):
     """Adapt the student's features, hide positions at random, generate the teacher's features from the rest.
 
-    As in masked generative distillation (Yang et al., ECCV 2022, arXiv:2205.01529).
+    As in masked generative distillation (Yang et al., ECCV 2022, arXiv:2205.01529). There is an adapter if the channels
+    differ.
+
+    Args:
+        student_channels, teacher_channels: of the features.
+        mask_ratio: probability of each position to be hidden.
+        seed: of the run, equal in all processes.
     """
 
     def __init__(self, student_channels: int, teacher_channels: int, mask_ratio: float, seed: int) -> None:
-        """Build the adapter (where the channels differ) and the generator.
-
-        Args:
-            student_channels, teacher_channels: of the features.
-            mask_ratio: probability of each position to be hidden.
-            seed: of the run, equal in all processes.
-        """
         super().__init__()
         self.mask_ratio = mask_ratio
         self.seed = seed
@@ -43,8 +42,8 @@ class MaskedReconstruction(nn.Module):
         Args:
             student: features (N, C_s, h', w').
             teacher: features (N, C, h, w), of which only the size is used.
-            step: where in the run this is; decides, with the seed and the image's place in the global batch, what is
-                hidden.
+            step: where in the run this is; with the seed and the image's index in the global batch it determines the
+                mask.
 
         Returns:
             (N, C, h, w).
@@ -61,7 +60,7 @@ def hidden_positions(features: Tensor, ratio: float, *rng_key: int) -> Tensor:
     Args:
         features: (N, C, h, w), this process's slice of the global batch.
         ratio: probability of each position.
-        rng_key: what the choice depends on besides the image's place in the global batch and the position.
+        rng_key: seed, iteration, micro-batch and stream, as from `rng_key`.
 
     Returns:
         (N, 1, h, w) bool.

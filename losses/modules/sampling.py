@@ -1,4 +1,4 @@
-"""Which pixels and regions of an image are written to the banks: few, of all classes, of every image as many."""
+"""Which pixels and regions of an image are written to the banks: equally many of every image, of all classes."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from utils.seed import hash_bits
 
 SMALL_MAP_ENTRIES = 160
-"""Entries that an image may send however small its map is: 9 pixels and a region of each of 16 classes."""
+"""Entries of an image whose map is small: 9 pixels and a region of each of 16 classes."""
 
 
 class EntrySlots(NamedTuple):
-    """How many rows an image sends at each step, whatever is in it; see :func:`entry_slots`."""
+    """Rows that an image sends at each step; see :func:`entry_slots`."""
 
     pixels: int
     regions: int
@@ -21,14 +21,14 @@ class EntrySlots(NamedTuple):
 def entry_slots(num_classes: int, positions: int, pixels_per_class: int) -> EntrySlots:
     """Rows that an image of L positions and Y classes may write to the pixel and region banks in a step.
 
-    Rows travel between processes in tensors of one size, so the size is fixed by Y and L alone: L // 11 rows of an
-    image together (184 of CamVid's 45x45, 744 of Cityscapes's 64x128). In a half-precision bank that is 1/22 of the
-    bytes of the image's feature map in fp32, and leaves room within 1/20 for classes and the channel bank's rows at the
-    published sizes. A small map may send SMALL_MAP_ENTRIES, since it costs little as it is.
+    Processes exchange tensors of one size, which Y and L determine: L // 11 rows of an image together (184 of CamVid's
+    45x45, 744 of Cityscapes's 64x128). In a half-precision bank that is 1/22 of the bytes of the image's feature map in
+    fp32, so with the classes and the channel bank's rows it stays within 1/20 at the published sizes. A small map may
+    send SMALL_MAP_ENTRIES.
 
-    Regions come first, but take at most an eighth of the rows: a class that finds no room loses its only region row,
-    while pixel rows can be cut evenly. So all classes of Cityscapes, VOC and CamVid and any 46 of a 64x64 map of ADE20K
-    or COCO-Stuff have a region row, and 16 pixels of every class fit for Cityscapes and VOC always, for CamVid up to 10
+    Regions come first, but take at most an eighth of the rows: a class without a slot loses its only region row, while
+    pixel rows can be reduced evenly. So all classes of Cityscapes, VOC, CamVid and any 46 of a 64x64 map of ADE20K or
+    COCO-Stuff have a region row, and 16 pixels of every class fit for Cityscapes and VOC always, for CamVid up to 10
     classes in one image, for ADE20K and COCO-Stuff up to 20.
     """
     rows = max(positions // 11, SMALL_MAP_ENTRIES)
@@ -43,8 +43,8 @@ def select_class_pixels(
     """Choose up to ``pixels_per_class`` random pixels of every class in every image, and at most ``slots`` of an image.
 
     One sort per image orders the pixels by (class, random number). Slots are filled with the first pixel of every
-    class, then with the second, and so on: where slots are too few, classes give equally many pixels, but for one, and
-    which of them give that one more is random. The random numbers depend on the key, the image and the position alone.
+    class, then with the second, and so on. If slots are too few, the classes' numbers of pixels differ by at most one,
+    and which classes give one more is random. The random numbers depend on the key, the image and the position alone.
 
     Args:
         labels: (N, L) int64 class of each pixel, values outside [0, num_classes) are ignored.
@@ -80,7 +80,7 @@ def select_class_pixels(
 
 @torch.no_grad()
 def select_classes(present: Tensor, slots: int, image_index: Tensor, *rng_key: int) -> tuple[Tensor, Tensor]:
-    """Choose up to ``slots`` of the classes in every image; where an image has more, at random.
+    """Choose up to ``slots`` of the classes in every image; if an image has more, at random.
 
     Args:
         present: (N, Y) bool, whether the class occurs in the image.

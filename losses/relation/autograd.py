@@ -1,8 +1,7 @@
 """Similarity-distribution KL as autograd functions that form the gradient in the forward pass.
 
-They use the forms of :mod:`losses.relation.rows` and :mod:`losses.relation.symmetric`. Memory beyond inputs and
-gradients is a few buffers of chunks x keys, whatever the number of anchors. The functions that users call are in
-:mod:`losses.functional`. Symbols: B images, N anchors, L rows of an image, D embedding, K keys.
+Memory beyond inputs and gradients is a few buffers of chunks x keys, whatever the number of anchors. The functions
+that users call are in :mod:`losses.functional`. Symbols: B images, N anchors, L rows of an image, D embedding, K keys.
 """
 
 from collections.abc import Callable
@@ -61,18 +60,13 @@ class RelationSum(torch.autograd.Function):
                 grad_student=grad_student,
                 grad_keys=grad_keys,
             )
-        ctx.has_grads = (grad_student is not None, grad_keys is not None)
-        if grad_keys is not None:
-            grad_keys = grad_keys.to(student_keys.dtype)
-        ctx.save_for_backward(*(grad for grad in (grad_student, grad_keys) if grad is not None))
+        ctx.save_for_backward(grad_student, None if grad_keys is None else grad_keys.to(student_keys.dtype))
         return total
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        saved = list(ctx.saved_tensors)
-        grads = [saved.pop(0) * grad_output if has else None for has in ctx.has_grads]
-        return *grads, *[None] * 8
+        return *(None if grad is None else grad * grad_output for grad in ctx.saved_tensors), *[None] * 8
 
 
 class RelationPairs(torch.autograd.Function):
@@ -107,7 +101,7 @@ class RelationPairs(torch.autograd.Function):
 
 
 def _of_both(prepare: Callable[[Tensor], Tensor], student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """What is prepared of the student's and of the teacher's keys; once where they are the same tensor, a bank's."""
+    """``prepare`` of the student's and of the teacher's keys; once if they are the same tensor, a bank's."""
     prepared = prepare(student)
     return prepared, prepared if teacher is student else prepare(teacher)
 

@@ -1,16 +1,15 @@
-"""What all rows share is taken out before they are rounded to half precision.
+"""The common mean of rows is subtracted before they are rounded to half precision.
 
-Features after a ReLU have a common mean far larger than what tells one from another. Rounded with the rest, the mean
-leaves an error of its own size, which at a mutual cosine of 0.6 to 0.8 is up to a hundred times that of the rest.
-Anchors f become f - a: every logit of key q changes by -<a, q>, which is given back as a bias in full precision. That
-bias also takes the rounding of q out of <a, q>. The gradient with respect to keys, sum over anchors of (p_s - p_t) f,
-is not free of a: it takes the anchors as they are.
+Features after a ReLU have a common mean far larger than their differences. At a mutual cosine of 0.6 to 0.8 its
+rounding error is up to a hundred times that of the differences. Anchors f become f - a: every logit of key q changes by
+-<a, q>, which is added again as a bias in full precision; this also keeps the rounding of q out of <a, q>. The gradient
+with respect to keys, sum over anchors of (p_s - p_t) f, depends on a: it uses the anchors without the shift.
 
-Any a is right. Of an image's pixels or channels it is their own mean, of a bank's keys the mean of those that exist,
-for anchors too: they are features of the same kind, and a mean of anchors would depend on which of them this process
-has. Pairs in both orders share one matrix of logits, in which keys are anchors as well; a shift of the anchors is right
-for both orders as it is. A shift of the keys, to which the softmax over keys is blind, would gain nothing: p_s - p_t,
-which they are multiplied with, sums to 0 and is blind to what they share. Symbols: D embedding, K keys.
+Every a is correct. For the pixels or channels of an image it is their mean; for a bank it is the mean of the existing
+keys, for anchors too: they are features of the same kind, and a mean of anchors would depend on which of them this
+process has. Pairs in both orders share one matrix of logits, in which keys are anchors as well; a shift of the anchors
+is correct for both orders. A shift of the keys, to which the softmax over keys is invariant, would gain nothing: the
+rows p_s - p_t that multiply them sum to 0. Symbols: D embedding, K keys.
 """
 
 from dataclasses import dataclass
@@ -41,16 +40,14 @@ class Centering:
             return cls(centre, torch.mv(keys.to(centre.dtype), centre * inverse_temperature))
 
     def bias_with(self, bias: Tensor | None) -> Tensor:
-        """Its bias and another of the keys."""
+        """The sum of its bias and another of the keys."""
         return self.bias if bias is None else self.bias + bias
 
 
 def mean_row(rows: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean in float32 over the last dimension but one, of rows (K, D) those that exist; 0 where there are none.
+    """Mean in float32 over the K rows (..., K, D); 0 if there are none.
 
-    Args:
-        rows: (..., K, D).
-        mask: (K,) bool, False = the row does not exist; only with two dimensions. None = all exist.
+    ``mask`` (K,) bool, only with two dimensions: False = the row does not exist.
     """
     if mask is None:
         return rows.sum(dim=-2, dtype=torch.float32) / max(rows.shape[-2], 1)

@@ -1,8 +1,8 @@
 """Matrix products of the relations: operands in full or in half precision, results always in full precision.
 
-With bfloat16 operands the logits of unit rows at temperature 0.1 are off by 0.04 at the very most (2^-9 of each factor)
-and by far less as a rule, for the errors of the terms cancel. A bfloat16 result would be off by up to 0.02 again, which
-is why sums and softmax statistics are taken from full-precision results.
+With bfloat16 operands the logits of unit rows at temperature 0.1 are off by at most 0.04 (2^-9 of each factor), and
+usually by far less because the errors of the terms cancel. A bfloat16 result would add up to 0.02, so sums and softmax
+statistics are computed from full-precision results.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 RELATION_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
-"""Names of the settings and what relation functions take as ``operand_dtype``."""
+"""Names of the settings -> ``operand_dtype`` of the relation functions."""
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """Losses are computed in float32 whatever autocast says, and in float64 where the input is."""
+    """Losses are computed in float32 whatever autocast is set to, and in float64 for float64 input."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
@@ -25,7 +25,7 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 class MatmulPrecision:
     """How two-dimensional tensors are multiplied.
 
-    On a CPU the operands stay float32 tensors, which oneDNN rounds inside its kernels (and leaves as they are where the
+    On a CPU the operands stay float32 tensors, which oneDNN rounds inside its kernels (and does not round if the
     processor has no bfloat16 products: slower and more exact). On CUDA they are bfloat16 tensors.
 
     Attributes:
@@ -84,7 +84,7 @@ class MatmulPrecision:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Matrix products belong in here: no autocast, and on a CPU the precision oneDNN may use, put back after."""
+        """Context of the matrix products: no autocast, and on a CPU the precision that oneDNN may use."""
         with torch.autocast(self.device_type, enabled=False):
             if not (self.rounded and self.device_type == "cpu"):
                 yield

@@ -16,12 +16,12 @@ from losses.relation.triton_rows import triton_rows
 # exactly 0, and where all keys are masked student and teacher have the same uniform row: KL and gradient 0.
 MASKED = -1e30
 
-# Bytes of one chunk x keys buffer. Products want many rows: 4 MiB take 5 % longer than 6, and 16 as long, for more
-# memory. A GPU needs chunks that fill it.
+# Bytes of one chunk x keys buffer. On a CPU 4 MiB take 5 % longer than 6, and 16 as long. A GPU needs chunks that fill
+# it.
 _BUFFER_BYTES = {"cpu": 6 << 20, "cuda": 128 << 20}
 _MIN_CHUNK = 32
 
-# What follows the products runs over fewer rows, so that three of them stay in a core's own cache.
+# Elementwise operations run over fewer rows, so that three buffers fit in a core's L2 cache.
 _BLOCK_BYTES = 1 << 20
 
 
@@ -32,7 +32,7 @@ class Buffers:
     Attributes:
         teacher, student: (n, K) logits.
         work: (block, K), None on CUDA: its kernel needs none.
-        delta: (n, K) in the operands' dtype; ``student`` itself where that has it.
+        delta: (n, K) in the operands' dtype; ``student`` itself if the dtypes agree.
     """
 
     teacher: Tensor
@@ -60,7 +60,7 @@ class Buffers:
 
 
 def key_bias(key_mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """What is added to the logits of keys (K,): 0 where a key exists, MASKED where not."""
+    """Bias on the logits of keys (K,): 0 if a key exists, MASKED if not."""
     if key_mask is None:
         return None
     return torch.zeros(key_mask.shape, dtype=dtype, device=key_mask.device).masked_fill_(~key_mask, MASKED)
@@ -117,7 +117,7 @@ def relation_rows(
         if grad_student is not None:
             products.add_product(grad_student[rows], delta, student_keys, inverse_temperature)
         if grad_keys is not None:
-            if shifts is not None:  # the sum over anchors is not free of their centre
+            if shifts is not None:  # the sum over anchors depends on their centre
                 anchors = products.scaled_operand(student[rows], inverse_temperature)
             products.add_product(grad_keys, delta.T, anchors)
     return row_kl.sum() if weight is None else (row_kl * weight).sum()

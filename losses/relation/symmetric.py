@@ -20,14 +20,14 @@ from losses.relation.precision import MatmulPrecision
 _CHUNK = 512
 """Rows per product."""
 _BLOCK_BYTES = 1 << 20
-"""What follows the products runs over fewer rows, so that three of them stay in a core's own cache."""
+"""Elementwise operations run over fewer rows, so that three buffers fit in a core's L2 cache."""
 _SMALL_BYTES = 32 << 20
 _LARGEST_BYTES = 1 << 30
 _LARGEST_LOGIT = 60.0
 
 
 def match_orders(pairs: tuple[tuple[int, int], ...]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
-    """Split pairs into those of which both orders are asked for, each named once, and the rest.
+    """Split pairs into those that occur in both orders, each listed once, and the rest.
 
     An image with itself counts as both orders. The order of the results depends on that of ``pairs`` alone.
     """
@@ -50,7 +50,7 @@ def symmetric_suits(
     """Whether symmetric pairs may be computed at once.
 
     On a CPU only: a GPU's products are so fast that passes over L x L buffers would cost more than the products saved.
-    The two buffers may take an eighth of the two matrices of every pair that the plain way keeps, or 32 MiB where that
+    The two buffers may take an eighth of the matrices that a plain implementation keeps of all pairs, or 32 MiB if that
     is more, and at most 1 GiB.
     """
     if products.device_type != "cpu":
@@ -86,9 +86,9 @@ class SymmetricPairs:
 
         Args:
             student, teacher: rows (L, D) of the two images.
-            grad: (L, D) of the two images in the products' dtype, to which the gradients are ADDED; None = not wanted.
+            grad: (L, D) of the two images in the products' dtype, to which the gradients are ADDED; None = none.
             inverse_temperature: multiplies the similarities.
-            same: the two images are one and the same, whose rows are counted once.
+            same: the two are one image, whose rows are counted once.
             shifts: of student and teacher, of the first image's rows as anchors to the second one's.
         """
         total, row_scales, column_scales = self._normalise(student, teacher, inverse_temperature, same, shifts)
@@ -169,7 +169,7 @@ class SymmetricPairs:
         torch.add(row_scales[1, block, None], column_scales[1], out=scale)
         student.mul_(scale)
         torch.add(row_scales[0, block, None], column_scales[0], out=scale)
-        student.sub_(scale.mul_(teacher))  # not addcmul, whose rounding leaves something of equal terms
+        student.sub_(scale.mul_(teacher))  # not addcmul, which does not give 0 for equal terms
 
 
 def _sum_of_kl(sums: Tensor) -> Tensor:

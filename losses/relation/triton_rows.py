@@ -17,29 +17,14 @@ _LOGGER = logging.getLogger(__name__)
 _STATE = SimpleNamespace(failed=False)
 
 
-def triton_rows(
-    teacher_logits: Tensor,
-    student_logits: Tensor,
-    teacher_bias: Tensor | None,
-    student_bias: Tensor | None,
-    weight: Tensor | None,
-    row_kl: Tensor,
-    delta: Tensor | None,
-) -> bool:
-    """Row KL and its gradient with respect to the student's logits, if these tensors suit the kernel.
+def triton_rows(teacher_logits: Tensor, *arguments: Tensor | None) -> bool:
+    """Run the kernel if it is available and suits these tensors; arguments as in :func:`launch_rows`.
 
-    Where it cannot be had (no Triton, no compiler, a cache folder that cannot be written, a driver that does not take
-    the code) this is said once, and from then on the caller's own computation is used.
-
-    Args:
-        teacher_logits, student_logits: (n, K) float32.
-        teacher_bias, student_bias: (K,) added to the logits; None = both are.
-        weight: (n,) of the rows.
-        row_kl: (n,), gets the KL of every row, without weight.
-        delta: (n, K), gets weight * (p_s - p_t) in its own dtype; may be ``student_logits``. None = not wanted.
+    If it is not available (no Triton, no compiler, a cache folder that cannot be written, a driver that rejects the
+    code) one warning is logged, and from then on the caller's own computation is used.
 
     Returns:
-        whether it was done.
+        whether the kernel ran.
 
     Raises:
         RuntimeError: the device is out of memory, or reports the fault of an earlier operation.
@@ -49,11 +34,11 @@ def triton_rows(
     device = teacher_logits.device
     try:
         with torch.cuda.device(device):  # Triton launches on the current device, whatever the tensors are on
-            launch_rows(teacher_logits, student_logits, teacher_bias, student_bias, weight, row_kl, delta)
+            launch_rows(teacher_logits, *arguments)
     except _unavailable() as error:
         if _is_fault_of_device(error):
             raise
-        torch.cuda.synchronize(device)  # once; raises if the device is broken, which Triton words in its own way
+        torch.cuda.synchronize(device)  # once; raises if the device is broken, which Triton reports as a RuntimeError
         _STATE.failed = True
         _LOGGER.warning("relations are computed without the Triton kernel: %s: %s", type(error).__name__, error)
         return False
@@ -61,7 +46,7 @@ def triton_rows(
 
 
 def _unavailable() -> tuple[type[Exception], ...]:
-    """What is raised where the kernel cannot be imported, compiled, kept in the cache folder or loaded."""
+    """What is raised if the kernel cannot be imported, compiled, cached or loaded."""
     errors = ImportError, OSError, SubprocessError, RuntimeError  # a compiler that is missing is a RuntimeError
     try:
         from triton.errors import TritonError
@@ -86,13 +71,21 @@ def launch_rows(
     row_kl: Tensor,
     delta: Tensor | None,
 ) -> None:
-    """Run the kernel; arguments as in :func:`triton_rows`."""
+    """Row KL and its gradient with respect to the student's logits.
+
+    Args:
+        teacher_logits, student_logits: (n, K) float32.
+        teacher_bias, student_bias: (K,) added to the logits; both or none.
+        weight: (n,) of the rows.
+        row_kl: (n,), receives the KL of every row, without weight.
+        delta: (n, K), receives weight * (p_s - p_t) in its own dtype; may be ``student_logits``. None = not computed.
+    """
     count, num_keys = teacher_logits.shape
     block = 1 << max(num_keys - 1, 0).bit_length()
     whole = block <= LONGEST_ROW
     block = block if whole else 8192
     output = student_logits if delta is None else delta
-    weight = None if weight is None else weight.contiguous()  # of the caller's, any stride
+    weight = None if weight is None else weight.contiguous()
     from losses.relation import kernels  # not every machine has Triton
 
     kernel = kernels.row_in_one_block if whole else kernels.row_in_many_blocks

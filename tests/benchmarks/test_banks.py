@@ -1,4 +1,4 @@
-"""What the benchmark of the banks counts, and that the published sizes keep within a twentieth of the maps."""
+"""The counts of the benchmark of the banks; the published sizes send at most a twentieth of the maps."""
 
 import json
 from pathlib import Path
@@ -48,8 +48,7 @@ def test_the_loop_waits_and_the_banks_do_not(monkeypatch):
     assert results["banks"]["host_synchronizations"] == 0 < results["loop"]["host_synchronizations"]
 
 
-def test_the_loop_keeps_what_it_is_given():
-
+def test_the_loop_keeps_its_rows():
     bank = LoopBank(3, 20, 4, 2)
     rows = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]]])
     with HostReads() as counter:

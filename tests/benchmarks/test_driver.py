@@ -25,7 +25,7 @@ def run(monkeypatch, capsys, tmp_path, outcome: dict) -> tuple[int, str, dict]:
     return ended.value.code, capsys.readouterr().out, json.loads((tmp_path / "all.json").read_text())
 
 
-def test_targets_are_printed_with_bounds_and_verdicts(monkeypatch, capsys, tmp_path):
+def test_targets_are_printed_with_bounds_and_outcome(monkeypatch, capsys, tmp_path):
     code, output, written = run(monkeypatch, capsys, tmp_path, RESULT)
     assert code == 0  # a missed target is no failure
     met, missed = (next(line for line in output.splitlines() if name in line) for name in RESULT["targets"])

@@ -1,4 +1,4 @@
-"""What makes the host wait for a GPU is noticed on the CPU."""
+"""Operations that make the host wait for a GPU are found on the CPU."""
 
 import numpy as np
 import pytest
@@ -33,7 +33,7 @@ def test_reads_are_noticed(read):
         read(x)
 
 
-def test_reads_of_what_lies_on_the_host_are_none():
+def test_reads_of_tensors_on_the_host_do_not_count():
     counter, position = torch.tensor(3), torch.arange(4)
     with HostReads() as reads:
         [int(p) for p in position] + [counter.item()]

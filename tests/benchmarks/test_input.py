@@ -1,4 +1,4 @@
-"""The benchmark of the input compares samples that show the same, on small scenes."""
+"""The benchmark of the input compares equal samples, on small scenes."""
 
 import cv2
 import numpy as np
@@ -20,7 +20,7 @@ def small(monkeypatch):
     cv2.setNumThreads(of_cv2)
 
 
-def test_the_usual_way_shows_what_ours_shows(tmp_path):
+def test_the_usual_way_gives_the_same_pixels_as_ours(tmp_path):
     input_benchmark.write_scenes(tmp_path, 3)
     stream = TrainStream(build_dataset("custom", tmp_path, "train"), TrainTransform((40, 56)), 0)
     for position in range(12):

@@ -1,4 +1,4 @@
-"""The benchmark of the relations compares like with like, and the targets follow from what it measures."""
+"""The benchmark of the relations compares equal computations, and its targets follow from the measurements."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def test_ours_equals_the_formulas(group):
 
 
 @pytest.mark.parametrize("kind", relations.KINDS)
-def test_the_kinds_of_features_are_what_they_are_called(kind):
+def test_the_kinds_of_features_are_as_named(kind):
     maps = Inputs((2, 32, 16, 16), "cpu", **relations.KINDS[kind]).teacher
     assert bool((maps >= 0).all()) == ("ReLU" in kind)
     patch = maps[:, :, :8, :8].flatten(2)
@@ -27,7 +27,7 @@ def test_the_kinds_of_features_are_what_they_are_called(kind):
 
 
 @pytest.mark.parametrize("slow", [False, True])
-def test_the_table_says_what_was_measured(slow, monkeypatch):
+def test_the_table_shows_the_measured_values(slow, monkeypatch):
     peaks = {"plain": 1000.0, "float32": 100.0, "bfloat16": 200.0}
     monkeypatch.setattr(relations, "_peak_in_fresh_process", lambda group, way, *_: peaks[way])
     times = {"plain": 10.0, "float32": 9.0 if slow else 2.0, "bfloat16": 8.0 if slow else 1.0}

@@ -6,7 +6,7 @@ import pytest
 from benchmarks import soak
 from benchmarks.soak import Reading, at_marks, leaks, watch
 
-# Writes the figures of 100 iterations; keeps a file open or some memory at each, if told to.
+# Writes the figures of 100 iterations; leaks a file or some memory at each, as its second argument names.
 PROGRAM = """
 import json, sys, time
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_run_that_hangs_is_ended(tmp_path):
 
 
 @pytest.mark.slow
-def test_training_keeps_what_it_has(tmp_path):
+def test_training_does_not_leak(tmp_path):
     readings = soak.soak(tmp_path, iterations=300, workers=2, timeout=280)
     marks = at_marks(readings, 300)
     assert marks[-1].children == 2 and marks[-1].rss_mib > 100

@@ -1,4 +1,4 @@
-"""The step's benchmark measures what it says, on small networks; the comparison of curves."""
+"""The benchmark of the step on small networks, and the comparison of curves."""
 
 import multiprocessing
 import threading
@@ -63,17 +63,17 @@ def test_a_step_trains_and_its_parts_add_up(way):
 def test_ratios_and_bounds(device, expected, monkeypatch):
     seconds = dict(zip(step.WAYS, (2.0, 2.8, 2.6, 1.0, 0.8), strict=True))
     monkeypatch.setattr(step, "measure", lambda student, way, *_: (seconds[way], {}, 5.0))
-    said = []
-    result = step.run(device, 1, say=said.append)
+    lines = []
+    result = step.run(device, 1, log=lines.append)
     found = {name: (round(t["measured"], 3), t["bound"], t["met"]) for name, t in result["targets"].items()}
     assert found == expected
     # also where it has no bound
     assert result["ratios"]["small"]["CIRKDV2 / KD, both in bf16 channels_last"] == pytest.approx(1.25)
-    assert "CIRKDV2 / KD, both in bf16 channels_last 1.25" in said[-1]
+    assert "CIRKDV2 / KD, both in bf16 channels_last 1.25" in lines[-1]
 
 
 class InThread:
-    """A thread for a process, which would not know of the small networks."""
+    """A thread instead of a process, which would not have the small networks."""
 
     def __init__(self, target, args, daemon):
         def run():

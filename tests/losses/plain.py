@@ -1,6 +1,7 @@
 """The formulas of the losses, written out plainly in float64 with loops and whole matrices."""
 
 import math
+from itertools import product
 
 import torch
 from torch import Tensor
@@ -96,11 +97,13 @@ def nearest(target: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean over the pixels that are not ignored; smoothing spreads a share of each label evenly over all classes."""
     logits = resize(logits, tuple(target.shape[1:]))
     total, count = logits.sum() * 0, 0
     for n, y, x in (target != 255).nonzero().tolist():
-        total = total - logits[n, :, y, x].log_softmax(0)[target[n, y, x]]
+        log_p = logits[n, :, y, x].log_softmax(0)
+        total = total - (1 - smoothing) * log_p[target[n, y, x]] - smoothing * log_p.mean()
         count += 1
     return total / max(count, 1)
 
@@ -110,10 +113,8 @@ def conv3x3(layer, maps: Tensor) -> Tensor:
     h, w = maps.shape[2:]
     padded = torch.zeros(*maps.shape[:2], h + 2, w + 2, dtype=maps.dtype)
     padded[:, :, 1:-1, 1:-1] = maps
-    taps = [(dy, dx) for dy in range(3) for dx in range(3)]
-    total = sum(
-        torch.einsum("oc,nchw->nohw", layer.weight[:, :, y, x], padded[:, :, y : y + h, x : x + w]) for y, x in taps
-    )
+    taps = product(range(3), range(3))
+    total = sum(conv1x1(layer.weight[:, :, y, x, None, None], padded[:, :, y : y + h, x : x + w]) for y, x in taps)
     return total + layer.bias[:, None, None]
 
 
@@ -123,13 +124,32 @@ def reconstruction(module, student: Tensor, teacher: Tensor, step) -> Tensor:
     if student.shape[1] != teacher.shape[1]:
         maps = conv1x1(module.adapter.weight, maps)
     h, w = teacher.shape[2:]
-    if maps.shape[2:] != (h, w):
-        maps = torch.nn.functional.interpolate(maps, (h, w), mode="bilinear", align_corners=True)
+    maps = resize(maps, (h, w))
     iteration, micro_batch = (step.iteration, step.micro_batch) if step else (0, 0)
     kept = torch.ones(len(maps), 1, h, w, dtype=maps.dtype)
-    for b in range(len(maps)):
-        for i in range(h * w):
-            number = hash_uniform(module.seed, iteration, micro_batch, int(Stream.MASKED_POSITIONS), b, i)
-            if number < module.mask_ratio:
-                kept[b, 0, i // w, i % w] = 0
+    for b, i in product(range(len(maps)), range(h * w)):
+        number = hash_uniform(module.seed, iteration, micro_batch, int(Stream.MASKED_POSITIONS), b, i)
+        kept[b, 0, i // w, i % w] = float(number >= module.mask_ratio)
     return conv3x3(module.generator[2], conv3x3(module.generator[0], maps * kept).clamp(min=0))
+
+
+def patch_contrast(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """AF-DCD's contrast vector by vector: patches of the pooled maps, the positive, the negatives, cross entropy."""
+    images, channels, height, width = student.shape
+    h, w = -(-height // 4), -(-width // 4)
+    groups = min(16, channels)
+    size = channels // groups
+
+    def vector(maps, b, y, x, g):
+        window = maps[b, g * size : (g + 1) * size, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4]
+        return window.flatten(1).max(1).values
+
+    total = 0
+    for b, top, left in product(range(images), range(0, h, 4), range(0, w, 4)):
+        names = list(product(range(top, min(top + 4, h)), range(left, min(left + 4, w)), range(groups)))
+        keys = torch.stack([vector(teacher, b, *name) for name in names])
+        for index, name in enumerate(names):
+            chosen = [index, *(i for i, other in enumerate(names) if other[2] != name[2])]
+            distances = (vector(student, b, *name) - keys[chosen]).abs().sum(1)
+            total = total - (-distances / temperature).log_softmax(0)[0]
+    return total / (images * h * w)

@@ -1,4 +1,4 @@
-"""Inputs of the relations, what is expected of them, and how far from it they may be."""
+"""Inputs of the relations, their expected values and gradients, and tolerances."""
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from losses.relation.precision import MatmulPrecision
 from tests.losses import plain
 
 ALL = [(i, j) for i in range(3) for j in range(3)]
-AMX = torch.cpu._is_amx_tile_supported()  # bfloat16 products on a CPU; without, its library leaves float32 as it is
+AMX = torch.cpu._is_amx_tile_supported()  # bfloat16 products on a CPU; without, oneDNN computes in float32
 PAIRS = {
     "all": ALL,
     "one order": [(0, 1), (1, 2)],
@@ -18,7 +18,7 @@ PAIRS = {
 
 
 def as_on_cuda(monkeypatch):
-    """bfloat16 tensors as operands and a buffer of their own for the gradient, on a CPU."""
+    """bfloat16 tensors as operands and a separate buffer for the gradient, on a CPU."""
     choose = MatmulPrecision.choose
 
     def choose_cuda(*arguments):
@@ -28,7 +28,7 @@ def as_on_cuda(monkeypatch):
 
 
 def half_tolerance(kl):
-    """What bfloat16 operands may change of value and gradient, relative to them: the documented tolerance."""
+    """The documented relative tolerance of value and gradient with bfloat16 operands."""
     return 3e-3 + 5e-6 / kl, 5e-3 + 5e-3 / kl**0.5
 
 
@@ -45,7 +45,7 @@ def bank(n=300, k=70, dim=40, seed=0):
 
 
 def active(counts, dim, noise, seed=0):
-    """Features after a ReLU, whose channels have means of their own: for every count of rows the student's (n, dim),
+    """Features after a ReLU, whose channels have different means: for every count of rows the student's (n, dim),
     not normalised yet and with gradient, and the teacher's unit rows; mutual cosine of rows 0.6."""
     generator = torch.Generator().manual_seed(seed)
     mean = torch.randn(dim, generator=generator)
@@ -58,7 +58,7 @@ def active(counts, dim, noise, seed=0):
 
 
 def clustered(counts, dim, noise, spread, seed=0):
-    """Features of 19 classes that lie ``spread`` times as far apart as a class is wide, as those of :func:`active`."""
+    """Features of 19 classes, ``spread`` times as far apart as a class is wide, otherwise as :func:`active`."""
     generator = torch.Generator().manual_seed(seed)
     centres = spread * rows(19, dim, generator)
     results = []

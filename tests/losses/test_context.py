@@ -4,10 +4,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from losses.modules.context import GraphContext
 from tests.losses import plain
+from tests.losses.distillers import assert_same
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize(("channels", "size"), [(8, (5, 7)), (5, (4, 4)), (1, (3, 2))])
+@pytest.mark.parametrize(("channels", "size"), [(8, (5, 7)), (1, (3, 2))])
 def test_value_and_gradients_equal_the_formula(pooled, channels, size):
     torch.manual_seed(0)
     module = GraphContext(channels, pool_keys=pooled).double()
@@ -16,13 +17,9 @@ def test_value_and_gradients_equal_the_formula(pooled, channels, size):
     got = module(x)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
     weights = torch.randn_like(got)
-    inputs = [x, *(p for p in module.parameters() if p.dim() == 4)]
-    for a, b in zip(
-        torch.autograd.grad((got * weights).sum(), inputs),
-        torch.autograd.grad((expected * weights).sum(), inputs),
-        strict=True,
-    ):
-        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+    assert_same(
+        (got * weights).sum(), (expected * weights).sum(), [x, *(p for p in module.parameters() if p.dim() == 4)]
+    )
 
 
 def test_convolutions_have_no_bias():

@@ -59,30 +59,6 @@ def test_strided_views_equal_copies():
     torch.testing.assert_close(gradients(loss, maps)[0], gradients(expected, maps)[0], rtol=1e-10, atol=1e-13)
 
 
-@pytest.mark.parametrize("case", ["no anchors", "no keys", "all masked", "no weight"])
-def test_nothing_to_compare_gives_zero_connected_to_the_graph(case):
-    s, t, ks, kt = make(0 if case == "no anchors" else 8, 0 if case == "no keys" else 6)
-    loss = LF.relation_kl(
-        s,
-        t,
-        ks,
-        kt,
-        0.1,
-        anchor_weight=torch.zeros(8) if case == "no weight" else None,
-        key_mask=torch.zeros(6, dtype=torch.bool) if case == "all masked" else None,
-    )
-    assert loss.item() == 0
-    for grad in gradients(loss, s, ks):
-        assert torch.equal(grad, torch.zeros_like(grad))
-
-
-def test_equal_inputs_give_zero():
-    s, _, ks, _ = make(500, 300, 64, 64, torch.float32)
-    loss = LF.relation_kl(s, s.detach(), ks, ks.detach(), 0.05)
-    assert loss.abs() < 1e-6
-    assert gradients(loss, s)[0].abs().max() < 1e-6
-
-
 def test_large_logits_and_masked_keys_stay_finite():
     s, t, ks, kt = make(20, 15, 6, 6, torch.float32)
     mask = torch.arange(15) < 1
@@ -107,25 +83,13 @@ def test_half_precision_inputs_are_computed_in_float32(dtype):
         assert (got.double() / scale - want).norm() < 5e-3 * want.norm()
 
 
-def test_float32_is_close_to_float64_at_bank_size():
-    s, t, ks, _ = make(512, 1000, 128, 128, torch.float32)
-    ks = ks.detach()
-    doubles = [x.detach().double() for x in (s, t, ks, ks)]
-    doubles[0].requires_grad_()
-    expected = plain.relation(*doubles, 0.1).mean()
-    loss = LF.relation_kl(s, t, ks, ks, 0.1)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
-    got, want = gradients(loss, s)[0].double(), gradients(expected, doubles[0])[0]
-    assert (got - want).norm() < 1e-5 * want.norm()
-
-
 def test_without_gradients_nothing_is_kept():
     s, t, ks, kt = make()
     with torch.no_grad():
         assert not LF.relation_kl(s, t, ks, kt, 0.1).requires_grad
     loss = LF.relation_kl(s, t, ks.detach(), kt, 0.1)
-    assert len(loss.grad_fn.next_functions[0][0].saved_tensors) == 1  # the anchors' gradient alone
-    assert s.shape == loss.grad_fn.next_functions[0][0].saved_tensors[0].shape
+    anchors, keys = loss.grad_fn.next_functions[0][0].saved_tensors  # the gradients
+    assert anchors.shape == s.shape and keys is None
 
 
 def test_memory_does_not_grow_with_anchors_times_keys():

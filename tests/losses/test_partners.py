@@ -15,11 +15,11 @@ KEYS = (0, 3, 0, 1)
 
 def test_partners_are_drawn_without_repetition_and_evenly():
     counts = torch.zeros(6, 6)
-    for iteration in range(2000):
+    for iteration in range(1000):
         for i, chosen in enumerate(choose_partners(6, 2, 1, iteration)):
             assert len(set(chosen)) == 2
             counts[i, chosen] += 1
-    assert (counts / 2000 - 2 / 6).abs().max() < 0.05  # the image itself as often as any other
+    assert (counts / 1000 - 2 / 6).abs().max() < 0.05  # the image itself as often as any other
     assert choose_partners(6, 2, 1, 5) == choose_partners(6, 2, 1, 5) != choose_partners(6, 2, 1, 6)
 
 
@@ -56,24 +56,6 @@ def test_groups_equal_separate_batches(row_dim, partners):
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-14)
 
 
-@pytest.mark.parametrize(("partners", "exchanged"), [("local:1", 0), ("local:2", 0), ("local:4", 2), (1, 2)])
-def test_maps_are_exchanged_where_a_pair_crosses_processes(monkeypatch, partners, exchanged):
-    calls = []
-    generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn(2, 4, 6, 4, 5, generator=generator).double()
-    everyone = {"grad": student.flatten(2), "cat": teacher.flatten(2)}
-    module = "losses.modules.cross_image"
-    monkeypatch.setattr(f"{module}.get_world_size", lambda: 2)
-    monkeypatch.setattr(f"{module}.get_rank", lambda: 1)
-    monkeypatch.setattr(f"{module}.all_gather_with_grad", lambda maps: calls.append(maps) or everyone["grad"])
-    monkeypatch.setattr(f"{module}.all_gather_cat", lambda maps: calls.append(maps) or everyone["cat"])
-    loss = minibatch_relation(student[2:], teacher[2:], 2, partners, 0.1, KEYS)
-    pairs = [(i, j) for i in (2, 3) for j in choose_partners(4, partners, *KEYS)[i]]
-    expected = plain.minibatch(plain.pixels(student), plain.pixels(teacher), pairs, 0.1)
-    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
-    assert len(calls) == exchanged
-
-
 def test_texts_of_the_flag():
     assert [parse_partners(text) for text in ("3", "all", "local:4")] == [3, None, "local:4"]
 
@@ -87,7 +69,7 @@ def test_other_texts_are_refused(text):
 
 
 @pytest.mark.parametrize("config", [CIRKDV2Config, CIRKDConfig])
-def test_configurations_refuse_what_is_no_form(config):
+def test_configurations_refuse_other_values(config):
     assert config(minibatch_partners="local:2").minibatch_partners == "local:2"
     with pytest.raises(ValueError, match="local:N"):
         config(minibatch_partners="local:zero")
@@ -96,7 +78,7 @@ def test_configurations_refuse_what_is_no_form(config):
 def test_groups_have_to_divide_the_batch_and_its_parts():
     check_groups("local:4", 8, 2)
     check_groups(3, 8, 1)
-    check_groups("local:2", 10, 4)  # the sampler's refusal says what is wrong here
+    check_groups("local:2", 10, 4)  # refused by the sampler
     with pytest.raises(ValueError, match=r"local:3: groups of 3 images do not divide a batch of 8; .* 1, 2, 4, 8$"):
         check_groups("local:3", 8, 1)
     with pytest.raises(ValueError, match=r"a batch of 8 in 4 parts of 2; expected local:N with N one of 1, 2$"):

@@ -19,103 +19,67 @@ from tests.losses.relation_cases import (
     exact,
     half_tolerance,
     images,
-    rows,
 )
 
 
 @pytest.fixture
 def form(request, monkeypatch):
-    """Run with bfloat16 operands in the form of this name."""
+    """How operands are rounded: inside oneDNN ("rows"), or as bfloat16 tensors ("cuda")."""
     if request.param == "cuda":
         as_on_cuda(monkeypatch)
     return request.param
 
 
 @pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-@pytest.mark.parametrize(("n", "k", "dim"), [(300, 70, 40), (1, 1, 8), (2100, 3, 33), (5, 700, 64)])
+@pytest.mark.parametrize("operands", [None, torch.bfloat16])
+@pytest.mark.parametrize("case", ["no anchors", "no keys", "all masked", "no weight"])
+def test_nothing_to_compare_gives_zero_connected_to_the_graph(form, operands, case):
+    s, t, keys = bank(0 if case == "no anchors" else 50, 0 if case == "no keys" else 20)
+    keys = keys.float().requires_grad_()
+    limits = {
+        "all masked": {"key_mask": torch.zeros(20, dtype=torch.bool)},
+        "no weight": {"anchor_weight": torch.zeros(50)},
+    }
+    loss = LF.relation_kl(s, t, keys, keys.detach(), 0.1, operand_dtype=operands, **limits.get(case, {}))
+    assert loss.item() == 0
+    assert not any(grad.any() for grad in torch.autograd.grad(loss, (s, keys)))
+
+
+FEATURES = {
+    f"shared mean, noise {noise}": lambda noise=noise: active((600, 500), 256, noise) for noise in (1, 0.3, 0.1)
+}
+FEATURES |= {
+    f"classes {spread} apart, noise {noise}": lambda s=spread, n=noise: clustered((1000, 800), 256, n, s)
+    for spread in (2.0, 4.0)
+    for noise in (1, 0.3)
+}
+
+
+@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
+@pytest.mark.parametrize("features", FEATURES.values(), ids=FEATURES)
 @pytest.mark.parametrize("limited", [False, True])
-def test_bfloat16_operands_stay_within_tolerance_in_every_form(form, n, k, dim, limited):
-    s, t, keys = bank(n, k, dim)
-    weight = (torch.arange(n) % 3 != 1).float() if limited else None
-    mask = torch.arange(k) % 4 != 2 if limited else None
-    loss = LF.relation_kl(s, t, keys, keys, 0.1, anchor_weight=weight, key_mask=mask, operand_dtype=torch.bfloat16)
-    grad = torch.autograd.grad(loss, s)[0]
-    expected, expected_grad = exact(s, t, keys, weight, mask)
-    if k == 1:
-        assert abs(loss.item()) < 1e-6 and grad.norm() < 1e-6
-    else:
-        value, gradient = half_tolerance(expected.item())
-        slack = 1 if n > 100 else 2  # the mean over few anchors averages less of the rounding away
-        close(loss, grad, expected, expected_grad, value * slack, gradient)
-    if limited:
-        assert torch.equal(grad[weight == 0], torch.zeros_like(grad[weight == 0]))
-
-
-@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-def test_with_bfloat16_operands_nothing_to_compare_and_equal_inputs_give_zero(form):
-    s, t, keys = bank(50, 20)
-    cases = [
-        {"student": t.clone().requires_grad_()},
-        {"key_mask": torch.zeros(20, dtype=torch.bool)},
-        {"anchor_weight": torch.zeros(50)},
-        {"student": s[:0], "teacher": t[:0]},
-        {"student_keys": keys[:0], "teacher_keys": keys[:0]},
-    ]
-    for case in cases:
-        arguments = {"student": s, "teacher": t, "student_keys": keys, "teacher_keys": keys} | case
-        loss = LF.relation_kl(**arguments, temperature=0.1, operand_dtype=torch.bfloat16)
-        assert loss.item() == 0
-        grad = torch.autograd.grad(loss, arguments["student"])[0]
-        assert torch.equal(grad, torch.zeros_like(grad))
-
-
-@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-def test_keys_of_their_own_get_gradients_with_bfloat16_operands(form):
-    generator = torch.Generator().manual_seed(0)
-    t, kt = rows(200, 48, generator), rows(90, 48, generator)
-    s, ks = (rows(len(x), 48, generator, x).requires_grad_() for x in (t, kt))
-    loss = LF.relation_kl(s, t, ks, kt, 0.1, operand_dtype=torch.bfloat16)
-    doubles = [x.detach().double().requires_grad_() for x in (s, ks)]
-    expected = plain.relation(doubles[0], t.double(), doubles[1], kt.double(), 0.1).mean()
-    for got, want in zip(torch.autograd.grad(loss, (s, ks)), torch.autograd.grad(expected, doubles), strict=True):
-        close(loss, got, expected, want, *half_tolerance(expected.item()))
-
-
-@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-@pytest.mark.parametrize("noise", [1.0, 0.3, 0.1])
-@pytest.mark.parametrize("limited", [False, True])
-def test_a_mean_that_keys_share_leaves_the_tolerance_as_it_is(form, noise, limited):
-    (s, t), (_, keys) = active((600, 500), 256, noise)
-    keys, mask = keys.bfloat16(), None
-    if limited:  # what does not exist has another mean
-        mask = torch.arange(500) % 3 != 1
+def test_keys_that_are_alike_leave_the_tolerance_as_it_is(form, features, limited):
+    """What keys share is far larger than the difference of two means of keys, the gradient."""
+    (s, t), (_, keys) = features()
+    keys = keys.bfloat16()
+    mask = torch.ones(len(keys), dtype=torch.bool)
+    if limited:  # the keys that do not exist have another mean
+        mask = torch.arange(len(keys)) % 3 != 1
         keys[~mask] = -keys[~mask]
-    loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, key_mask=mask, operand_dtype=torch.bfloat16)
+    loss = LF.relation_kl(
+        LF.unit(s, 1), t, keys, keys, 0.1, key_mask=mask if limited else None, operand_dtype=torch.bfloat16
+    )
     doubles = s.detach().double().requires_grad_()
-    exists = keys.double() if mask is None else keys.double()[mask]
+    exists = keys.double()[mask]
     expected = plain.relation(plain.unit(doubles), t.double(), exists, exists, 0.1).mean()
     want = torch.autograd.grad(expected, doubles)[0]
     close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
 
 
-@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-@pytest.mark.parametrize("spread", [2.0, 4.0])
-@pytest.mark.parametrize("noise", [1.0, 0.3])
-def test_tight_classes_stay_within_tolerance(form, spread, noise):
-    """What the keys of a class share is far larger than the difference of two means of keys, the gradient."""
-    (s, t), (_, keys) = clustered((1500, 1200), 256, noise, spread)
-    keys = keys.bfloat16()
-    loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, operand_dtype=torch.bfloat16)
-    doubles = s.detach().double().requires_grad_()
-    expected = plain.relation(plain.unit(doubles), t.double(), keys.double(), keys.double(), 0.1).mean()
-    want = torch.autograd.grad(expected, doubles)[0]
-    close(loss, torch.autograd.grad(loss, s)[0], expected, want, *half_tolerance(expected.item()))
-
-
-@pytest.mark.parametrize("form", ["cuda", pytest.param("rows", marks=pytest.mark.skipif(not AMX, reason="no AMX"))])
+@pytest.mark.parametrize(
+    "form", ["cuda", pytest.param("rows", marks=pytest.mark.skipif(not AMX, reason="no AMX"))], indirect=True
+)
 def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, monkeypatch):
-    if form == "cuda":
-        as_on_cuda(monkeypatch)
     (s, t), (_, keys) = active((600, 500), 256, 0.1)
 
     def grad(operands):
@@ -151,7 +115,7 @@ def test_keys_that_share_a_mean_get_their_gradient(form):
         close(loss, got, expected, want, *half_tolerance(expected.item()))
 
 
-def test_the_precision_of_the_library_is_put_back(monkeypatch):
+def test_the_precision_of_the_library_is_restored(monkeypatch):
     switch = torch.backends.mkldnn.matmul
     before, inside = switch.fp32_precision, []
     multiply = MatmulPrecision.multiply
@@ -167,7 +131,7 @@ def test_the_precision_of_the_library_is_put_back(monkeypatch):
     assert switch.fp32_precision == before
 
 
-def test_an_operand_dtype_that_does_not_exist_is_named():
+def test_an_unknown_operand_dtype_is_refused():
     s, t, keys = bank(4, 3, 8)
     with pytest.raises(ValueError, match="operand_dtype must be float32 or bfloat16"):
         LF.relation_kl(s, t, keys, keys, 0.1, operand_dtype=torch.float16)

@@ -11,7 +11,7 @@ from engine.run.state import TrainState
 from engine.training.nonfinite import NonFiniteCheck, step_masked
 from engine.training.optim import AveragedWeights, build_optimizer
 from engine.training.stopping import RankFlags
-from losses.modules.memory_bank import ClasswiseBank
+from losses.modules.memory_bank import MemoryBank
 from tests.conftest import assert_same, metric_lines
 from tests.engine.training.test_processes import launch
 from tests.processes import run_processes
@@ -94,7 +94,7 @@ class Tiny(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
-        self.bank = ClasswiseBank(2, 5, 4)
+        self.bank = MemoryBank(2, 5, 4)
 
     def forward(self, rows, factor=1.0):
         out = self.network(rows)
