@@ -77,31 +77,29 @@ KEYS = (*Spec.__dataclass_fields__, "method_flags")
 
 
 def add_spec_args(parser: Parser) -> None:
-    """Adds the flags; each is a key of the specification and overrides the file."""
+    """Adds the flags."""
     group = parser.add_argument_group("comparison", "each flag is also a key of the file and overrides it")
-    group.add_argument("spec", nargs="?", type=Path, metavar="SPEC.yaml", help="a file with the keys below")
-    group.add_argument("--dataset")
-    group.add_argument("--data", type=Path)
-    group.add_argument("--output", type=Path, help="folder for the runs and the report")
+    add = group.add_argument
+    add("spec", nargs="?", type=Path, metavar="SPEC.yaml", help="a file with the keys below")
+    add("--dataset")
+    add("--data", type=Path)
+    add("--output", type=Path, help="folder for the runs and the report")
     for role, keys in NETWORK_KEYS.items():
         for key in keys:
-            group.add_argument(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
-    group.add_argument("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(method_names())}; "
-                       "a+b to combine several; NAME=M to set the name of the row")  # fmt: skip
-    group.add_argument("--seeds", nargs="+", type=int)
-    group.add_argument("--iterations", type=int, help="budget of every run; or give --seconds")
-    group.add_argument(
-        "--seconds",
-        type=float,
-        help="budget of every run in seconds of training, without validation, saving and start-up",
-    )
-    group.add_argument("--split", choices=CHOICES["split"], help="to evaluate on; default: val")
-    group.add_argument("--checkpoint", choices=CHOICES["checkpoint"], help="to evaluate; default: last")
-    group.add_argument("--method-flags", action="append", nargs=2, metavar=("M", "FLAGS"),
-                       help='flags for one method: --method-flags cirkdv2 "--lambda-kd 5"')  # fmt: skip
-    group.add_argument("--eval-flags", metavar="FLAGS", help='for all evaluations: "--scales 0.5 1 --flip-eval"')
-    group.add_argument("--pictures", type=int, help="number of images in the report; default: 6")
-    group.add_argument("--processes", type=int, help="of each training run; default: 1")
+            add(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
+    add("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(method_names())}; "
+        "a+b to combine several; NAME=M to set the name of the row")  # fmt: skip
+    add("--seeds", nargs="+", type=int)
+    add("--iterations", type=int, help="budget of every run; or give --seconds")
+    add("--seconds", type=float,
+        help="budget of every run in seconds of training, without validation, saving and start-up")  # fmt: skip
+    add("--split", choices=CHOICES["split"], help="to evaluate on; default: val")
+    add("--checkpoint", choices=CHOICES["checkpoint"], help="to evaluate; default: last")
+    add("--method-flags", action="append", nargs=2, metavar=("M", "FLAGS"),
+        help='flags for one method: --method-flags cirkdv2 "--lambda-kd 5"')  # fmt: skip
+    add("--eval-flags", metavar="FLAGS", help='for all evaluations: "--scales 0.5 1 --flip-eval"')
+    add("--pictures", type=int, help="number of images in the report; default: 6")
+    add("--processes", type=int, help="of each training run; default: 1")
     parser.epilog = (
         "Flags after -- are passed to all training runs: compare.py SPEC.yaml -- --crop-size 360 360 --lr 0.01"
     )
@@ -136,11 +134,7 @@ def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec
 
 
 def make_spec(values: Mapping[str, Any]) -> Spec:
-    """A checked specification from plain values; None counts as not given.
-
-    Raises:
-        ValueError: as for `read_spec`.
-    """
+    """A checked specification from plain values; None counts as not given. Errors as for `read_spec`."""
     _check_keys(values, KEYS, "")
     given = {key: value for key, value in values.items() if value is not None}
     missing = [key for key in ("dataset", "data", "output", "student", "methods") if not given.get(key)]
@@ -174,8 +168,8 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
     )
     return Spec(
         dataset=str(given["dataset"]),
-        data=_absolute(given["data"]),
-        output=_absolute(given["output"]),
+        data=Path(given["data"]).expanduser().absolute(),
+        output=Path(given["output"]).expanduser().absolute(),
         methods=methods,
         seeds=tuple(seeds),
         train_flags=train_flags,
@@ -222,7 +216,7 @@ def _methods(entries: list[Any], method_flags: dict[str, Any]) -> tuple[Method, 
     known = [BASELINE, CIRKDV2, *method_names()]
     for method in methods:
         parts = method.method.split("+")
-        unknown = [repr(part) for part in parts if part not in (known if len(parts) == 1 else method_names())]
+        unknown = [repr(part) for part in parts if part not in (known if len(parts) == 1 else known[2:])]
         _require(
             not unknown,
             f"unknown method {', '.join(unknown)} in {method.method!r}: there are {', '.join(known)}; all but the "
@@ -262,10 +256,6 @@ def _items(value: Any) -> list[Any]:
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     unknown = sorted(map(str, set(given) - set(known)))
     _require(not unknown, f"{where}unknown key {', '.join(unknown)}: there are {', '.join(known)}")
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 def _require(condition: bool, message: str) -> None:

@@ -27,7 +27,6 @@ class TrainStream:
         self.order = StreamOrder(len(dataset), seed)
 
     def image_path(self, position: int) -> str:
-        """The image file at a position."""
         return self.dataset.image_paths[self.order.index(position)]
 
     def read(self, positions: list[int], bad: list[BadSample] | None = None) -> Batch:
@@ -77,11 +76,10 @@ class EvaluationFiles:
     """Whole images at their own size, one per batch; all labels are 255 where there are no masks."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        """Wraps a data set."""
         self.dataset = dataset
 
     def read(self, indices: list[int]) -> Batch:
-        """Reads the one image asked for."""
+        """Reads the one image with this index."""
         (index,) = indices
         image, mask = self.dataset[index]
         height, width, _ = image.shape
@@ -113,12 +111,10 @@ def build_train_loader(
         dataset: a split with masks; it may be smaller than a batch.
         crop_size: (height, width).
         batch_size: samples per iteration of all processes together.
-        max_iterations: where the stream ends.
-        start_iteration: where it starts; the samples are those of a stream from 0.
+        max_iterations, start_iteration: end and start; the samples are those of a stream from 0.
         accumulation_steps: micro-batches per iteration.
         seed: the same in every process.
-        rank: this process.
-        world_size: number of processes.
+        rank, world_size: this process, number of processes.
         workers: reading processes of this process; 0 reads in place.
         scales: random scales.
         flip: mirror half of the samples.
@@ -155,26 +151,15 @@ def build_eval_loader(
 
     Args:
         dataset: any split.
-        rank: this process.
-        world_size: number of processes.
+        rank, world_size: this process, number of processes.
         workers: reading processes of this process; with 0, a thread. Both read ahead during prediction.
         limit: number of images, evenly spaced; None: all.
         pin_memory: for asynchronous copies to a GPU.
     """
     indices = evenly_spaced(len(dataset), len(dataset) if limit is None else limit)[rank::world_size]
-    return SegmentationLoader(
-        EvaluationFiles(dataset),
-        workers=workers,
-        read_ahead=True,
-        batch_sampler=[[i] for i in indices],
-        pin_memory=pin_memory,
-    )
+    options = {"read_ahead": True, "batch_sampler": [[i] for i in indices], "pin_memory": pin_memory}
+    return SegmentationLoader(EvaluationFiles(dataset), workers=workers, **options)
 
 
 def _batch(images: np.ndarray, target: np.ndarray, valid_size: np.ndarray, positions: list[int]) -> Batch:
-    return Batch(
-        torch.from_numpy(images),
-        torch.from_numpy(target),
-        torch.from_numpy(valid_size),
-        torch.tensor(positions, dtype=torch.int64),
-    )
+    return Batch(*map(torch.from_numpy, (images, target, valid_size)), torch.tensor(positions, dtype=torch.int64))

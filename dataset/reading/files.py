@@ -41,17 +41,11 @@ class PathList(Sequence[str]):
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
-    """Names of the image files in a folder, sorted; hidden files are left out.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-    """
+    """Names of the image files in a folder, sorted, without hidden ones; FileNotFoundError if there is no folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist")
-    with os.scandir(folder) as entries:
-        return sorted(
-            e.name for e in entries if e.name.lower().endswith(tuple(suffixes)) and not e.name.startswith(".")
-        )
+    names = os.listdir(folder)
+    return sorted(name for name in names if name.lower().endswith(tuple(suffixes)) and not name.startswith("."))
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
@@ -62,20 +56,15 @@ def missing_files(paths: Iterable[str]) -> list[str]:
         folder, name = os.path.split(path)
         if folder not in names_of:
             try:
-                with os.scandir(folder) as entries:
-                    names_of[folder] = {entry.name for entry in entries if _is_file(entry)}
+                with os.scandir(folder) as entries:  # DirEntry.is_file raises OSError for circular links
+                    names_of[folder] = {
+                        e.name for e in entries if (os.path.isfile(e) if e.is_symlink() else e.is_file())
+                    }
             except OSError:
                 names_of[folder] = set()
         if name not in names_of[folder]:
             missing.append(path)
     return missing
-
-
-def _is_file(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a circular link
-        return False
 
 
 def read_text_lines(path: Path) -> list[tuple[int, str]]:
@@ -108,7 +97,7 @@ def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
         exists: whether a path of the line is that of a file.
 
     Raises:
-        ValueError: the line is not one or two paths; the caller adds file and line number to the message.
+        ValueError: the line is not one or two paths.
     """
     if "\t" in line:
         parts = [part.strip().strip('"') for part in line.split("\t") if part.strip()]
@@ -148,10 +137,7 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
 
 
 def read_image_top(path: str, rows: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The first rows of an image, as `read_image` gives them, and the (height, width) of the whole.
-
-    The other rows of common PNG files are not decoded.
-    """
+    """The first rows of an image and its (height, width); the other rows of common PNG files are not decoded."""
     image, size = _read_pixels(path, rows, False)
     return image[:rows], size
 

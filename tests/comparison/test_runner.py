@@ -112,7 +112,7 @@ def test_reason_of_a_failure(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_ends_the_process_that_runs(tmp_path, number, monkeypatch):
-    monkeypatch.setattr(runner, "SECONDS_TO_END", 5)
+    monkeypatch.setattr(runner, "ENDING", [(0.2, signal.SIGINT), (5, signal.SIGTERM), (5, signal.SIGKILL)])
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     lines: list[str] = []
 
