@@ -24,13 +24,8 @@ def render(summary: dict[str, Any], panels: Sequence[Panel], panel_seed: int | N
         panels: from `make_panels`.
         panel_seed: seed of the runs that they show.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     environment.filters |= {"percent": percent, "points": points, "command_line": shlex.join}
     finished = [run for run in summary["runs"] if run["status"] == FINISHED]
     return environment.get_template("report.html.j2").render(

@@ -159,8 +159,8 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
         given.get("checkpoint") != "best" or "skip-val" not in train_flags,
         "checkpoint best with --skip-val: the best checkpoint is chosen by validations; expected checkpoint last",
     )
-    flags_of = [("train_flags", train_flags), *((method.name, method.flags) for method in methods)]
-    automatic = [name for name, flags in flags_of if flags.get("amp") == ["auto"]]
+    automatic = ["train_flags"] if train_flags.get("amp") == ["auto"] else []
+    automatic += [method.name for method in methods if method.flags.get("amp") == ["auto"]]
     _require(
         not automatic,
         f"--amp auto ({', '.join(automatic)}): each run would choose its own precision, so that runs of one comparison "
@@ -184,8 +184,8 @@ def _check_values(given: Mapping[str, Any], seeds: list[Any]) -> None:
         all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds),
         f"seeds {seeds}: expected different whole numbers of at least 0",
     )
-    budgets = [key for key in BUDGETS if key in given]
-    _require(len(budgets) == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {len(budgets)} of them")
+    budgets = len(given.keys() & BUDGETS)
+    _require(budgets == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {budgets} of them")
     for key, least in (("iterations", 1), ("pictures", 0), ("processes", 1)):
         value = given.get(key, least)
         good = type(value) is int and value >= least

@@ -30,9 +30,7 @@ class PathList(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):
             raise IndexError(f"path {index} of a list of {len(self)}")
         index %= len(self)
@@ -71,8 +69,7 @@ def read_text_lines(path: Path) -> list[tuple[int, str]]:
     """(line number, stripped text) of the lines that are not blank; UTF-8, Unix or Windows line ends.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is not UTF-8 text, or is empty.
+        ValueError, FileNotFoundError: it is not UTF-8 text, or is empty; it does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist")
