@@ -137,7 +137,7 @@ def _record_failure(folder: Path, record: dict[str, Any], failure: str, echo: Ec
 
 
 def _log_file(folder: Path) -> Path:
-    """The output of a run's processes, beside the run's folder."""
+    """The output of a run's processes, next to the run's folder."""
     return folder.with_name(f"{folder.name}.txt")
 
 

@@ -73,7 +73,7 @@ class TrainStream:
 
 
 class EvaluationFiles:
-    """Whole images at their own size, one per batch; all labels are 255 where there are no masks."""
+    """Whole images at their own size, one per batch; all labels are 255 if there are no masks."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset

@@ -93,6 +93,6 @@ class StreamBatchSampler(Sampler[list[int]]):
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` indices spread evenly over range(total), the first one included; all of them where there are fewer."""
+    """`count` indices spread evenly over range(total), the first one included; all if there are fewer."""
     count = min(total, count)
     return [index * total // count for index in range(count)]

@@ -155,7 +155,7 @@ def _header(source: SegmentationDataset, index: int) -> tuple[int, int, int, int
 def _reconcile(
     out: Path, sources: dict[str, SegmentationDataset], plans: dict[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, SampleTable]]:
-    """The manifest to continue with, and the table of each split: the stored one where there is one, else the plan."""
+    """The manifest to continue with, and the table of each split: the stored one or else the plan."""
     source = next(iter(sources.values()))
     manifest = cache.FORMAT | {
         "dataset": source.name,

@@ -13,7 +13,7 @@ SUPERSAMPLING = 2
 
 
 class Painter:
-    """Picture and label map at twice the size asked for; what is painted later covers what was there."""
+    """Picture and label map at twice the requested size; later shapes cover earlier ones."""
 
     def __init__(self, size: tuple[int, int], rng: np.random.Generator, haze: float, background: int) -> None:
         """Places a camera at random.
@@ -101,7 +101,7 @@ class Painter:
         cv2.ellipse(self.mask, centre, axes, 0, 0, 360, label, thickness)
 
     def finish(self, texture: np.ndarray, hard: float) -> tuple[np.ndarray, np.ndarray]:
-        """Texture, light, sensor noise; down to the size asked for.
+        """Texture, light, sensor noise; reduced to the requested size.
 
         Args:
             texture: strength of fine grain and of coarse patches for each label, (labels, 2).

@@ -41,7 +41,7 @@ def render_scene(
     Args:
         size: (height, width) in pixels.
         rng: where everything random comes from.
-        difficulty: 0 (clear weather, colours that tell the classes apart) to 1 (haze, dim light, noise, look-alike
+        difficulty: 0 (clear weather, distinct colours of the classes) to 1 (haze, dim light, noise, look-alike
             colours, crowded); more is possible.
         closeness: 0 (as in a street) to 1 (things stand near, and what is thin is twice as thick), for small pictures.
 
@@ -125,7 +125,7 @@ class _Street(Painter):
 
     def draw_house_row(self, side: int) -> None:
         rng = self.rng
-        z, houses = rng.uniform(NEAR, 8), []  # the first house stands beside the camera or just before it
+        z, houses = rng.uniform(NEAR, 8), []  # the first house is beside the camera or just in front of it
         while z < 110:
             length = rng.uniform(7, 17)
             if rng.random() < 0.8:

@@ -67,8 +67,8 @@ def write_synthetic(
     if not 0 <= closeness <= 1:
         raise ValueError(f"closeness {closeness}: expected a number from 0 to 1")
     drawing = {"size": list(size), "seed": seed, "difficulty": difficulty, "closeness": closeness}
-    wanted = {"version": VERSION, "scenes": counts} | drawing
-    if not _prepare(root, wanted, overwrite):
+    requested = {"version": VERSION, "scenes": counts} | drawing
+    if not _prepare(root, requested, overwrite):
         return False
 
     write_text(root / CLASSES_FILE, "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in CLASSES.items()))
@@ -81,7 +81,7 @@ def write_synthetic(
             lines.append(" ".join(names) + "\n")
         if lines:
             write_text(root / f"{split}.txt", "".join(lines))
-    write_text(root / MARKER, json.dumps(wanted, indent=1) + "\n")  # last, so that it implies a complete data set
+    write_text(root / MARKER, json.dumps(requested, indent=1) + "\n")  # last, so that it implies a complete data set
     (root / _UNFINISHED).unlink()
     return True
 
@@ -94,8 +94,8 @@ def synthetic_sample(
     return render_scene(size, np.random.Generator(np.random.Philox(key)), difficulty, closeness)
 
 
-def _prepare(root: Path, wanted: dict, overwrite: bool) -> bool:
-    """Makes an empty folder marked as unfinished; False if it holds the wanted data set already."""
+def _prepare(root: Path, requested: dict, overwrite: bool) -> bool:
+    """Makes an empty folder marked as unfinished; False if it holds the requested data set already."""
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; expected a folder")
     marker = root / MARKER
@@ -104,11 +104,11 @@ def _prepare(root: Path, wanted: dict, overwrite: bool) -> bool:
             found = json.loads(marker.read_text(encoding="utf-8"))
         except ValueError:
             found = "an unreadable description"
-        if found == wanted:
+        if found == requested:
             return False
         if not overwrite:
             raise ValueError(
-                f"{root} holds another synthetic data set: {found} instead of {wanted}. "
+                f"{root} holds another synthetic data set: {found} instead of {requested}. "
                 "Give another folder, or --overwrite to replace it"
             )
     elif root.is_dir() and any(root.iterdir()) and not (root / _UNFINISHED).exists():

@@ -1,4 +1,4 @@
-"""Comparisons without training: runs as the entry points leave them, with figures of one's choice."""
+"""Comparisons without training: runs as the entry points leave them, with chosen figures."""
 
 import json
 from pathlib import Path
@@ -115,7 +115,7 @@ def report(spec: Spec, jobs: list[Job], *words: str) -> tuple[dict, str]:
 @pytest.fixture
 def summary(spec, finished) -> dict:
     """The report of all four runs is written; its results.json."""
-    report(spec, finished, "a <spec>.yaml")
+    report(spec, finished)
     return json.loads((spec.output / "results.json").read_text())
 
 

@@ -4,6 +4,7 @@ import zlib
 import pytest
 
 from dataset.loading.loaders import build_train_loader
+from dataset.prepared.build import build_cache
 from tests.pseudo_datasets import write_source
 
 
@@ -11,6 +12,11 @@ from tests.pseudo_datasets import write_source
 def source(tmp_path):
     """The folder of a small data set of the user's own."""
     return write_source("custom", tmp_path / "source")
+
+
+def build_small(source, out, splits=("train", "val"), name="custom", **options):
+    """Builds a decoded cache of small files, of about three samples each."""
+    return build_cache(name, source, out, splits, **{"workers": 0, "part_bytes": 20_000} | options)
 
 
 def batches(data, **options):

@@ -67,11 +67,17 @@ def test_one_more_than_allowed_stops_with_the_list(data, workers):
     assert "train_001.png" in str(caught.value) and "train_004.png" in str(caught.value) and len(warnings) == 1
 
 
-@pytest.mark.parametrize("counter", [None, BadSamples(0, print)])
-def test_none_allowed_is_an_error_of_the_file(data, counter):
-    with pytest.raises((ValueError, FileNotFoundError), match=r"train_00[14]\.png") as caught:
-        batches(data, bad_samples=counter)
-    assert "--skip-bad-samples" not in str(caught.value)
+@pytest.mark.parametrize(("workers", "counter"), [(0, None), (2, None), (2, BadSamples(0, print))])
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        (0, FileNotFoundError, r"^\S*masks/train_004\.png does not exist$"),
+        (1, ValueError, r"^the image \S*images/train_001\.png cannot be read: it is empty$"),
+    ],
+)
+def test_none_allowed_is_an_error_of_the_file_with_its_own_message(data, workers, counter, start, error, message):
+    with pytest.raises(error, match=message):
+        batches(data, bad_samples=counter, workers=workers, start_iteration=start, batch_size=2)
 
 
 def test_replacements_are_good_samples_in_the_window_of_the_position_and_nothing_else_changes(stream):
@@ -99,7 +105,7 @@ def test_workers_and_a_resume_change_nothing(data, whole, workers):
     assert_same(whole[3:], tolerant_batches(data, workers=workers, start_iteration=3))
 
 
-def test_processes_change_nothing_and_count_what_they_meet(data, whole):
+def test_processes_change_nothing_and_count_their_bad_samples(data, whole):
     counters = [tolerant()[0] for _ in range(2)]
     ranks = [batches(data, bad_samples=counters[rank], rank=rank, world_size=2) for rank in range(2)]
     joined = [type(a)(*(torch.cat(fields) for fields in zip(a, b, strict=True))) for a, b in zip(*ranks, strict=True)]
@@ -108,7 +114,7 @@ def test_processes_change_nothing_and_count_what_they_meet(data, whole):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_file_is_met_when_its_batch_is_taken(data, stream, workers):
+def test_a_bad_file_is_reported_when_its_batch_is_taken(data, stream, workers):
     """Workers read ahead; bad samples are reported at the iteration that needs them."""
     first_bad = next(position for position in range(100) if stream.order.index(position) in (1, 4))
     counter, warnings = tolerant()
@@ -160,7 +166,7 @@ def test_evaluation_reads_ahead_while_an_image_is_in_use(tmp_path, workers):
     assert [batch.positions.item() for batch in loader] == [1, 2]
 
 
-def test_the_reading_thread_ends_with_a_pass_that_is_broken_off(data):
+def test_the_reading_thread_ends_with_an_abandoned_pass(data):
     loader = iter(build_eval_loader(build_dataset("custom", data.root, "val")))
     next(loader)
     loader.close()

@@ -164,7 +164,7 @@ def test_ignore_label_makes_a_value_legal(own, capsys):
     assert run(capsys, "custom", own, "--ignore-label", 99)[0] == 0
 
 
-def test_what_cannot_be_checked(own, tmp_path, capsys):
+def test_invalid_arguments(own, tmp_path, capsys):
     build_cache("custom", own, tmp_path / "copy", workers=0)
     for arguments, message in (
         (("custom", tmp_path / "nowhere"), "nowhere does not exist"),

@@ -93,7 +93,7 @@ def test_every_fault_through_the_command_line(case, tmp_path, train):
     assert code == (0 if fault.one_sample else 2), output
     if fault.one_sample:
         assert "bad training sample 1 of at most 1" in output, output
-        assert "bad training samples met and replaced: 1\n" in output, output
+        assert re.search(r"bad training samples .*replaced: 1\n", output), output
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ def test_scenes_hold_all_classes_some_rare_and_every_pixel_is_legal(difficulty):
 
 
 def test_pictures_are_scenes_and_not_noise():
-    """Neighbouring pixels are alike, and the sky lies above the road."""
+    """Neighbouring pixels are similar, and the sky is above the road."""
     for index in range(5):
         image, mask = synthetic_sample("val", index, (96, 160), 0, 0.5)
         steps = np.abs(np.diff(image.astype(int), axis=1)).mean()
@@ -67,7 +67,7 @@ def test_difficulty_adds_noise():
     assert steps(0.0) < steps(2.0)
 
 
-def test_what_is_there_is_kept_and_what_is_half_written_is_written_anew(tmp_path):
+def test_a_complete_data_set_is_kept_and_an_incomplete_one_is_rewritten(tmp_path):
     root = tmp_path / "scenes"
     assert write_synthetic(root, **SMALL)
     before = contents(root)

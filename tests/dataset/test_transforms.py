@@ -139,14 +139,6 @@ def test_flip_mirrors_the_image_and_keeps_the_padding_right_and_below(flip):
     np.testing.assert_array_equal(target, mask[:, ::step])
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 50), (3, 2)])
-def test_tiny_images(size):
-    transform = TrainTransform((6, 6))
-    for seed in range(60):
-        window = transform.draw(size, np.random.default_rng(seed))
-        assert (applied(transform, noisy(size), np.ones(size, dtype=np.uint8), window)[1] == 1).all()
-
-
 def test_draws_cover_scales_places_and_flips():
     transform = TrainTransform((40, 40))
     windows = [transform.draw((100, 100), np.random.default_rng(seed)) for seed in range(2000)]

@@ -16,16 +16,11 @@ import pytest
 from dataset import base, build_dataset
 from dataset.prepare import main
 from dataset.prepared import build
-from dataset.prepared.build import build_cache
+from tests.dataset.conftest import build_small
 from tests.programs import exit_code
 from tests.pseudo_datasets import assert_same_samples, files_of, write_mask, write_source
 
 REPOSITORY = Path(__file__).parents[3]
-SMALL_PART = 20_000  # about three samples a file
-
-
-def build_small(source, out, splits=("train", "val"), **options):
-    return build_cache("custom", source, out, splits, workers=0, part_bytes=SMALL_PART, **options)
 
 
 def stopping(function, call):
@@ -138,7 +133,7 @@ def test_wrong_folders_and_bad_samples_are_refused(source, tmp_path, capsys):
         ("custom", tmp_path / "nowhere", out, "nowhere does not exist"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):
-            build_cache(name, root, folder, workers=0)
+            build_small(root, folder, name=name)
     for file, content, workers in (("masks", b"\x89PNG", "0"), ("masks", b"\x89PNG", "2"), ("images", b"", "0")):
         (source / file / "train_002.png").write_bytes(content)
         assert exit_code(main, ["custom", str(source), str(tmp_path / "new"), "--workers", workers]) == 2

@@ -12,20 +12,18 @@ from dataset import build_dataset
 from dataset.loading.loaders import build_eval_loader
 from dataset.prepare import main
 from dataset.prepared import cache
-from dataset.prepared.build import build_cache
 from tests.conftest import assert_same
-from tests.dataset.conftest import batches
+from tests.dataset.conftest import batches, build_small
 from tests.programs import exit_code
 from tests.pseudo_datasets import SPLITS, assert_same_samples, files_of, sample_paths, write_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-SMALL_PART = 20_000  # about three samples a file
 
 
 @pytest.fixture
 def built(source, tmp_path):
     """The decoded cache of `source`."""
-    build_cache("custom", source, tmp_path / "out", workers=0, part_bytes=SMALL_PART)
+    build_small(source, tmp_path / "out")
     return tmp_path / "out"
 
 
@@ -43,7 +41,7 @@ def overwrite_byte(data, index, position, change):
 @pytest.mark.parametrize("name", SPLITS)
 def test_samples_and_attributes_are_those_of_the_source(tmp_path, name):
     root, out = write_source(name, tmp_path / "source"), tmp_path / "out"
-    build_cache(name, root, out, SPLITS[name], workers=0, part_bytes=SMALL_PART)
+    build_small(root, out, SPLITS[name], name)
     for split in SPLITS[name]:
         files, cached = build_dataset(name, root, split), build_dataset(name, out, split)
         assert cached.cache is not None and files.cache is None
@@ -63,7 +61,7 @@ def test_samples_and_attributes_are_those_of_the_source(tmp_path, name):
 def test_the_training_stream_is_that_of_the_source(tmp_path, name, workers, monkeypatch):
     monkeypatch.setattr(cache, "_map_file", lru_cache(1)(cache._map_file.__wrapped__))  # files are closed and reopened
     root, out = write_source(name, tmp_path / "source", 7), tmp_path / "out"
-    build_cache(name, root, out, workers=2, part_bytes=SMALL_PART)
+    build_small(root, out, name=name, workers=2)
     files, cached = (build_dataset(name, folder, "train") for folder in (root, out))
     options = {"crop_size": (24, 31), "max_iterations": 60}
     assert_same(batches(files, **options), batches(cached, workers=workers, **options))
@@ -81,7 +79,7 @@ def test_crops_are_views_of_the_file(built):
 
 def test_ignore_labels_are_those_of_the_build(source, tmp_path):
     for out, built_with, same, other in (("a", None, -1, 1), ("b", 1, 1, None)):
-        build_cache("custom", source, tmp_path / out, ["train"], ignore_label=built_with, workers=0)
+        build_small(source, tmp_path / out, ["train"], ignore_label=built_with)
         pair = [build_dataset("custom", root, "train", ignore_label=same) for root in (source, tmp_path / out)]
         assert_same_samples(*pair)
         with pytest.raises(ValueError, match="another label table .*--ignore-label"):
@@ -91,7 +89,7 @@ def test_ignore_labels_are_those_of_the_build(source, tmp_path):
 @pytest.mark.parametrize("name", ["custom", "voc"])
 def test_list_files_select_samples(tmp_path, name):
     root, out = write_source(name, tmp_path / "source"), tmp_path / "out"
-    build_cache(name, root, out, workers=0)
+    build_small(root, out, name=name)
     pairs = [sample_paths(name, "train", f"train_{index:03d}") for index in (3, 1)]
     own = tmp_path / "own.txt"
     own.write_text("".join(f"{root / image if name == 'custom' else '/' + image} {mask}\n" for image, mask in pairs))
@@ -116,7 +114,7 @@ def test_a_bad_file_is_named_and_written_again(source, built, damage):
     message = rf"1 of 2 files are missing .*{path.name}\. Complete it with: python -m dataset"
     with pytest.raises(ValueError, match=message):
         build_dataset("custom", built, "train")
-    assert build_cache("custom", source, built, workers=0, part_bytes=SMALL_PART) == 1
+    assert build_small(source, built) == 1
     after = files_of(built)
     assert [p for p in after if after[p] != before[p]] == [path]
     assert_same_samples(build_dataset("custom", source, "train"), build_dataset("custom", built, "train"))
