@@ -18,12 +18,9 @@ Flags = dict[str, list[str]]
 
 
 def parse_flags(given: Any, where: str) -> Flags:
-    """Flags from a string, a list of words, or a mapping.
+    """Flags from a string, a list of words, or a mapping; `where` is for errors.
 
     In a mapping, true is a flag without a value; entries with false or null are left out.
-
-    Args:
-        where: named in errors.
 
     Raises:
         ValueError: a word before the first flag, or a flag that the specification sets by a key.

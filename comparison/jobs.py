@@ -91,10 +91,8 @@ def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, sp
     """The command line of an evaluation on the comparison's split.
 
     Args:
-        checkpoint: its weights.
-        network: its model and backbone; inferred from the checkpoint if missing.
+        checkpoint, network: weights; model and backbone, which are inferred from the checkpoint if missing.
         folder: to write to.
-        spec: gives data and flags.
         masks: whether to keep the predictions.
     """
     shared = ("ignore-label", "val-list", "workers", "device", "amp", "channels-last")
@@ -106,11 +104,7 @@ def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, sp
 
 
 def find_trained(folder: Path, which: str) -> Path:
-    """The last or the best checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The last or the best checkpoint of a run; FileNotFoundError if there is none."""
     files = [file for file in folder.iterdir() if file.suffix in SUFFIXES and file.name != STATE_NAME]
     found = [file for file in files if file.stem.endswith(BEST_SUFFIX) == (which == "best")]
     if len(found) != 1:

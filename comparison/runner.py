@@ -45,11 +45,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def refuse_other_settings(jobs: list[Job]) -> None:
-    """Checks that existing runs were made with the settings of this comparison.
-
-    Raises:
-        ValueError: names the run and what differs.
-    """
+    """Raises a ValueError, which names run and differences, if existing runs were made with other settings."""
     for job in jobs:
         record = read_record(job.folder)
         if record and (changes := changed_settings(job, record["settings"])):
@@ -78,11 +74,7 @@ def remove_runs(jobs: list[Job], spec: Spec) -> None:
 def run_jobs(jobs: list[Job], spec: Spec, echo: Echo = print) -> None:
     """Trains and evaluates what is not finished. A failure is recorded with its job, and the next job starts.
 
-    Args:
-        echo: called with each line of progress.
-
-    Raises:
-        KeyboardInterrupt: after the process that was running has ended.
+    `echo` is called with each line of progress. A KeyboardInterrupt passes after the running process has ended.
     """
     if "checkpoint" in spec.teacher:
         echo(TEACHER)

@@ -106,11 +106,9 @@ def add_spec_args(parser: Parser) -> None:
 
 
 def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec:
-    """The checked specification of the file and the flags, which override it.
+    """The checked specification of the file and of the flags of `add_spec_args`, which override it.
 
-    Args:
-        given: values of the flags of `add_spec_args`; None for one that was not given.
-        train_words: flags for all training runs.
+    Flags that were not given are None; `train_words` are flags for all training runs.
 
     Raises:
         ValueError: an unknown key or an invalid value.
@@ -120,10 +118,9 @@ def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec
     values = _read_file(given["spec"]) if "spec" in given else {}
     if not given.keys().isdisjoint(BUDGETS):
         values |= dict.fromkeys(BUDGETS)  # a budget on the command line replaces the file's
-    values |= {key: given[key] for key in KEYS if key in given and key != "method_flags"}
+    values |= {key: given[key] for key in Spec.__dataclass_fields__ if key in given}
     for role, keys in NETWORK_KEYS.items():
-        network = {key: given[f"{role}_{key}"] for key in keys if f"{role}_{key}" in given}
-        if network:
+        if network := {key: given[f"{role}_{key}"] for key in keys if f"{role}_{key}" in given}:
             values[role] = _mapping(values.get(role), role) | network
     if "method_flags" in given:
         values["method_flags"] = _mapping(values.get("method_flags"), "method_flags") | dict(given["method_flags"])

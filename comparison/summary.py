@@ -15,12 +15,9 @@ COSTS = ("iterations", "train_seconds", "seconds_per_iteration", "peak_memory_mi
 
 
 def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | None) -> dict[str, Any]:
-    """All figures of a comparison, as in results.json.
+    """All figures of a comparison, as in results.json, from the results of `read_run` and `read_teacher`.
 
-    Args:
-        spec: the comparison.
-        runs: from `read_run`; each gets `equal_iterations` and `equal_time`, the validation of that point or None.
-        teacher: from `read_teacher`.
+    Each finished run gets `equal_iterations` and `equal_time`, the validation of that point or None.
     """
     finished = [run for run in runs if run["status"] == FINISHED]
     for run in finished:

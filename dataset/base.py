@@ -181,9 +181,10 @@ class SegmentationDataset(Dataset):
         values, counts = np.unique(mask, return_counts=True)
         bad = np.array([not 0 <= v <= 255 or self.label_table[v] == ILLEGAL for v in values.tolist()])
         shown = ", ".join(map(str, values[bad][:10])) + (", ..." if bad.sum() > 10 else "")
+        legal = f"{_ranges(self.label_table < ILLEGAL)}, void {_ranges(self.label_table == VOID)}"
         raise ValueError(
             f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
-            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, pass it as --ignore-label"
+            f"{self.name}: {legal}. If such a value marks ignored pixels, pass it as --ignore-label"
         )
 
     def check_samples(self, count: int = 50, allowed: int = 0) -> None:
@@ -213,8 +214,14 @@ class SegmentationDataset(Dataset):
 
     def _set_labels(self, ignore_label: int | None) -> None:
         self.num_classes = len(self.classes)
-        self.label_ids = list(self.LABEL_IDS) if self.LABEL_IDS is not None else list(range(self.num_classes))
-        self.label_table = self._label_table(ignore_label)
+        self.label_ids = list(range(self.num_classes) if self.LABEL_IDS is None else self.LABEL_IDS)
+        self.label_table = np.full(256, ILLEGAL, dtype=np.uint8)
+        self.label_table[self.label_ids] = np.arange(self.num_classes)
+        self.label_table[[*self.VOID_VALUES, VOID]] = VOID
+        if ignore_label is not None and ignore_label != -1:
+            if not 0 <= ignore_label <= 255:
+                raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
+            self.label_table[ignore_label] = VOID
 
     def _use_cache(self, cache: DecodedCache, list_file: str | None, ignore_label: int | None) -> None:
         """Takes everything from a decoded cache; a list selects samples of it."""
@@ -244,22 +251,9 @@ class SegmentationDataset(Dataset):
         self.image_paths = PathList(images)
         self.mask_paths = PathList(masks) if masks else None
 
-    def _label_table(self, ignore_label: int | None) -> np.ndarray:
-        table = np.full(256, ILLEGAL, dtype=np.uint8)
-        table[self.label_ids] = np.arange(self.num_classes, dtype=np.uint8)
-        table[[*self.VOID_VALUES, VOID]] = VOID
-        if ignore_label is not None and ignore_label != -1:
-            if not 0 <= ignore_label <= 255:
-                raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
-            table[ignore_label] = VOID
-        return table
 
-    def _legal_values(self) -> str:
-        """ "0-10, void 11, 255" and the like."""
-        void = np.flatnonzero(self.label_table == VOID)
-        return f"{_ranges(np.flatnonzero(self.label_table < ILLEGAL))}, void {_ranges(void)}"
-
-
-def _ranges(values: np.ndarray) -> str:
+def _ranges(chosen: np.ndarray) -> str:
+    """ "0-10, 255" and the like, for a flag of every value."""
+    values = np.flatnonzero(chosen)
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

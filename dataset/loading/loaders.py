@@ -20,7 +20,6 @@ class TrainStream:
     """The training samples by their position in the stream."""
 
     def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
-        """Binds a data set with masks to a transform and a seed."""
         if dataset.mask_paths is None:
             raise ValueError(f"data set {dataset.name}, split {dataset.split} has no masks: it cannot be trained on")
         self.dataset, self.transform = dataset, transform

@@ -43,11 +43,9 @@ def build_cache(
     """Writes the missing files of a cache and prints sizes and progress.
 
     Args:
-        name: one of `DATASETS`.
-        root: the data set's folder.
+        name, root, ignore_label: see `build_dataset`.
         out: folder of the cache; new, empty, or a cache of the same data set.
         splits: added to those that the cache has.
-        ignore_label: a further mask value that means "ignored".
         workers: reading and writing processes; 0 works in this one.
         overwrite: remove the cache that is there.
         part_bytes: size at which a new file is started; samples are never divided.

@@ -130,16 +130,11 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: it cannot be decoded to its end, or it has more than 8 bits per channel.
     """
-    return _read_pixels(path, None, upright)[0]
+    return read_image_top(path, None, upright)[0]
 
 
-def read_image_top(path: str, rows: int) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image_top(path: str, rows: int | None, upright: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
     """The first rows of an image and its (height, width); the other rows of common PNG files are not decoded."""
-    image, size = _read_pixels(path, rows, False)
-    return image[:rows], size
-
-
-def _read_pixels(path: str, rows: int | None, upright: bool) -> tuple[np.ndarray, tuple[int, int]]:
     if not upright and (decoded := _decode_common_png(path, (RGB,), rows)) is not None:
         return decoded
     image, _ = _decode(path, "image", upright)
@@ -150,7 +145,7 @@ def _read_pixels(path: str, rows: int | None, upright: bool) -> tuple[np.ndarray
     if image.mode == "P":
         image = image.convert("RGBA")  # through RGBA: Pillow warns about transparent palettes otherwise
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return pixels, pixels.shape[:2]
+    return pixels[:rows], pixels.shape[:2]
 
 
 def read_mask(path: str) -> np.ndarray:

@@ -38,16 +38,14 @@ class SegmentationLoader(DataLoader):
         read_ahead: bool = False,
         **options,
     ) -> None:
-        """Wraps `samples`.
+        """Wraps `samples`, which are read by key; `options` are for DataLoader.
 
         Args:
-            samples: read by key.
             workers: reading processes; 0 reads in this one.
             seed: of the DataLoader's own generator.
             bad_samples: counts the bad samples of a training stream, each when its batch is taken, and limits how many
                 are replaced. None, or a limit of 0: they are errors.
             read_ahead: without workers, a thread reads while the batch before is in use.
-            options: for DataLoader.
         """
         if workers < 0:
             raise ValueError(f"workers {workers}: expected 0 (read in the main process) or more")
