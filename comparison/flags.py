@@ -44,8 +44,7 @@ def parse_flags(given: Any, where: str) -> Flags:
             else:
                 raise ValueError(f"{where}: {word!r} comes before the first flag; expected --flag value ...")
     for key, reserved in RESERVED.items():
-        taken = sorted(set(flags) & set(reserved))
-        if taken:
+        if taken := sorted(flags.keys() & reserved):
             raise ValueError(f"{where}: --{', --'.join(taken)} is set by the comparison: use its key {key}")
     return {{"j": "workers"}.get(name, name): words for name, words in flags.items()}
 

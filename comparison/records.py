@@ -31,14 +31,10 @@ def read_run(job: Job) -> dict[str, Any]:
     if not record.get("trained") or "evaluated" not in record:
         return run | {"status": MISSING, "reason": "not run yet, or interrupted"}
     settings = yaml.safe_load((job.folder / "args.yaml").read_text(encoding="utf-8"))
-    return (
-        run
-        | {"status": FINISHED, "reason": None}
-        | read_metrics(job.folder / "metrics.jsonl")
-        | {"final": read_evaluation(job.folder / EVALUATION)}
-        | {name: settings[name] for name in ("arguments", "command", "versions", "git_commit")}
-        | {"machine": record["machine"]}
-    )
+    run |= {"status": FINISHED, "reason": None} | read_metrics(job.folder / "metrics.jsonl")
+    run["final"] = read_evaluation(job.folder / EVALUATION)
+    run |= {name: settings[name] for name in ("arguments", "command", "versions", "git_commit")}
+    return run | {"machine": record["machine"]}
 
 
 def read_teacher(spec: Spec) -> dict[str, Any] | None:

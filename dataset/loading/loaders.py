@@ -100,7 +100,6 @@ def build_train_loader(
     world_size: int = 1,
     workers: int = 0,
     scales: Sequence[float] = PUBLISHED_SCALES,
-    flip: bool = True,
     pin_memory: bool = False,
     bad_samples: BadSamples | None = None,
 ) -> SegmentationLoader:
@@ -116,7 +115,6 @@ def build_train_loader(
         rank, world_size: this process, number of processes.
         workers: reading processes of this process; 0 reads in place.
         scales: random scales.
-        flip: mirror half of the samples.
         pin_memory: for asynchronous copies to a GPU.
         bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
 
@@ -131,7 +129,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    stream = TrainStream(dataset, TrainTransform(crop_size, scales, flip), seed)
+    stream = TrainStream(dataset, TrainTransform(crop_size, scales), seed)
     return SegmentationLoader(
         stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
     )

@@ -46,17 +46,14 @@ class CropWindow:
 
 
 class TrainTransform:
-    """Random scale, random crop, padding right and below, random horizontal flip."""
+    """Random scale, random crop, padding right and below; half of the samples are mirrored."""
 
-    def __init__(
-        self, crop_size: tuple[int, int], scales: Sequence[float] = PUBLISHED_SCALES, flip: bool = True
-    ) -> None:
+    def __init__(self, crop_size: tuple[int, int], scales: Sequence[float] = PUBLISHED_SCALES) -> None:
         """Sets the distribution; ValueError for a crop side below 1 or a scale that is not positive.
 
         Args:
             crop_size: (height, width) of every sample.
             scales: drawn with equal probability; each is taken as a fraction with a denominator of at most 100.
-            flip: mirror half of the samples.
         """
         if min(crop_size) < 1:
             raise ValueError(f"crop size {crop_size[0]} x {crop_size[1]}: height and width must be at least 1")
@@ -66,7 +63,6 @@ class TrainTransform:
         self.scales = [Fraction(scale).limit_denominator(100) for scale in scales]
         if min(self.scales) == 0:
             raise ValueError(f"scales {tuple(scales)}: the smallest scale is 0.01")
-        self.flip = flip
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> CropWindow:
         """Draws the window for a source of `size` (height, width); always the same number of draws."""
@@ -75,8 +71,7 @@ class TrainTransform:
         # The crop is anywhere inside the scaled image; a side that is shorter than the crop is kept whole.
         height, width = map(min, scaled, self.crop_size)
         top, left = int(rng.integers(scaled[0] - height + 1)), int(rng.integers(scaled[1] - width + 1))
-        flip = bool(rng.integers(2)) and self.flip
-        return CropWindow(scale, top, left, height, width, flip)
+        return CropWindow(scale, top, left, height, width, flip=bool(rng.integers(2)))
 
     def apply(
         self, image: np.ndarray, mask: np.ndarray, window: CropWindow, image_out: np.ndarray, mask_out: np.ndarray
