@@ -79,27 +79,26 @@ KEYS = (*Spec.__dataclass_fields__, "method_flags")
 def add_spec_args(parser: Parser) -> None:
     """Adds the flags."""
     group = parser.add_argument_group("comparison", "each flag is also a key of the file and overrides it")
-    add = group.add_argument
-    add("spec", nargs="?", type=Path, metavar="SPEC.yaml", help="a file with the keys below")
-    add("--dataset")
-    add("--data", type=Path)
-    add("--output", type=Path, help="folder for the runs and the report")
+    group.add_argument("spec", nargs="?", type=Path, metavar="SPEC.yaml", help="a file with the keys below")
+    group.add_argument("--dataset")
+    group.add_argument("--data", type=Path)
+    group.add_argument("--output", type=Path, help="folder for the runs and the report")
     for role, keys in NETWORK_KEYS.items():
         for key in keys:
-            add(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
-    add("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(method_names())}; "
-        "a+b to combine several; NAME=M to set the name of the row")  # fmt: skip
-    add("--seeds", nargs="+", type=int)
-    add("--iterations", type=int, help="budget of every run; or give --seconds")
-    add("--seconds", type=float,
-        help="budget of every run in seconds of training, without validation, saving and start-up")  # fmt: skip
-    add("--split", choices=CHOICES["split"], help="to evaluate on; default: val")
-    add("--checkpoint", choices=CHOICES["checkpoint"], help="to evaluate; default: last")
-    add("--method-flags", action="append", nargs=2, metavar=("M", "FLAGS"),
-        help='flags for one method: --method-flags cirkdv2 "--lambda-kd 5"')  # fmt: skip
-    add("--eval-flags", metavar="FLAGS", help='for all evaluations: "--scales 0.5 1 --flip-eval"')
-    add("--pictures", type=int, help="number of images in the report; default: 6")
-    add("--processes", type=int, help="of each training run; default: 1")
+            group.add_argument(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
+    group.add_argument("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(method_names())}; "
+                       "a+b to combine several; NAME=M to set the name of the row")  # fmt: skip
+    group.add_argument("--seeds", nargs="+", type=int)
+    group.add_argument("--iterations", type=int, help="budget of every run; or give --seconds")
+    budget = "budget of every run in seconds of training, without validation, saving and start-up"
+    group.add_argument("--seconds", type=float, help=budget)
+    group.add_argument("--split", choices=CHOICES["split"], help="to evaluate on; default: val")
+    group.add_argument("--checkpoint", choices=CHOICES["checkpoint"], help="to evaluate; default: last")
+    group.add_argument("--method-flags", action="append", nargs=2, metavar=("M", "FLAGS"),
+                       help='flags for one method: --method-flags cirkdv2 "--lambda-kd 5"')  # fmt: skip
+    group.add_argument("--eval-flags", metavar="FLAGS", help='for all evaluations: "--scales 0.5 1 --flip-eval"')
+    group.add_argument("--pictures", type=int, help="number of images in the report; default: 6")
+    group.add_argument("--processes", type=int, help="of each training run; default: 1")
     parser.epilog = (
         "Flags after -- are passed to all training runs: compare.py SPEC.yaml -- --crop-size 360 360 --lr 0.01"
     )

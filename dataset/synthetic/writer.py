@@ -138,8 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = Parser("Write the synthetic data set.", prog="python -m dataset.synthetic")
     parser.add_argument("--root", required=True, help="folder to write to")
-    for split, name, count in (("train", "training", 400), ("val", "validation", 60), ("test", "test", 60)):
-        parser.add_argument(f"--num-{split}", type=int, default=count, help=f"{name} scenes (default: %(default)s)")
+    parser.add_argument("--num-train", type=int, default=400, help="training scenes (default: %(default)s)")
+    parser.add_argument("--num-val", type=int, default=60, help="validation scenes (default: %(default)s)")
+    parser.add_argument("--num-test", type=int, default=60, help="test scenes (default: %(default)s)")
     size = {"nargs": 2, "default": (96, 160), "metavar": ("H", "W")}
     parser.add_argument("--size", type=int, **size, help="pixels (default: 96 160)")
     parser.add_argument("--seed", type=int, default=0, help="scenes drawn (default: %(default)s)")
