@@ -25,12 +25,9 @@ class Curve:
 
 
 def line_chart(x_name: str, y_name: str, curves: Sequence[Curve], *, logarithmic: bool = False) -> Chart | None:
-    """A chart of curves, or None if they have no points.
+    """A chart of curves, with x of at least 0; None if they have no points.
 
-    Args:
-        x_name, y_name: labels of the axes.
-        curves: with x of at least 0.
-        logarithmic: use a logarithmic y axis if all values are above 0 and span more than `LOG_RATIO`.
+    `logarithmic` asks for a logarithmic y axis if all values are above 0 and span more than `LOG_RATIO`.
     """
     drawn = [replace(curve, points=averaged(curve.points)) for curve in curves if curve.points]
     if not drawn:
@@ -62,11 +59,7 @@ def line_chart(x_name: str, y_name: str, curves: Sequence[Curve], *, logarithmic
 
 
 def bar_chart(rows: Sequence[tuple[str, float, float | None]]) -> Chart | None:
-    """A chart of horizontal bars from zero, or None without rows.
-
-    Args:
-        rows: from the top; name, value, and half the length of the error bar or None.
-    """
+    """A chart of horizontal bars from zero: name, value, half the length of the error bar; None without rows."""
     if not rows:
         return None
     low = min(0.0, *(value - (spread or 0.0) for _, value, spread in rows))

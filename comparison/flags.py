@@ -18,12 +18,9 @@ Flags = dict[str, list[str]]
 
 
 def parse_flags(given: Any, where: str) -> Flags:
-    """Flags from a string, a list of words, or a mapping.
+    """Flags from a string, a list of words, or a mapping; `where` is for errors.
 
     In a mapping, true is a flag without a value; entries with false or null are left out.
-
-    Args:
-        where: named in errors.
 
     Raises:
         ValueError: a word before the first flag, or a flag that the specification sets by a key.
@@ -47,8 +44,7 @@ def parse_flags(given: Any, where: str) -> Flags:
             else:
                 raise ValueError(f"{where}: {word!r} comes before the first flag; expected --flag value ...")
     for key, reserved in RESERVED.items():
-        taken = sorted(set(flags) & set(reserved))
-        if taken:
+        if taken := sorted(flags.keys() & reserved):
             raise ValueError(f"{where}: --{', --'.join(taken)} is set by the comparison: use its key {key}")
     return {{"j": "workers"}.get(name, name): words for name, words in flags.items()}
 

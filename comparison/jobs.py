@@ -87,20 +87,12 @@ def training_command(job: Job, spec: Spec) -> list[str]:
     return [*launcher, str(ROOT / job.program), *flag_words(job.flags | where)]
 
 
-def evaluation_command(checkpoint: Path, network: dict[str, str], folder: Path, spec: Spec, masks: bool) -> list[str]:
-    """Evaluates a network; see `evaluation_flags`."""
-    flags = evaluation_flags(checkpoint, network, folder, spec, masks)
-    return [sys.executable, str(ROOT / "eval.py"), *flag_words(flags)]
-
-
 def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, spec: Spec, masks: bool) -> Flags:
     """The command line of an evaluation on the comparison's split.
 
     Args:
-        checkpoint: its weights.
-        network: its model and backbone; inferred from the checkpoint if missing.
+        checkpoint, network: weights; model and backbone, which are inferred from the checkpoint if missing.
         folder: to write to.
-        spec: gives data and flags.
         masks: whether to keep the predictions.
     """
     shared = ("ignore-label", "val-list", "workers", "device", "amp", "channels-last")
@@ -112,11 +104,7 @@ def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, sp
 
 
 def find_trained(folder: Path, which: str) -> Path:
-    """The last or the best checkpoint of a run.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """The last or the best checkpoint of a run; FileNotFoundError if there is none."""
     files = [file for file in folder.iterdir() if file.suffix in SUFFIXES and file.name != STATE_NAME]
     found = [file for file in files if file.stem.endswith(BEST_SUFFIX) == (which == "best")]
     if len(found) != 1:
@@ -127,12 +115,9 @@ def find_trained(folder: Path, which: str) -> Path:
 def split_options(spec: Spec, split: str) -> dict[str, Any]:
     """The keyword arguments of `build_dataset`."""
     flags = spec.train_flags | spec.eval_flags
-    given = flags.get(f"{split}-list", ["None"])[0]
-    ignored = flags.get("ignore-label")
-    return {
-        "list_file": None if given.lower() in ("none", "") else given,
-        "ignore_label": int(ignored[0]) if ignored else None,
-    }
+    given, ignored = flags.get(f"{split}-list", ["None"])[0], flags.get("ignore-label")
+    list_file = None if given.lower() in ("none", "") else given
+    return {"list_file": list_file, "ignore_label": int(ignored[0]) if ignored else None}
 
 
 def check_before_running(spec: Spec, jobs: list[Job]) -> None:
@@ -164,11 +149,7 @@ def check_before_running(spec: Spec, jobs: list[Job]) -> None:
 
 
 def program_config(program: str, flags: Flags) -> Any:
-    """The config that a program reads from a command line.
-
-    Raises:
-        ValueError: invalid flags.
-    """
+    """The config that a program reads from a command line; ValueError for invalid flags."""
     legacy = LEGACY_EVALUATION_FLAGS if program == "eval.py" else LEGACY_FLAGS
     return read_command_line(PROGRAMS[program], "", flag_words(flags), legacy=legacy, prog=program)
 

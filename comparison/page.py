@@ -17,20 +17,9 @@ MAX_BARS = 40  # classes in a chart; of more, those with the largest gains and l
 
 
 def render(summary: dict[str, Any], panels: Sequence[Panel], panel_seed: int | None) -> str:
-    """The page.
-
-    Args:
-        summary: from `summarise`, with `environment` and `command`.
-        panels: from `make_panels`.
-        panel_seed: seed of the runs that they show.
-    """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    """The page of figures from `summarise`, with `environment` and `command`, and the results of `make_panels`."""
+    options = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), **options)
     environment.filters |= {"percent": percent, "points": points, "command_line": shlex.join}
     finished = [run for run in summary["runs"] if run["status"] == FINISHED]
     return environment.get_template("report.html.j2").render(

@@ -35,15 +35,9 @@ class Panel:
 def make_panels(
     dataset: SegmentationDataset, summary: dict[str, Any], output: Path, count: int
 ) -> tuple[list[Panel], int | None]:
-    """Image, truth, every method's prediction and the teacher's, of images spread evenly over the split.
+    """Image, truth, every method's prediction and the teacher's, of `count` images spread evenly over the split.
 
-    Each is also written to a PNG file in the folder `PICTURES`.
-
-    Args:
-        dataset: the split that was evaluated.
-        summary: from `summarise`.
-        output: the comparison's folder.
-        count: how many images.
+    Each is also written to a PNG file in the folder `PICTURES` of the comparison's folder `output`.
 
     Returns:
         The panels, and the seed of the runs that they show; ([], None) without predictions.

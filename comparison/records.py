@@ -31,14 +31,10 @@ def read_run(job: Job) -> dict[str, Any]:
     if not record.get("trained") or "evaluated" not in record:
         return run | {"status": MISSING, "reason": "not run yet, or interrupted"}
     settings = yaml.safe_load((job.folder / "args.yaml").read_text(encoding="utf-8"))
-    return (
-        run
-        | {"status": FINISHED, "reason": None}
-        | read_metrics(job.folder / "metrics.jsonl")
-        | {"final": read_evaluation(job.folder / EVALUATION)}
-        | {name: settings[name] for name in ("arguments", "command", "versions", "git_commit")}
-        | {"machine": record["machine"]}
-    )
+    run |= {"status": FINISHED, "reason": None} | read_metrics(job.folder / "metrics.jsonl")
+    run["final"] = read_evaluation(job.folder / EVALUATION)
+    run |= {name: settings[name] for name in ("arguments", "command", "versions", "git_commit")}
+    return run | {"machine": record["machine"]}
 
 
 def read_teacher(spec: Spec) -> dict[str, Any] | None:
@@ -56,11 +52,7 @@ def read_teacher(spec: Spec) -> dict[str, Any] | None:
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
-    """Curves and costs of a run's metrics.jsonl.
-
-    Raises:
-        ValueError: the run logged nothing.
-    """
+    """Curves and costs of a run's metrics.jsonl; ValueError if it logged nothing."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     logged = [line for line in lines if "loss" in line]
     if not logged:
@@ -81,11 +73,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
 def read_evaluation(folder: Path) -> dict[str, Any]:
     """The figures of `eval.py`, ratios from 0 to 1; a class that does not occur has None."""
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return {
-        "miou": results["miou"],
-        "pixel_accuracy": results["pixel_accuracy"],
-        "macc": results["macc"],
-        "images": results["images"],
+    return {name: results[name] for name in ("miou", "pixel_accuracy", "macc", "images")} | {
         "parameters": results["network"]["parameters"],
         "classes": [entry["name"] for entry in results["classes"]],
         "class_iou": [_number(entry["iou"]) for entry in results["classes"]],

@@ -17,15 +17,7 @@ from utils.files import write_text
 
 
 def write_report(spec: Spec, jobs: Sequence[Job], command: Sequence[str]) -> dict[str, Any]:
-    """Reads the results of the jobs and writes the report into the comparison's folder.
-
-    Args:
-        spec, jobs: the comparison; jobs that are not finished are named in the report.
-        command: the command line, shown in the report.
-
-    Returns:
-        The figures, as in results.json.
-    """
+    """Writes the report, which shows `command`, into the comparison's folder; returns the figures of results.json."""
     summary = summarise(spec, [read_run(job) for job in jobs], read_teacher(spec))
     teacher = spec.teacher.get("checkpoint")
     summary["command"] = list(command)

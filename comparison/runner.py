@@ -6,6 +6,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,7 +15,8 @@ from typing import Any
 
 import torch
 
-from comparison.jobs import TEACHER, Job, changed_settings, evaluation_command, find_trained, training_command
+from comparison.flags import flag_words
+from comparison.jobs import ROOT, TEACHER, Job, changed_settings, evaluation_flags, find_trained, training_command
 from comparison.spec import Spec
 from models.weights.file_names import find_checkpoint
 from utils.files import write_text
@@ -23,7 +25,8 @@ from utils.lock import folder_held
 RECORD = "compare.json"  # in a run's folder: its settings and which of its steps are done
 EVALUATION = "evaluation"
 LAST_LINES = 20
-SECONDS_TO_END = 60  # for a run to save its state after Ctrl-C
+# Seconds that an interrupted run has before each signal, which are ever stronger; after the first it saves its state.
+ENDING = ((3, signal.SIGINT), (60, signal.SIGTERM), (10, signal.SIGKILL))
 Echo = Callable[[str], Any]
 
 
@@ -42,17 +45,10 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 
 def refuse_other_settings(jobs: list[Job]) -> None:
-    """Checks that existing runs were made with the settings of this comparison.
-
-    Raises:
-        ValueError: names the run and what differs.
-    """
+    """Raises a ValueError, which names run and differences, if existing runs were made with other settings."""
     for job in jobs:
         record = read_record(job.folder)
-        if not record:
-            continue
-        changes = changed_settings(job, record["settings"])
-        if changes:
+        if record and (changes := changed_settings(job, record["settings"])):
             raise ValueError(
                 f"{job.folder} holds a run with other settings: {'; '.join(changes)}. Choose another --output, or "
                 "--overwrite to delete the runs and start over."
@@ -78,11 +74,7 @@ def remove_runs(jobs: list[Job], spec: Spec) -> None:
 def run_jobs(jobs: list[Job], spec: Spec, echo: Echo = print) -> None:
     """Trains and evaluates what is not finished. A failure is recorded with its job, and the next job starts.
 
-    Args:
-        echo: called with each line of progress.
-
-    Raises:
-        KeyboardInterrupt: after the process that was running has ended.
+    `echo` is called with each line of progress. A KeyboardInterrupt passes after the running process has ended.
     """
     if "checkpoint" in spec.teacher:
         echo(TEACHER)
@@ -98,7 +90,7 @@ def _run_job(job: Job, spec: Spec, echo: Echo) -> None:
         echo("  already trained")
     else:
         command = training_command(job, spec)
-        record = {"settings": job.flags, "command": command, "machine": machine(job), "trained": False}
+        record = {"settings": job.flags, "command": command, "machine": _machine(job), "trained": False}
         write_record(job.folder, record)
         failure = run_process(command, _log_file(job.folder), echo)
         if failure is not None:
@@ -116,7 +108,8 @@ def _run_job(job: Job, spec: Spec, echo: Echo) -> None:
 def _evaluate(checkpoint: Path, network: dict[str, str], folder: Path, spec: Spec, masks: bool, echo: Echo) -> None:
     """Evaluates a checkpoint, unless the same file was evaluated by the same command before."""
     record = {key: value for key, value in read_record(folder).items() if key != "failure"}
-    command = evaluation_command(checkpoint, network, folder / EVALUATION, spec, masks)
+    flags = evaluation_flags(checkpoint, network, folder / EVALUATION, spec, masks)
+    command = [sys.executable, str(ROOT / "eval.py"), *flag_words(flags)]
     request = [command[1:], checkpoint.stat().st_mtime]
     if record.get("evaluated") == request and (folder / EVALUATION / "results.json").exists():
         echo("  already evaluated")
@@ -136,7 +129,7 @@ def _record_failure(folder: Path, record: dict[str, Any], failure: str, echo: Ec
 
 
 def _log_file(folder: Path) -> Path:
-    """The output of a run's processes, beside the run's folder."""
+    """The output of a run's processes, next to the run's folder."""
     return folder.with_name(f"{folder.name}.txt")
 
 
@@ -174,8 +167,8 @@ def run_process(command: list[str], log: Path, echo: Echo = print) -> str | None
 
 
 def _end(process: subprocess.Popen) -> None:
-    """Waits for a process, which Ctrl-C in a terminal has reached too; then sends ever stronger signals."""
-    for wait, number in ((3, signal.SIGINT), (SECONDS_TO_END, signal.SIGTERM), (10, signal.SIGKILL)):
+    """Waits for a process, which Ctrl-C in a terminal has reached too; then sends signals."""
+    for wait, number in ENDING:
         try:
             process.communicate(timeout=wait)  # also reads the pipe: a full one would block it
             return
@@ -195,7 +188,7 @@ def _reason(last: deque[str], code: int) -> str:
     return errors[-1] if errors else f"{last[-1] if last else 'no output'} (exit status {code})"
 
 
-def machine(job: Job) -> str:
+def _machine(job: Job) -> str:
     """Name of the GPU that trains, or else of the processor."""
     if torch.cuda.is_available() and job.flags.get("device") != ["cpu"]:
         return torch.cuda.get_device_name(0)

@@ -77,7 +77,7 @@ KEYS = (*Spec.__dataclass_fields__, "method_flags")
 
 
 def add_spec_args(parser: Parser) -> None:
-    """Adds the flags; each is a key of the specification and overrides the file."""
+    """Adds the flags."""
     group = parser.add_argument_group("comparison", "each flag is also a key of the file and overrides it")
     group.add_argument("spec", nargs="?", type=Path, metavar="SPEC.yaml", help="a file with the keys below")
     group.add_argument("--dataset")
@@ -90,11 +90,8 @@ def add_spec_args(parser: Parser) -> None:
                        "a+b to combine several; NAME=M to set the name of the row")  # fmt: skip
     group.add_argument("--seeds", nargs="+", type=int)
     group.add_argument("--iterations", type=int, help="budget of every run; or give --seconds")
-    group.add_argument(
-        "--seconds",
-        type=float,
-        help="budget of every run in seconds of training, without validation, saving and start-up",
-    )
+    budget = "budget of every run in seconds of training, without validation, saving and start-up"
+    group.add_argument("--seconds", type=float, help=budget)
     group.add_argument("--split", choices=CHOICES["split"], help="to evaluate on; default: val")
     group.add_argument("--checkpoint", choices=CHOICES["checkpoint"], help="to evaluate; default: last")
     group.add_argument("--method-flags", action="append", nargs=2, metavar=("M", "FLAGS"),
@@ -108,11 +105,9 @@ def add_spec_args(parser: Parser) -> None:
 
 
 def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec:
-    """The checked specification of the file and the flags, which override it.
+    """The checked specification of the file and of the flags of `add_spec_args`, which override it.
 
-    Args:
-        given: values of the flags of `add_spec_args`; None for one that was not given.
-        train_words: flags for all training runs.
+    Flags that were not given are None; `train_words` are flags for all training runs.
 
     Raises:
         ValueError: an unknown key or an invalid value.
@@ -122,10 +117,9 @@ def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec
     values = _read_file(given["spec"]) if "spec" in given else {}
     if not given.keys().isdisjoint(BUDGETS):
         values |= dict.fromkeys(BUDGETS)  # a budget on the command line replaces the file's
-    values |= {key: given[key] for key in KEYS if key in given and key != "method_flags"}
+    values |= {key: given[key] for key in Spec.__dataclass_fields__ if key in given}
     for role, keys in NETWORK_KEYS.items():
-        network = {key: given[f"{role}_{key}"] for key in keys if f"{role}_{key}" in given}
-        if network:
+        if network := {key: given[f"{role}_{key}"] for key in keys if f"{role}_{key}" in given}:
             values[role] = _mapping(values.get(role), role) | network
     if "method_flags" in given:
         values["method_flags"] = _mapping(values.get("method_flags"), "method_flags") | dict(given["method_flags"])
@@ -136,11 +130,7 @@ def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec
 
 
 def make_spec(values: Mapping[str, Any]) -> Spec:
-    """A checked specification from plain values; None counts as not given.
-
-    Raises:
-        ValueError: as for `read_spec`.
-    """
+    """A checked specification from plain values; None counts as not given. Errors as for `read_spec`."""
     _check_keys(values, KEYS, "")
     given = {key: value for key, value in values.items() if value is not None}
     missing = [key for key in ("dataset", "data", "output", "student", "methods") if not given.get(key)]
@@ -165,8 +155,8 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
         given.get("checkpoint") != "best" or "skip-val" not in train_flags,
         "checkpoint best with --skip-val: the best checkpoint is chosen by validations; expected checkpoint last",
     )
-    flags_of = [("train_flags", train_flags), *((method.name, method.flags) for method in methods)]
-    automatic = [name for name, flags in flags_of if flags.get("amp") == ["auto"]]
+    automatic = ["train_flags"] if train_flags.get("amp") == ["auto"] else []
+    automatic += [method.name for method in methods if method.flags.get("amp") == ["auto"]]
     _require(
         not automatic,
         f"--amp auto ({', '.join(automatic)}): each run would choose its own precision, so that runs of one comparison "
@@ -174,8 +164,8 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
     )
     return Spec(
         dataset=str(given["dataset"]),
-        data=_absolute(given["data"]),
-        output=_absolute(given["output"]),
+        data=Path(given["data"]).expanduser().absolute(),
+        output=Path(given["output"]).expanduser().absolute(),
         methods=methods,
         seeds=tuple(seeds),
         train_flags=train_flags,
@@ -190,8 +180,8 @@ def _check_values(given: Mapping[str, Any], seeds: list[Any]) -> None:
         all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds),
         f"seeds {seeds}: expected different whole numbers of at least 0",
     )
-    budgets = [key for key in BUDGETS if key in given]
-    _require(len(budgets) == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {len(budgets)} of them")
+    budgets = len(given.keys() & BUDGETS)
+    _require(budgets == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {budgets} of them")
     for key, least in (("iterations", 1), ("pictures", 0), ("processes", 1)):
         value = given.get(key, least)
         good = type(value) is int and value >= least
@@ -222,7 +212,7 @@ def _methods(entries: list[Any], method_flags: dict[str, Any]) -> tuple[Method, 
     known = [BASELINE, CIRKDV2, *method_names()]
     for method in methods:
         parts = method.method.split("+")
-        unknown = [repr(part) for part in parts if part not in (known if len(parts) == 1 else method_names())]
+        unknown = [repr(part) for part in parts if part not in (known if len(parts) == 1 else known[2:])]
         _require(
             not unknown,
             f"unknown method {', '.join(unknown)} in {method.method!r}: there are {', '.join(known)}; all but the "
@@ -262,10 +252,6 @@ def _items(value: Any) -> list[Any]:
 def _check_keys(given: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     unknown = sorted(map(str, set(given) - set(known)))
     _require(not unknown, f"{where}unknown key {', '.join(unknown)}: there are {', '.join(known)}")
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(path).expanduser().absolute()
 
 
 def _require(condition: bool, message: str) -> None:

@@ -1,7 +1,7 @@
 """The figures of a comparison: results.json, results.csv and the printed table."""
 
 import csv
-import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,9 @@ COSTS = ("iterations", "train_seconds", "seconds_per_iteration", "peak_memory_mi
 
 
 def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | None) -> dict[str, Any]:
-    """All figures of a comparison, as in results.json.
+    """All figures of a comparison, as in results.json, from the results of `read_run` and `read_teacher`.
 
-    Args:
-        spec: the comparison.
-        runs: from `read_run`; each gets `equal_iterations` and `equal_time`, the validation of that point or None.
-        teacher: from `read_teacher`.
+    Each finished run gets `equal_iterations` and `equal_time`, the validation of that point or None.
     """
     finished = [run for run in runs if run["status"] == FINISHED]
     for run in finished:
@@ -93,13 +90,11 @@ def _method_figures(runs: dict[int, dict[str, Any]], baseline: dict[int, dict[st
     figures["parameters"] = next((run["final"]["parameters"] for run in runs.values()), None)
     for cost in COSTS:
         figures[cost] = spread([run[cost] for run in runs.values() if run[cost] is not None])
-    class_iou = {seed: run["final"]["class_iou"] for seed, run in runs.items()}
+    class_iou, baseline_iou = (
+        {seed: run["final"]["class_iou"] for seed, run in (of_seeds or {}).items()} for of_seeds in (runs, baseline)
+    )
     figures["class_iou"] = mean_by_position(list(class_iou.values()))
-    figures["class_gain"] = None
-    if baseline is not None:
-        figures["class_gain"] = difference_by_position(
-            class_iou, {seed: run["final"]["class_iou"] for seed, run in baseline.items()}
-        )
+    figures["class_gain"] = None if baseline is None else difference_by_position(class_iou, baseline_iou)
     return figures
 
 
@@ -151,12 +146,10 @@ def format_table(summary: dict[str, Any]) -> str:
         )
     lines.append("")
     for figures in summary["methods"]:
-        for other, difference in (
-            (summary["baseline"], figures["final"]["difference"]),
-            (summary["control"], figures["against_control"]),
-        ):
+        differences = {"baseline": figures["final"]["difference"], "control": figures["against_control"]}
+        for other, difference in differences.items():
             if difference is not None and difference["n"]:
-                lines.append(f"{figures['name']} against {other}: {_gain(difference)}")
+                lines.append(f"{figures['name']} against {summary[other]}: {_gain(difference)}")
     for run in summary["runs"]:
         if run["status"] != FINISHED:
             lines.append(f"{run['method']}, seed {run['seed']}: {run['status']}: {run['reason']}")
@@ -174,18 +167,12 @@ def _gain(difference: Figures) -> str:
     return f"{points(difference)} mIoU points ({seeds}){remark}"
 
 
-def percent(figures: Figures) -> str:
+def percent(figures: Figures, form: str = "{:.2f}") -> str:
     """ "12.34", with " ± 0.56" if there are several seeds."""
-    return _with_spread(figures, "{:.2f}")
-
-
-def points(figures: Figures) -> str:
-    """As `percent`, with its sign."""
-    return _with_spread(figures, "{:+.2f}")
-
-
-def _with_spread(figures: Figures, form: str) -> str:
-    if figures["mean"] is None or math.isnan(figures["mean"]):
+    if figures["mean"] is None:
         return "–"
     text = form.format(100 * figures["mean"])
     return text if figures["std"] is None else f"{text} ± {100 * figures['std']:.2f}"
+
+
+points = partial(percent, form="{:+.2f}")  # as `percent`, with its sign

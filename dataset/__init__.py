@@ -34,15 +34,17 @@ def build_dataset(
 
     Args:
         name: one of `DATASETS`.
-        root: the data set's folder.
+        root: the data set's folder, or a decoded cache of it.
         split: train, val or test.
-        list_file: a list that replaces the split's own, with paths relative to `root` or absolute.
+        list_file: a text file of "image mask" lines that replaces the split's own list; paths are absolute or relative
+            to `root`.
         ignore_label: a further mask value that means "ignored"; -1 and None mean 255.
         max_missing: number of files that may be missing; reading one of them is an error.
 
     Raises:
-        ValueError: unknown name or split, unusable list.
-        FileNotFoundError: files are missing; the message gives their number, the first ones and the expected layout.
+        ValueError: unknown name or split, unusable list, bad `ignore_label`, unusable decoded cache.
+        FileNotFoundError: the folder, the list or files are missing; the message gives the number of files, the first
+            ones and the expected layout.
     """
     if name not in DATASETS:
         hint = did_you_mean(name, DATASETS, {"pascal": "voc", "coco_stuff": "coco_stuff_164k"})

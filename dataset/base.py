@@ -69,20 +69,7 @@ class SegmentationDataset(Dataset):
         ignore_label: int | None = None,
         max_missing: int | None = 0,
     ) -> None:
-        """Lists the files and checks that they exist.
-
-        Args:
-            root: the data set's folder, or a decoded cache of it.
-            split: train, val or test.
-            list_file: text file of "image mask" lines that replaces the split's own list; paths are absolute or
-                relative to `root`.
-            ignore_label: a further value that means "ignored" in mask files; -1 and None mean 255.
-            max_missing: number of files that may be missing (None: any); reading one of them is an error.
-
-        Raises:
-            FileNotFoundError: the folder, a list or some of the files do not exist.
-            ValueError: no such split, an unusable list, a bad `ignore_label`, an unusable decoded cache.
-        """
+        """Lists the files and checks that they exist; see `build_dataset`. `max_missing` None allows any number."""
         self.name, self.split = self.NAME, split
         folder = Path(root).expanduser().absolute()
         self.cache = DecodedCache(folder, self.NAME, split) if is_cache(folder) else None
@@ -168,16 +155,7 @@ class SegmentationDataset(Dataset):
         return self.to_train_ids(read_mask(path), path)
 
     def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:
-        """At least the first rows of a sample's image, to crop from.
-
-        Args:
-            index: the sample.
-            rows: number of rows that are needed.
-            size: (height, width) of the sample's mask.
-
-        Raises:
-            ValueError, FileNotFoundError: as reading the sample does.
-        """
+        """At least the first `rows` rows of a sample's image, to crop from; `size` is its mask's (height, width)."""
         if self.cache is not None:
             return self.cache.view(index)[0]
         image, image_size = read_image_top(self.image_paths[index], rows)
@@ -185,11 +163,7 @@ class SegmentationDataset(Dataset):
         return image
 
     def check_size(self, index: int, image: tuple[int, int], mask: tuple[int, int]) -> None:
-        """Compares the (height, width) of a sample's image and of its mask.
-
-        Raises:
-            ValueError: they differ.
-        """
+        """Compares the (height, width) of a sample's image and of its mask; ValueError where they differ."""
         if mask != image:
             raise ValueError(
                 f"sizes (height x width) differ: image {self.image_paths[index]} is {image[0]}x{image[1]}, "
@@ -197,11 +171,7 @@ class SegmentationDataset(Dataset):
             )
 
     def to_train_ids(self, mask: np.ndarray, path: str) -> np.ndarray:
-        """Maps the values of a mask file, (H, W), to train ids; `path` is for the message.
-
-        Raises:
-            ValueError: it holds values that are neither a class nor void.
-        """
+        """Maps a mask, (H, W), to train ids; ValueError, which names `path`, for neither a class nor void."""
         if mask.dtype == np.uint8:
             train_ids = cv2.LUT(mask, self.label_table).reshape(mask.shape)
             if not (train_ids == ILLEGAL).any():
@@ -210,18 +180,15 @@ class SegmentationDataset(Dataset):
             return self.to_train_ids(mask.astype(np.uint8), path)
         values, counts = np.unique(mask, return_counts=True)
         bad = np.array([not 0 <= v <= 255 or self.label_table[v] == ILLEGAL for v in values.tolist()])
-        shown = ", ".join(map(str, values[bad][:10].tolist())) + (", ..." if bad.sum() > 10 else "")
+        shown = ", ".join(map(str, values[bad][:10])) + (", ..." if bad.sum() > 10 else "")
+        legal = f"{_ranges(self.label_table < ILLEGAL)}, void {_ranges(self.label_table == VOID)}"
         raise ValueError(
             f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
-            f"{self.name}: {self._legal_values()}. If such a value marks ignored pixels, pass it as --ignore-label"
+            f"{self.name}: {legal}. If such a value marks ignored pixels, pass it as --ignore-label"
         )
 
     def check_samples(self, count: int = 50, allowed: int = 0) -> None:
-        """Reads `count` evenly spaced samples, including the first; `allowed` of them may be bad.
-
-        Raises:
-            ValueError, FileNotFoundError: as reading a sample does, for the first bad one, or with a list of them.
-        """
+        """Reads `count` evenly spaced samples, including the first; errors as for `bad_samples.check_samples`."""
         check_samples(self.__getitem__, self.image_paths, evenly_spaced(len(self), count), allowed)
 
     def _find_root(self, root: Path) -> Path:
@@ -247,8 +214,14 @@ class SegmentationDataset(Dataset):
 
     def _set_labels(self, ignore_label: int | None) -> None:
         self.num_classes = len(self.classes)
-        self.label_ids = list(self.LABEL_IDS) if self.LABEL_IDS is not None else list(range(self.num_classes))
-        self.label_table = self._label_table(ignore_label)
+        self.label_ids = list(range(self.num_classes) if self.LABEL_IDS is None else self.LABEL_IDS)
+        self.label_table = np.full(256, ILLEGAL, dtype=np.uint8)
+        self.label_table[self.label_ids] = np.arange(self.num_classes)
+        self.label_table[[*self.VOID_VALUES, VOID]] = VOID
+        if ignore_label is not None and ignore_label != -1:
+            if not 0 <= ignore_label <= 255:
+                raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
+            self.label_table[ignore_label] = VOID
 
     def _use_cache(self, cache: DecodedCache, list_file: str | None, ignore_label: int | None) -> None:
         """Takes everything from a decoded cache; a list selects samples of it."""
@@ -278,22 +251,9 @@ class SegmentationDataset(Dataset):
         self.image_paths = PathList(images)
         self.mask_paths = PathList(masks) if masks else None
 
-    def _label_table(self, ignore_label: int | None) -> np.ndarray:
-        table = np.full(256, ILLEGAL, dtype=np.uint8)
-        table[self.label_ids] = np.arange(self.num_classes, dtype=np.uint8)
-        table[[*self.VOID_VALUES, VOID]] = VOID
-        if ignore_label is not None and ignore_label != -1:
-            if not 0 <= ignore_label <= 255:
-                raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
-            table[ignore_label] = VOID
-        return table
 
-    def _legal_values(self) -> str:
-        """ "0-10, void 11, 255" and the like."""
-        void = np.flatnonzero(self.label_table == VOID)
-        return f"{_ranges(np.flatnonzero(self.label_table < ILLEGAL))}, void {_ranges(void)}"
-
-
-def _ranges(values: np.ndarray) -> str:
+def _ranges(chosen: np.ndarray) -> str:
+    """ "0-10, 255" and the like, for a flag of every value."""
+    values = np.flatnonzero(chosen)
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

@@ -10,10 +10,7 @@ CLASSES_FILE = "classes.txt"
 
 
 class Custom(SegmentationDataset):
-    """A user's own data set; mask values are the line numbers of classes.txt, from 0, and 255 is void.
-
-    There is a test split if there is a test.txt; its lines may lack masks.
-    """
+    """A user's own data set; mask values are the line numbers of classes.txt, from 0, and 255 is void."""
 
     NAME = "custom"
     SPLITS = ("train", "val", "test")
@@ -47,24 +44,15 @@ def read_classes_file(path: Path) -> tuple[list[str], list[tuple[int, int, int]]
         FileNotFoundError: no such file.
         ValueError: it is empty or not text, a name occurs twice, or a colour is invalid.
     """
-    names: list[str] = []
-    colours: list[tuple[int, int, int] | None] = []
+    colours: dict[str, tuple[int, int, int] | None] = {}
     for number, line in read_text_lines(path):
-        name, colour = _name_and_colour(line, path, number)
-        if name in names:
+        name, colour, words = line, None, line.split()
+        if len(words) > 3 and all(word.isdigit() for word in words[-3:]):  # "traffic light 250 170 30"
+            name, colour = " ".join(words[:-3]), tuple(map(int, words[-3:]))
+        if colour and max(colour) > 255:
+            raise ValueError(f"{path}, line {number}: colour {colour} has a value above 255")
+        if name in colours:
             raise ValueError(f"{path}, line {number}: the class {name!r} occurs twice")
-        names.append(name)
-        colours.append(colour)
-    spare = generated_palette(len(names))
-    return names, [tuple(colour or other) for colour, other in zip(colours, spare, strict=True)]
-
-
-def _name_and_colour(line: str, path: Path, number: int) -> tuple[str, tuple[int, int, int] | None]:
-    """Splits "traffic light 250 170 30"; a line without three numbers at its end is a name."""
-    words = line.split()
-    if len(words) < 4 or not all(word.isdigit() for word in words[-3:]):
-        return line, None
-    colour = tuple(int(word) for word in words[-3:])
-    if max(colour) > 255:
-        raise ValueError(f"{path}, line {number}: colour {colour} has a value above 255")
-    return " ".join(words[:-3]), colour
+        colours[name] = colour
+    generated = generated_palette(len(colours))
+    return list(colours), [tuple(own or other) for own, other in zip(colours.values(), generated, strict=True)]

@@ -35,9 +35,9 @@ class PascalVOC(SegmentationDataset):
         lists = self.root / "ImageSets" / "Segmentation"
         if self.split == "val":
             return self.read_list(lists / "val.txt")
-        for name in ("trainaug.txt", "train_aug.txt"):
-            if (lists / name).is_file():
-                return self.read_list(lists / name)
+        for path in (lists / "trainaug.txt", lists / "train_aug.txt"):
+            if path.is_file():
+                return self.read_list(path)
         # The last word of a line, in bare names and in pairs of paths, has the stem of the mask.
         held_out = {_stem(line.split()[-1]) for _, line in read_text_lines(lists / "val.txt")}
         names = map(_stem, list_images(self.root / "SegmentationClassAug", (".png",)))

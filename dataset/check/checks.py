@@ -8,6 +8,7 @@ not be run.
 """
 
 import json
+import math
 import os
 import warnings
 from collections import Counter
@@ -44,37 +45,24 @@ _EXIF_ORIENTATION = 274
 
 @dataclass
 class Findings:
-    """Contents of some samples; findings of different samples are added up.
+    """Contents of some samples.
 
     Attributes:
+        labels: pixels of each train id, with void as the last one, and images in which it occurs, int64 (2, K + 1).
         problems: (kind, file, message) of each.
-        pixels: pixels of each train id, and of void as the last one, int64 (K + 1,).
-        images: images in which each of them occurs, int64 (K + 1,).
         sizes: images of each (height, width).
         notes: images of each harmless peculiarity.
-        read: images that could be read.
     """
 
-    pixels: np.ndarray
-    images: np.ndarray
+    labels: np.ndarray
     problems: list[tuple[str, str, str]] = field(default_factory=list)
     sizes: Counter = field(default_factory=Counter)
     notes: Counter = field(default_factory=Counter)
-    read: int = 0
-
-    @classmethod
-    def none(cls, num_classes: int) -> "Findings":
-        """Before anything is read."""
-        return cls(np.zeros(num_classes + 1, dtype=np.int64), np.zeros(num_classes + 1, dtype=np.int64))
 
     def add(self, other: "Findings") -> None:
         """Adds the findings of other samples."""
-        self.pixels += other.pixels
-        self.images += other.images
-        self.problems += other.problems
-        self.sizes += other.sizes
-        self.notes += other.notes
-        self.read += other.read
+        for name, found in vars(other).items():
+            setattr(self, name, getattr(self, name) + found)
 
 
 def check_dataset(
@@ -89,10 +77,8 @@ def check_dataset(
     """Reads the splits of a data set.
 
     Args:
-        name: one of `DATASETS`.
-        root: the data set's folder.
+        name, root, ignore_label: see `build_dataset`.
         splits: those to check; None: all of the data set.
-        ignore_label: a further mask value that means "ignored".
         workers: reading processes; 0 reads in this one.
         sample: number of images read of each split, evenly spaced; None: all. All files are counted.
 
@@ -124,32 +110,25 @@ def check_dataset(
             splits = [split for split in splits if split != "test"]
     if unknown := [split for split in splits if split not in DATASETS[name].SPLITS]:
         raise ValueError(f"{name} has no split {unknown[0]!r}; it has {', '.join(DATASETS[name].SPLITS)}")
-    report: dict[str, Any] = {"dataset": name, "root": str(folder), "splits": {}}
+    entries = {}
     for split in splits:
-        report["splits"][split] = _check_split(name, folder, split, ignore_label, workers, sample, published.get(split))
-    report["ok"] = not any(entry["problems"] for entry in report["splits"].values())
-    return report
+        try:
+            data = DATASETS[name](folder, split, ignore_label=ignore_label, max_missing=None)
+        except (ValueError, FileNotFoundError) as error:
+            kind = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
+            problem = {"kind": kind, "file": "", "message": str(error)}
+            entries[split] = {"found": 0, "published": published.get(split), "read": 0, "problems": [problem]}
+        else:
+            entries[split] = _check_split(data, workers, sample, published.get(split))
+    ok = not any(entry["problems"] for entry in entries.values())
+    return {"dataset": name, "root": str(folder), "splits": entries, "ok": ok}
 
 
-def _check_split(
-    name: str,
-    folder: Path,
-    split: str,
-    ignore_label: int | None,
-    workers: int,
-    sample: int | None,
-    published: int | None,
-) -> dict[str, Any]:
-    try:
-        data = DATASETS[name](folder, split, ignore_label=ignore_label, max_missing=None)
-    except (ValueError, FileNotFoundError) as error:
-        kind = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
-        problem = {"kind": kind, "file": "", "message": str(error)}
-        return {"found": 0, "published": published, "read": 0, "problems": [problem]}
+def _check_split(data: SegmentationDataset, workers: int, sample: int | None, published: int | None) -> dict[str, Any]:
     indices = evenly_spaced(len(data), len(data) if sample is None else sample)
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    total = Findings.none(data.num_classes)
-    with tqdm(total=len(indices), unit="images", desc=f"{name} {split}", disable=None, leave=False) as bar:
+    _, total = _read_chunk(data, [])
+    with tqdm(total=len(indices), unit="images", desc=f"{data.name} {data.split}", disable=None, leave=False) as bar:
         for count, findings in run_tasks(_read_chunk, data, chunks, workers):
             total.add(findings)
             bar.update(count)
@@ -157,12 +136,12 @@ def _check_split(
     if published is not None and len(data) != published:
         message = f"found {len(data)} images, published {published}"
         problems.insert(0, {"kind": "count", "file": "", "message": message})
-    entry = {"found": len(data), "published": published, "read": total.read, "problems": problems}
+    entry = {"found": len(data), "published": published, "read": total.sizes.total(), "problems": problems}
     return entry | _images(total) | ({} if data.mask_paths is None else _labels(data, total))
 
 
 def _read_chunk(data: SegmentationDataset, indices: list[int]) -> tuple[int, Findings]:
-    findings = Findings.none(data.num_classes)
+    findings = Findings(np.zeros((2, data.num_classes + 1), dtype=np.int64))
     for index in indices:
         _read_sample(data, index, findings)
     return len(indices), findings
@@ -191,8 +170,7 @@ def _read_sample(data: SegmentationDataset, index: int, findings: Findings) -> N
         return
     counts = np.bincount(train_ids.ravel(), minlength=VOID + 1)
     counts = np.append(counts[: data.num_classes], counts[VOID])
-    findings.pixels += counts
-    findings.images += counts > 0
+    findings.labels += [counts, counts > 0]
 
 
 def _problem(kind: str, path: str, error: Exception) -> tuple[str, str, str]:
@@ -202,7 +180,6 @@ def _problem(kind: str, path: str, error: Exception) -> tuple[str, str, str]:
 
 
 def _add_image(path: str, image: np.ndarray, findings: Findings) -> None:
-    findings.read += 1
     findings.sizes[image.shape[:2]] += 1
     sparse = image[::16, ::16]  # decides most images
     if (sparse == sparse[..., :1]).all() and (image == image[..., :1]).all():
@@ -217,32 +194,21 @@ def _add_image(path: str, image: np.ndarray, findings: Findings) -> None:
 
 
 def _images(total: Findings) -> dict[str, Any]:
-    if not total.read:
+    if not total.sizes:
         return {}
-    sizes = np.array(list(total.sizes.elements()))
-    by_area = sizes[np.argsort(sizes.prod(axis=1), kind="stable")]
-    return {
-        "sizes": {  # (height, width), ordered by area
-            "different": len(total.sizes),
-            "smallest": by_area[0].tolist(),
-            "median": by_area[len(by_area) // 2].tolist(),
-            "largest": by_area[-1].tolist(),
-        },
-        "notes": dict(total.notes),
-    }
+    by_area = sorted(map(list, total.sizes.elements()), key=math.prod)  # (height, width)
+    sizes = {"smallest": by_area[0], "median": by_area[len(by_area) // 2], "largest": by_area[-1]}
+    return {"sizes": {"different": len(total.sizes)} | sizes, "notes": dict(total.notes)}
 
 
 def _labels(data: SegmentationDataset, total: Findings) -> dict[str, Any]:
-    labelled, everything = int(total.pixels[:-1].sum()), int(total.pixels.sum())
+    (*pixels, void), (*images, void_images) = total.labels.tolist()
+    labelled = sum(pixels)
     return {
-        "void": {
-            "pixels": int(total.pixels[-1]),
-            "share": int(total.pixels[-1]) / max(everything, 1),
-            "images": int(total.images[-1]),
-        },
+        "void": {"pixels": void, "share": void / max(labelled + void, 1), "images": void_images},
         "classes": [
-            {"name": label, "pixels": int(count), "share": int(count) / max(labelled, 1), "images": int(images)}
-            for label, count, images in zip(data.classes, total.pixels[:-1], total.images[:-1], strict=True)
+            {"name": label, "pixels": count, "share": count / max(labelled, 1), "images": occurs_in}
+            for label, count, occurs_in in zip(data.classes, pixels, images, strict=True)
         ],
     }
 

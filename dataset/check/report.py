@@ -1,6 +1,7 @@
 """The report of `dataset.check` as text."""
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 PROBLEMS_SHOWN = 20
@@ -22,21 +23,21 @@ def format_report(report: dict[str, Any]) -> str:
 def _counts(splits: dict[str, Any]) -> list[str]:
     rows = [("split", "found", "published", "read", "problems")]
     for split, entry in splits.items():
-        published = "-" if entry["published"] is None else str(entry["published"])
-        rows.append((split, str(entry["found"]), published, str(entry["read"]), str(len(entry["problems"]))))
+        published = "-" if entry["published"] is None else entry["published"]
+        rows.append((split, *map(str, (entry["found"], published, entry["read"], len(entry["problems"])))))
     return _table(rows)
 
 
 def _images(split: str, entry: dict[str, Any]) -> list[str]:
     if "sizes" not in entry:
         return []
-    sizes = entry["sizes"]
-    lines = ["", f"{split}: images (height x width)"]
-    if sizes["different"] == 1:
-        lines.append(f"  all {_size(sizes['median'])}")
+    lines, different = ["", f"{split}: images (height x width)"], entry["sizes"]["different"]
+    sizes = {name: "{}x{}".format(*entry["sizes"][name]) for name in ("smallest", "median", "largest")}
+    if different == 1:
+        lines.append(f"  all {sizes['median']}")
     else:
-        shown = ", ".join(f"{name} {_size(sizes[name])}" for name in ("smallest", "median", "largest"))
-        lines.append(f"  {shown} by area; {sizes['different']} different sizes")
+        shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        lines.append(f"  {shown} by area; {different} different sizes")
     if "void" in entry:
         lines.append(f"  void: {100 * entry['void']['share']:.2f} % of all pixels, in {entry['void']['images']} images")
     else:
@@ -46,21 +47,16 @@ def _images(split: str, entry: dict[str, Any]) -> list[str]:
 
 def _histogram(splits: dict[str, Any]) -> list[str]:
     """One row per class, three columns per split."""
-    labelled = {split: entry for split, entry in splits.items() if "classes" in entry}
-    head = ["id", "class"]
-    for split in labelled:
-        head += [f"{split} pixels", "share %", "images"]
-    rows = [tuple(head)]
-    for number, first in enumerate(next(iter(labelled.values()))["classes"]):
-        row = [str(number), first["name"]]
-        for entry in labelled.values():
-            label = entry["classes"][number]
+    labelled = {split: entry["classes"] for split, entry in splits.items() if "classes" in entry}
+    rows = [["id", "class"] + [head for split in labelled for head in (f"{split} pixels", "share %", "images")]]
+    for number, labels in enumerate(zip(*labelled.values(), strict=True)):
+        row = [str(number), labels[0]["name"]]
+        for label in labels:
             row += [str(label["pixels"]), f"{100 * label['share']:.3f}", str(label["images"])]
-        rows.append(tuple(row))
+        rows.append(row)
     lines = ["labels (share: of the pixels that are not void)", *_table(rows, left=2)]
-    for split, entry in labelled.items():
-        absent = [label["name"] for label in entry["classes"] if not label["pixels"]]
-        if absent:
+    for split, labels in labelled.items():
+        if absent := [label["name"] for label in labels if not label["pixels"]]:
             names = ", ".join(absent[:PROBLEMS_SHOWN]) + (", ..." if len(absent) > PROBLEMS_SHOWN else "")
             lines.append(f"{split}: {len(absent)} class(es) do not occur in the images that were read: {names}")
     return lines
@@ -77,13 +73,9 @@ def _problems(split: str, problems: list[dict[str, str]]) -> list[str]:
     return lines
 
 
-def _size(size: list[int]) -> str:
-    return f"{size[0]}x{size[1]}"
-
-
-def _table(rows: list[tuple[str, ...]], left: int = 1) -> list[str]:
+def _table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Aligned columns with a rule below the header; the first `left` columns flush left, the others flush right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(
             cell.ljust(width) if column < left else cell.rjust(width)

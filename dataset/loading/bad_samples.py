@@ -33,25 +33,19 @@ class BadSamples:
         Raises:
             ValueError: there are now more than allowed; lists them.
         """
-        for sample in samples:
-            if sample.image in self.found:
+        for image, reason in samples:
+            if image in self.found:
                 continue
-            self.found[sample.image] = sample.reason
+            self.found[image] = reason
             if len(self.found) > self.allowed:
                 raise ValueError(too_many(self.found, self.allowed))
             self._warn(
-                f"bad training sample {len(self.found)} of at most {self.allowed}, replaced by another: {sample.reason}"
+                f"bad training sample {len(self.found)} of at most {self.allowed}, replaced by another: {reason}"
             )
 
 
 def check_samples(read: Callable[[int], object], images: Sequence[str], indices: Iterable[int], allowed: int) -> None:
-    """Reads some samples in parallel.
-
-    Args:
-        read: reads one.
-        images: their image files.
-        indices: those to read.
-        allowed: number of bad ones that is tolerated.
+    """Calls `read` for some samples, with these image files, in parallel; `allowed` of them may be bad.
 
     Raises:
         ValueError, FileNotFoundError: the first bad sample's error if none is allowed, else one with all reasons.

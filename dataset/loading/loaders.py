@@ -20,14 +20,12 @@ class TrainStream:
     """The training samples by their position in the stream."""
 
     def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
-        """Binds a data set with masks to a transform and a seed."""
         if dataset.mask_paths is None:
             raise ValueError(f"data set {dataset.name}, split {dataset.split} has no masks: it cannot be trained on")
         self.dataset, self.transform = dataset, transform
         self.order = StreamOrder(len(dataset), seed)
 
     def image_path(self, position: int) -> str:
-        """The image file at a position."""
         return self.dataset.image_paths[self.order.index(position)]
 
     def read(self, positions: list[int], bad: list[BadSample] | None = None) -> Batch:
@@ -74,14 +72,13 @@ class TrainStream:
 
 
 class EvaluationFiles:
-    """Whole images at their own size, one per batch; all labels are 255 where there are no masks."""
+    """Whole images at their own size, one per batch; all labels are 255 if there are no masks."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
-        """Wraps a data set."""
         self.dataset = dataset
 
     def read(self, indices: list[int]) -> Batch:
-        """Reads the one image asked for."""
+        """Reads the one image with this index."""
         (index,) = indices
         image, mask = self.dataset[index]
         height, width, _ = image.shape
@@ -103,7 +100,6 @@ def build_train_loader(
     world_size: int = 1,
     workers: int = 0,
     scales: Sequence[float] = PUBLISHED_SCALES,
-    flip: bool = True,
     pin_memory: bool = False,
     bad_samples: BadSamples | None = None,
 ) -> SegmentationLoader:
@@ -113,15 +109,12 @@ def build_train_loader(
         dataset: a split with masks; it may be smaller than a batch.
         crop_size: (height, width).
         batch_size: samples per iteration of all processes together.
-        max_iterations: where the stream ends.
-        start_iteration: where it starts; the samples are those of a stream from 0.
+        max_iterations, start_iteration: end and start; the samples are those of a stream from 0.
         accumulation_steps: micro-batches per iteration.
         seed: the same in every process.
-        rank: this process.
-        world_size: number of processes.
+        rank, world_size: this process, number of processes.
         workers: reading processes of this process; 0 reads in place.
         scales: random scales.
-        flip: mirror half of the samples.
         pin_memory: for asynchronous copies to a GPU.
         bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
 
@@ -136,7 +129,7 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    stream = TrainStream(dataset, TrainTransform(crop_size, scales, flip), seed)
+    stream = TrainStream(dataset, TrainTransform(crop_size, scales), seed)
     return SegmentationLoader(
         stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
     )
@@ -155,26 +148,15 @@ def build_eval_loader(
 
     Args:
         dataset: any split.
-        rank: this process.
-        world_size: number of processes.
+        rank, world_size: this process, number of processes.
         workers: reading processes of this process; with 0, a thread. Both read ahead during prediction.
         limit: number of images, evenly spaced; None: all.
         pin_memory: for asynchronous copies to a GPU.
     """
     indices = evenly_spaced(len(dataset), len(dataset) if limit is None else limit)[rank::world_size]
-    return SegmentationLoader(
-        EvaluationFiles(dataset),
-        workers=workers,
-        read_ahead=True,
-        batch_sampler=[[i] for i in indices],
-        pin_memory=pin_memory,
-    )
+    options = {"read_ahead": True, "batch_sampler": [[i] for i in indices], "pin_memory": pin_memory}
+    return SegmentationLoader(EvaluationFiles(dataset), workers=workers, **options)
 
 
 def _batch(images: np.ndarray, target: np.ndarray, valid_size: np.ndarray, positions: list[int]) -> Batch:
-    return Batch(
-        torch.from_numpy(images),
-        torch.from_numpy(target),
-        torch.from_numpy(valid_size),
-        torch.tensor(positions, dtype=torch.int64),
-    )
+    return Batch(*map(torch.from_numpy, (images, target, valid_size)), torch.tensor(positions, dtype=torch.int64))

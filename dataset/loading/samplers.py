@@ -26,21 +26,21 @@ class StreamOrder:
         """The sample at a position."""
         epoch, offset = divmod(position, self.num_samples)
         if epoch != self._epoch:
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=(_ORDER, epoch))))
-            self._epoch, self._permutation = epoch, rng.permutation(self.num_samples)
+            self._epoch, self._permutation = epoch, self._random(_ORDER, epoch).permutation(self.num_samples)
         return int(self._permutation[offset])
 
     def generator(self, position: int) -> np.random.Generator:
         """The random generator of the sample at a position."""
-        key = np.random.SeedSequence(self.seed, spawn_key=(_AUGMENTATION, position))
-        return np.random.Generator(np.random.Philox(key))
+        return self._random(_AUGMENTATION, position)
 
     def replacements(self, position: int) -> Iterator[int]:
         """Samples to try in turn when that of a position cannot be read; (seed, position) determines them."""
-        key = np.random.SeedSequence(self.seed, spawn_key=(_REPLACEMENT, position))
-        rng = np.random.Generator(np.random.Philox(key))
+        rng = self._random(_REPLACEMENT, position)
         while True:
             yield int(rng.integers(self.num_samples))
+
+    def _random(self, *key: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=key)))
 
 
 class StreamBatchSampler(Sampler[list[int]]):
@@ -60,11 +60,7 @@ class StreamBatchSampler(Sampler[list[int]]):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        """Splits the global batch.
-
-        Raises:
-            ValueError: the batch does not divide by accumulation_steps * world_size.
-        """
+        """Splits the global batch; ValueError where it does not divide by accumulation_steps * world_size."""
         parts = accumulation_steps * world_size
         if batch_size < 1 or parts < 1:
             raise ValueError(
@@ -97,6 +93,6 @@ class StreamBatchSampler(Sampler[list[int]]):
 
 
 def evenly_spaced(total: int, count: int) -> list[int]:
-    """`count` indices spread evenly over range(total), the first one included; all of them where there are fewer."""
+    """`count` indices spread evenly over range(total), the first one included; all if there are fewer."""
     count = min(total, count)
     return [index * total // count for index in range(count)]

@@ -46,20 +46,14 @@ class CropWindow:
 
 
 class TrainTransform:
-    """Random scale, random crop, padding right and below, random horizontal flip."""
+    """Random scale, random crop, padding right and below; half of the samples are mirrored."""
 
-    def __init__(
-        self, crop_size: tuple[int, int], scales: Sequence[float] = PUBLISHED_SCALES, flip: bool = True
-    ) -> None:
-        """Sets the distribution.
+    def __init__(self, crop_size: tuple[int, int], scales: Sequence[float] = PUBLISHED_SCALES) -> None:
+        """Sets the distribution; ValueError for a crop side below 1 or a scale that is not positive.
 
         Args:
             crop_size: (height, width) of every sample.
             scales: drawn with equal probability; each is taken as a fraction with a denominator of at most 100.
-            flip: mirror half of the samples.
-
-        Raises:
-            ValueError: a crop side below 1, or a scale that is not positive.
         """
         if min(crop_size) < 1:
             raise ValueError(f"crop size {crop_size[0]} x {crop_size[1]}: height and width must be at least 1")
@@ -69,19 +63,15 @@ class TrainTransform:
         self.scales = [Fraction(scale).limit_denominator(100) for scale in scales]
         if min(self.scales) == 0:
             raise ValueError(f"scales {tuple(scales)}: the smallest scale is 0.01")
-        self.flip = flip
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> CropWindow:
         """Draws the window for a source of `size` (height, width); always the same number of draws."""
         scale = self.scales[rng.integers(len(self.scales))]
         scaled = [scaled_length(length, scale) for length in size]
         # The crop is anywhere inside the scaled image; a side that is shorter than the crop is kept whole.
-        top, left = (
-            int(rng.integers(max(have - want, 0) + 1)) for have, want in zip(scaled, self.crop_size, strict=True)
-        )
-        height, width = (min(have, want) for have, want in zip(scaled, self.crop_size, strict=True))
-        flip = bool(rng.integers(2)) and self.flip
-        return CropWindow(scale, top, left, height, width, flip)
+        height, width = map(min, scaled, self.crop_size)
+        top, left = int(rng.integers(scaled[0] - height + 1)), int(rng.integers(scaled[1] - width + 1))
+        return CropWindow(scale, top, left, height, width, flip=bool(rng.integers(2)))
 
     def apply(
         self, image: np.ndarray, mask: np.ndarray, window: CropWindow, image_out: np.ndarray, mask_out: np.ndarray
@@ -167,11 +157,10 @@ def _source_span(start: int, count: int, scale: Fraction, length: int) -> tuple[
 
 
 def _source_length(length: int, factor: float, end: int) -> int:
-    """The least length from ``length`` on that `cv2.resize` makes at least ``end`` long.
+    """The least length from `length` on that `cv2.resize` makes at least `end` long; the edge is repeated up to it.
 
-    It rounds the product of floating-point numbers, which falls short of :func:`scaled_length` by one where the exact
-    product ends in a half that they miss (365 x 0.7), and makes nothing of a side that is short enough. What the side
-    lacks repeats its edge, as bilinear interpolation does beyond it.
+    It rounds the product of floating-point numbers, which can be one less than `scaled_length` (365 x 0.7, where the
+    exact product ends in a half) or 0.
     """
     while round(length * factor) < end:
         length += 1

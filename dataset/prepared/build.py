@@ -43,11 +43,9 @@ def build_cache(
     """Writes the missing files of a cache and prints sizes and progress.
 
     Args:
-        name: one of `DATASETS`.
-        root: the data set's folder.
+        name, root, ignore_label: see `build_dataset`.
         out: folder of the cache; new, empty, or a cache of the same data set.
         splits: added to those that the cache has.
-        ignore_label: a further mask value that means "ignored".
         workers: reading and writing processes; 0 works in this one.
         overwrite: remove the cache that is there.
         part_bytes: size at which a new file is started; samples are never divided.
@@ -155,7 +153,7 @@ def _header(source: SegmentationDataset, index: int) -> tuple[int, int, int, int
 def _reconcile(
     out: Path, sources: dict[str, SegmentationDataset], plans: dict[str, bytes]
 ) -> tuple[dict[str, Any], dict[str, SampleTable]]:
-    """The manifest to continue with, and the table of each split: the stored one where there is one, else the plan."""
+    """The manifest to continue with, and the table of each split: the stored one or else the plan."""
     source = next(iter(sources.values()))
     manifest = cache.FORMAT | {
         "dataset": source.name,

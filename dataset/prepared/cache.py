@@ -112,7 +112,7 @@ class DecodedCache:
         self.root = Path(manifest["source"])
         self.classes: list[str] = manifest["classes"]
         self.palette = [tuple(colour) for colour in manifest["palette"]]
-        # A name that is absolute already stays as it is.
+        # An absolute name stays unchanged.
         self.image_paths = PathList(os.path.join(self.root, name) for name in self.table.images)
         self.mask_paths = self.table.masks and PathList(os.path.join(self.root, name) for name in self.table.masks)
         self._samples = np.arange(len(self.image_paths))  # in the table

@@ -21,12 +21,7 @@ def verify_cache(
     ignore_label: int | None = None,
     workers: int = DEFAULT_WORKERS,
 ) -> list[str]:
-    """One line for each problem of the cache `out`; arguments as those of `build_cache`.
-
-    Raises:
-        ValueError: `out` is not a decoded cache.
-        FileNotFoundError: the source is not there.
-    """
+    """One line for each problem of the cache `out`; arguments and errors as those of `build_cache`."""
     if not is_cache(out := Path(out).expanduser().absolute()):
         raise ValueError(f"{out} is not a decoded cache")
     problems: list[str] = []

@@ -30,9 +30,7 @@ class PathList(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends)
 
-    def __getitem__(self, index):
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> str:
         if not -len(self) <= index < len(self):
             raise IndexError(f"path {index} of a list of {len(self)}")
         index %= len(self)
@@ -41,17 +39,11 @@ class PathList(Sequence[str]):
 
 
 def list_images(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[str]:
-    """Names of the image files in a folder, sorted; hidden files are left out.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-    """
+    """Names of the image files in a folder, sorted, without hidden ones; FileNotFoundError if there is no folder."""
     if not folder.is_dir():
         raise FileNotFoundError(f"the folder {folder} does not exist")
-    with os.scandir(folder) as entries:
-        return sorted(
-            e.name for e in entries if e.name.lower().endswith(tuple(suffixes)) and not e.name.startswith(".")
-        )
+    names = os.listdir(folder)
+    return sorted(name for name in names if name.lower().endswith(tuple(suffixes)) and not name.startswith("."))
 
 
 def missing_files(paths: Iterable[str]) -> list[str]:
@@ -62,8 +54,10 @@ def missing_files(paths: Iterable[str]) -> list[str]:
         folder, name = os.path.split(path)
         if folder not in names_of:
             try:
-                with os.scandir(folder) as entries:
-                    names_of[folder] = {entry.name for entry in entries if _is_file(entry)}
+                with os.scandir(folder) as entries:  # DirEntry.is_file raises OSError for circular links
+                    names_of[folder] = {
+                        e.name for e in entries if (os.path.isfile(e) if e.is_symlink() else e.is_file())
+                    }
             except OSError:
                 names_of[folder] = set()
         if name not in names_of[folder]:
@@ -71,19 +65,11 @@ def missing_files(paths: Iterable[str]) -> list[str]:
     return missing
 
 
-def _is_file(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a circular link
-        return False
-
-
 def read_text_lines(path: Path) -> list[tuple[int, str]]:
     """(line number, stripped text) of the lines that are not blank; UTF-8, Unix or Windows line ends.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is not UTF-8 text, or is empty.
+        ValueError, FileNotFoundError: it is not UTF-8 text, or is empty; it does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the file {path} does not exist")
@@ -108,7 +94,7 @@ def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
         exists: whether a path of the line is that of a file.
 
     Raises:
-        ValueError: the line is not one or two paths; the caller adds file and line number to the message.
+        ValueError: the line is not one or two paths.
     """
     if "\t" in line:
         parts = [part.strip().strip('"') for part in line.split("\t") if part.strip()]
@@ -144,19 +130,11 @@ def read_image(path: str, upright: bool = False) -> np.ndarray:
         FileNotFoundError: no such file.
         ValueError: it cannot be decoded to its end, or it has more than 8 bits per channel.
     """
-    return _read_pixels(path, None, upright)[0]
+    return read_image_top(path, None, upright)[0]
 
 
-def read_image_top(path: str, rows: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """The first rows of an image, as `read_image` gives them, and the (height, width) of the whole.
-
-    The other rows of common PNG files are not decoded.
-    """
-    image, size = _read_pixels(path, rows, False)
-    return image[:rows], size
-
-
-def _read_pixels(path: str, rows: int | None, upright: bool) -> tuple[np.ndarray, tuple[int, int]]:
+def read_image_top(path: str, rows: int | None, upright: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
+    """The first rows of an image and its (height, width); the other rows of common PNG files are not decoded."""
     if not upright and (decoded := _decode_common_png(path, (RGB,), rows)) is not None:
         return decoded
     image, _ = _decode(path, "image", upright)
@@ -167,7 +145,7 @@ def _read_pixels(path: str, rows: int | None, upright: bool) -> tuple[np.ndarray
     if image.mode == "P":
         image = image.convert("RGBA")  # through RGBA: Pillow warns about transparent palettes otherwise
     pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return pixels, pixels.shape[:2]
+    return pixels[:rows], pixels.shape[:2]
 
 
 def read_mask(path: str) -> np.ndarray:

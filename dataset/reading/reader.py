@@ -38,16 +38,14 @@ class SegmentationLoader(DataLoader):
         read_ahead: bool = False,
         **options,
     ) -> None:
-        """Wraps `samples`.
+        """Wraps `samples`, which are read by key; `options` are for DataLoader.
 
         Args:
-            samples: read by key.
             workers: reading processes; 0 reads in this one.
             seed: of the DataLoader's own generator.
             bad_samples: counts the bad samples of a training stream, each when its batch is taken, and limits how many
                 are replaced. None, or a limit of 0: they are errors.
             read_ahead: without workers, a thread reads while the batch before is in use.
-            options: for DataLoader.
         """
         if workers < 0:
             raise ValueError(f"workers {workers}: expected 0 (read in the main process) or more")
@@ -65,13 +63,13 @@ class SegmentationLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Batch]:
         for item in self._ahead() if self.read_ahead else super().__iter__():
-            if isinstance(item, _Failure):
-                raise item.error()
+            if isinstance(item, Exception):
+                raise item
             if item.bad:
                 self.bad_samples.add(item.bad)
             yield item.batch
 
-    def _ahead(self) -> Iterator["_Item | _Failure"]:
+    def _ahead(self) -> Iterator["_Item | Exception"]:
         keys = iter(self.batch_sampler)
         pool = ThreadPoolExecutor(1, "read-ahead")  # decoding releases the interpreter lock
         try:
@@ -93,33 +91,24 @@ class _Item(NamedTuple):
     bad: list[BadSample]
 
 
-class _Failure:
-    """An error that a worker sends to the main process."""
-
-    def __init__(self, error: Exception) -> None:
-        self.kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-        self.message = reason_of(error)
-
-    def error(self) -> Exception:
-        return self.kind(self.message)
-
-
 class _Guarded(Dataset):
     """Returns errors about files as values; any other error is a bug and keeps its traceback."""
 
     def __init__(self, samples: Any, replace_bad: bool) -> None:
         self.samples, self.replace_bad = samples, replace_bad
 
-    def __getitems__(self, keys: list[int]) -> _Item | _Failure:
+    def __getitems__(self, keys: list[int]) -> _Item | Exception:
         bad: list[BadSample] = []
         try:
             batch = self.samples.read(keys, bad) if self.replace_bad else self.samples.read(keys)
-        except (ValueError, FileNotFoundError) as error:
-            return _Failure(error)
+        except FileNotFoundError as error:
+            return FileNotFoundError(reason_of(error))
+        except ValueError as error:  # subclasses may not be picklable
+            return ValueError(str(error))
         return _Item(batch, bad)
 
 
-def _same(item: _Item | _Failure) -> _Item | _Failure:
+def _same(item: _Item | Exception) -> _Item | Exception:
     return item
 
 

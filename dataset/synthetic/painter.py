@@ -13,7 +13,7 @@ SUPERSAMPLING = 2
 
 
 class Painter:
-    """Picture and label map at twice the size asked for; what is painted later covers what was there."""
+    """Picture and label map at twice the requested size; later shapes cover earlier ones."""
 
     def __init__(self, size: tuple[int, int], rng: np.random.Generator, haze: float, background: int) -> None:
         """Places a camera at random.
@@ -50,8 +50,7 @@ class Painter:
 
     def polygon(self, points, colour, z: float, label: int) -> None:
         """A polygon of points (x, y, z), seen through the haze of depth `z`."""
-        corners = np.round(np.array([self.at(*point) for point in points])).astype(np.int32)
-        corners = corners.clip(-20000, 20000)
+        corners = np.round([self.at(*point) for point in points]).astype(np.int32).clip(-20000, 20000)
         cv2.fillPoly(self.image, [corners], self.colour(colour, z))
         cv2.fillPoly(self.mask, [corners], label)
 
@@ -61,9 +60,19 @@ class Painter:
         for near, far in zip(edges[:-1], edges[1:], strict=True):
             self.polygon([(x0, 0, near), (x1, 0, near), (x1, 0, far), (x0, 0, far)], colour, near, label)
 
+    def facade(self, xs, y0: float, y1: float, zs, colour, z: float, label: int) -> None:
+        """An upright quadrangle of heights y0 to y1.
+
+        Args:
+            xs, zs: of the two lower and the two upper corners, counter-clockwise; two values are for both.
+            z: depth of the haze.
+        """
+        xs, zs = ([*ends, *ends[::-1]] if len(ends) == 2 else ends for ends in (xs, zs))
+        self.polygon(list(zip(xs, (y0, y0, y1, y1), zs, strict=True)), colour, z, label)
+
     def upright(self, x: float, y0: float, y1: float, half: float, z: float, colour, label: int) -> None:
         """A rectangle that faces the camera."""
-        self.polygon([(x - half, y0, z), (x + half, y0, z), (x + half, y1, z), (x - half, y1, z)], colour, z, label)
+        self.facade([x - half, x + half], y0, y1, [z, z], colour, z, label)
 
     def disc(self, x: float, y: float, z: float, rx: float, ry: float, colour, label: int) -> None:
         """An ellipse that faces the camera, half axes in metres."""
@@ -78,10 +87,10 @@ class Painter:
         cv2.line(self.image, a, b, self.colour(colour, start[2]), width)
         cv2.line(self.mask, a, b, label, width)
 
-    def shade(self, points, strength: float) -> None:
-        """Darkens what lies under a shadow on the ground."""
+    def shade(self, x0: float, x1: float, z0: float, z1: float, strength: float) -> None:
+        """Darkens a rectangle of the ground, and what was painted there."""
         layer = np.zeros(self.mask.shape, dtype=np.uint8)
-        corners = np.round(np.array([self.at(x, 0, z) for x, z in points])).astype(np.int32)
+        corners = np.round([self.at(x, 0, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]).astype(np.int32)
         cv2.fillPoly(layer, [corners.clip(-20000, 20000)], 1)
         dark = layer.astype(bool)
         self.image[dark] = (self.image[dark] * strength).astype(np.uint8)
@@ -92,7 +101,7 @@ class Painter:
         cv2.ellipse(self.mask, centre, axes, 0, 0, 360, label, thickness)
 
     def finish(self, texture: np.ndarray, hard: float) -> tuple[np.ndarray, np.ndarray]:
-        """Texture, light, sensor noise; down to the size asked for.
+        """Texture, light, sensor noise; reduced to the requested size.
 
         Args:
             texture: strength of fine grain and of coarse patches for each label, (labels, 2).

@@ -41,7 +41,7 @@ def render_scene(
     Args:
         size: (height, width) in pixels.
         rng: where everything random comes from.
-        difficulty: 0 (clear weather, colours that tell the classes apart) to 1 (haze, dim light, noise, look-alike
+        difficulty: 0 (clear weather, distinct colours of the classes) to 1 (haze, dim light, noise, look-alike
             colours, crowded); more is possible.
         closeness: 0 (as in a street) to 1 (things stand near, and what is thin is twice as thick), for small pictures.
 
@@ -71,10 +71,7 @@ class _Street(Painter):
         if rng.random() < 0.6:
             edge = self.curb + self.walk
             side, reach = (-1 if self.sun_left else 1), rng.uniform(2, 9)
-            z0, z1 = NEAR, rng.uniform(10, 50)
-            self.shade(
-                [(side * edge, z0), (side * (edge - reach), z0), (side * (edge - reach), z1), (side * edge, z1)], 0.6
-            )
+            self.shade(side * edge, side * (edge - reach), NEAR, rng.uniform(10, 50), 0.6)
         crowd = 0.6 + 0.8 * self.difficulty
         things = []
         for draw, count, spread in (
@@ -128,7 +125,7 @@ class _Street(Painter):
 
     def draw_house_row(self, side: int) -> None:
         rng = self.rng
-        z, houses = rng.uniform(NEAR, 8), []  # the first house stands beside the camera or just before it
+        z, houses = rng.uniform(NEAR, 8), []  # the first house is beside the camera or just in front of it
         while z < 110:
             length = rng.uniform(7, 17)
             if rng.random() < 0.8:
@@ -138,17 +135,15 @@ class _Street(Painter):
             x = side * (self.curb + self.walk + setback)
             wall = self.vary(_WALLS[rng.integers(len(_WALLS))], 10 + 8 * self.difficulty)
             lit = 1.0 if (side > 0) == self.sun_left else 0.72
-            self.polygon(
-                [(x, 0, z0), (x + side * 14, 0, z0), (x + side * 14, top, z0), (x, top, z0)], wall * 0.86, z0, BUILDING
-            )
-            self.polygon([(x, 0, z0), (x, 0, z1), (x, top, z1), (x, top, z0)], wall * lit, z0, BUILDING)
+            self.facade([x, x + side * 14], 0, top, [z0, z0], wall * 0.86, z0, BUILDING)
+            self.facade([x, x], 0, top, [z0, z1], wall * lit, z0, BUILDING)
             glass = self.vary((70, 84, 100), 14)
             bays, floors = max(2, int((z1 - z0) / 2.8)), max(1, int(top / 3))
             for y in [1 + 3 * floor for floor in range(floors)]:
                 for bay in range(bays):
                     a, b = (z0 + (z1 - z0) * (bay + part) / bays for part in (0.28, 0.72))
                     pane = (220, 205, 150) if rng.random() < 0.06 else glass * rng.uniform(0.8, 1.2)
-                    self.polygon([(x, y, a), (x, y, b), (x, y + 1.5, b), (x, y + 1.5, a)], pane, z0, BUILDING)
+                    self.facade([x, x], y, y + 1.5, [a, b], pane, z0, BUILDING)
                 for bay in range(4):
                     self.upright(x + side * (2 + 3.2 * bay), y, y + 1.5, 0.6, z0, glass, BUILDING)
 
@@ -164,9 +159,8 @@ class _Street(Painter):
         for _ in range(14):
             dx, dy = rng.normal(0, 0.5, 2) * radius
             light = 1 + 0.35 * dy / radius + rng.normal(0, 0.08)
-            self.disc(
-                x + dx, trunk + radius * 0.8 + dy * 0.8, z, radius * 0.5, radius * 0.42, green * light, VEGETATION
-            )
+            y = trunk + radius * 0.8 + dy * 0.8
+            self.disc(x + dx, y, z, radius * 0.5, radius * 0.42, green * light, VEGETATION)
 
     def draw_post(self, z: float, side: int) -> None:
         rng = self.rng
@@ -203,30 +197,20 @@ class _Street(Painter):
         roof, belt, half, length = rng.uniform(1.4, 1.9), 0.95, 0.88, rng.uniform(3.6, 4.6)
         if abs(x - self.camera_x) < 1.6:
             z = max(z, 8.0)
-        self.shade([(x - 1, z - 0.2), (x + 1, z - 0.2), (x + 1, z + length), (x - 1, z + length)], 0.5)
+        self.shade(x - 1, x + 1, z - 0.2, z + length, 0.5)
         s = -1 if x > self.camera_x else 1  # the side that shows
-        near, far, inner = z, z + length, x + s * half
-        self.polygon(
-            [(inner, 0.3, near), (inner, 0.3, far), (inner, belt, far), (inner, belt, near)], paint * 0.75, z, CAR
-        )
-        cabin = [
-            (inner, belt, near + 0.3),
-            (inner, belt, far - 0.9),
-            (inner, roof, far - 1.6),
-            (inner, roof, near + 0.7),
-        ]
-        self.polygon(cabin, (44, 50, 58), z, CAR)
+        far, inner = z + length, x + s * half
+        self.facade([inner, inner], 0.3, belt, [z, far], paint * 0.75, z, CAR)
+        self.facade([inner, inner], belt, roof, [z + 0.3, far - 0.9, far - 1.6, z + 0.7], (44, 50, 58), z, CAR)
         for at in (0.8, length - 0.8):
             points = [(inner, 0.33 + 0.33 * math.sin(a), z + at + 0.33 * math.cos(a)) for a in np.linspace(0, 6.28, 12)]
             self.polygon(points, (20, 20, 22), z, CAR)
         for wheel in (-0.62, 0.62):
             self.upright(x + wheel, 0, 0.4, 0.12, z, (20, 20, 22), CAR)
         self.upright(x, 0.25, belt, half, z, paint, CAR)
-        self.polygon(
-            [(x - half, belt, z), (x + half, belt, z), (x + 0.66, roof, z), (x - 0.66, roof, z)], paint * 0.9, z, CAR
-        )
-        self.polygon([(x - 0.74, belt + 0.06, z), (x + 0.74, belt + 0.06, z), (x + 0.58, roof - 0.1, z),
-                      (x - 0.58, roof - 0.1, z)], (52, 60, 70), z, CAR)  # fmt: skip
+        self.facade([x - half, x + half, x + 0.66, x - 0.66], belt, roof, [z, z], paint * 0.9, z, CAR)
+        window = [x - 0.74, x + 0.74, x + 0.58, x - 0.58]
+        self.facade(window, belt + 0.06, roof - 0.1, [z, z], (52, 60, 70), z, CAR)
         for lamp in (-0.7, 0.7):
             self.upright(x + lamp, 0.65, 0.82, 0.14, z, (200, 30, 28) if side > 0 else (235, 230, 200), CAR)
 
@@ -239,10 +223,9 @@ class _Street(Painter):
         coat, legs = rng.uniform(25, 215, 3), rng.uniform(20, 110, 3)
         skin = self.vary((205, 160, 130), 12) * rng.uniform(0.5, 1.1)
         for step in (-stride, stride):
+            shoulder, hand = (x + step * 0.3, y + 0.8 * tall, z), (x - step * 1.3, y + 0.5 * tall, z)
             self.line((x, y + 0.5 * tall, z), (x + step, y, z), 0.15, legs, PERSON)
-            self.line(
-                (x + step * 0.3, y + 0.8 * tall, z), (x - step * 1.3, y + 0.5 * tall, z), 0.11, coat * 0.85, PERSON
-            )
+            self.line(shoulder, hand, 0.11, coat * 0.85, PERSON)
         self.upright(x, y + 0.45 * tall, y + 0.85 * tall, 0.2, z, coat, PERSON)
         self.disc(x, y + 0.92 * tall, z, 0.11, 0.14, skin, PERSON)
 
@@ -253,21 +236,11 @@ class _Street(Painter):
         for wheel in (-half, half):
             (u, v), scale = self.at(x + wheel, 0.34, z), self.focal / z
             axes = (max(1, round(0.34 * scale * half / 0.55)), max(2, round(0.34 * scale)))
-            self.ellipse(
-                (round(u), round(v)),
-                axes,
-                self.colour((24, 24, 26), z),
-                BICYCLE,
-                max(SUPERSAMPLING, round(0.07 * self.bulk * scale)),
-            )
+            tyre, thickness = self.colour((24, 24, 26), z), max(SUPERSAMPLING, round(0.07 * self.bulk * scale))
+            self.ellipse((round(u), round(v)), axes, tyre, BICYCLE, thickness)
         seat, bar, pedal = (x - half * 0.4, 0.85, z), (x + half * 0.75, 0.95, z), (x, 0.34, z)
-        for a, b in (
-            (seat, pedal),
-            (pedal, bar),
-            (seat, bar),
-            ((x - half, 0.34, z), pedal),
-            ((x + half, 0.34, z), bar),
-        ):
+        rear, front = (x - half, 0.34, z), (x + half, 0.34, z)
+        for a, b in ((seat, pedal), (pedal, bar), (seat, bar), (rear, pedal), (front, bar)):
             self.line(a, b, 0.07 * self.bulk, colour, BICYCLE)
         if rng.random() < 0.65:
             self.paint_person(x, 0.5, z, 1.35, 0.12)

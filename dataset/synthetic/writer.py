@@ -16,11 +16,12 @@ from PIL import Image
 from dataset.custom import CLASSES_FILE
 from dataset.synthetic.scenes import CLASSES, render_scene
 from utils.cli import Parser
+from utils.files import write_text
 
 VERSION = 1  # incremented when the same parameters give other images
 MARKER = "synthetic.json"
 _UNFINISHED = "synthetic.unfinished"
-_SPLITS = ("train", "val", "test")
+_SPLITS, _FOLDERS = ("train", "val", "test"), ("images", "masks")
 DIFFICULTIES = {"easy": 0.0, "normal": 0.5, "hard": 1.0}
 
 
@@ -41,9 +42,7 @@ def write_synthetic(
 
     Args:
         root: the folder; created with the folders above it.
-        num_train: number of training scenes.
-        num_val: number of validation scenes.
-        num_test: number of test scenes.
+        num_train, num_val, num_test: number of scenes of each split.
         size: (height, width) in pixels, at least 16 each.
         seed: an integer from 0.
         difficulty: 0 (easy) to 1 (hard), or easy, normal (0.5), hard.
@@ -67,22 +66,22 @@ def write_synthetic(
         raise ValueError(f"seed {seed}: expected an integer of at least 0")
     if not 0 <= closeness <= 1:
         raise ValueError(f"closeness {closeness}: expected a number from 0 to 1")
-    wanted = {
-        "version": VERSION, "scenes": counts, "size": list(size), "seed": seed, "difficulty": difficulty,
-        "closeness": closeness,
-    }  # fmt: skip
-    if not _prepare(root, wanted, overwrite):
+    drawing = {"size": list(size), "seed": seed, "difficulty": difficulty, "closeness": closeness}
+    requested = {"version": VERSION, "scenes": counts} | drawing
+    if not _prepare(root, requested, overwrite):
         return False
 
-    classes = "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in CLASSES.items())
-    (root / CLASSES_FILE).write_text(classes, encoding="utf-8")
+    write_text(root / CLASSES_FILE, "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in CLASSES.items()))
     for split, count in counts.items():
-        lines = [_write_sample(root, split, index, size, seed, difficulty, closeness) for index in range(count)]
+        lines = []
+        for index in range(count):
+            names = [f"{folder}/{split}_{index:05d}.png" for folder in _FOLDERS]
+            for name, picture in zip(names, synthetic_sample(split, index, **drawing), strict=True):
+                Image.fromarray(picture).save(root / name)
+            lines.append(" ".join(names) + "\n")
         if lines:
-            (root / f"{split}.txt").write_text("".join(lines), encoding="utf-8")
-    # Last, so that the marker implies a complete data set.
-    (root / f"{MARKER}.tmp").write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    os.replace(root / f"{MARKER}.tmp", root / MARKER)
+            write_text(root / f"{split}.txt", "".join(lines))
+    write_text(root / MARKER, json.dumps(requested, indent=1) + "\n")  # last, so that it implies a complete data set
     (root / _UNFINISHED).unlink()
     return True
 
@@ -95,19 +94,8 @@ def synthetic_sample(
     return render_scene(size, np.random.Generator(np.random.Philox(key)), difficulty, closeness)
 
 
-def _write_sample(
-    root: Path, split: str, index: int, size: tuple[int, int], seed: int, difficulty: float, closeness: float
-) -> str:
-    image, mask = synthetic_sample(split, index, size, seed, difficulty, closeness)
-    names = [f"{folder}/{split}_{index:05d}.png" for folder in ("images", "masks")]
-    for name, picture in zip(names, (image, mask), strict=True):
-        (root / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(picture).save(root / name)
-    return " ".join(names) + "\n"
-
-
-def _prepare(root: Path, wanted: dict, overwrite: bool) -> bool:
-    """Makes an empty folder marked as unfinished; False if it holds the wanted data set already."""
+def _prepare(root: Path, requested: dict, overwrite: bool) -> bool:
+    """Makes an empty folder marked as unfinished; False if it holds the requested data set already."""
     if root.exists() and not root.is_dir():
         raise ValueError(f"{root} is a file; expected a folder")
     marker = root / MARKER
@@ -116,11 +104,11 @@ def _prepare(root: Path, wanted: dict, overwrite: bool) -> bool:
             found = json.loads(marker.read_text(encoding="utf-8"))
         except ValueError:
             found = "an unreadable description"
-        if found == wanted:
+        if found == requested:
             return False
         if not overwrite:
             raise ValueError(
-                f"{root} holds another synthetic data set: {found} instead of {wanted}. "
+                f"{root} holds another synthetic data set: {found} instead of {requested}. "
                 "Give another folder, or --overwrite to replace it"
             )
     elif root.is_dir() and any(root.iterdir()) and not (root / _UNFINISHED).exists():
@@ -128,8 +116,9 @@ def _prepare(root: Path, wanted: dict, overwrite: bool) -> bool:
     root.mkdir(parents=True, exist_ok=True)
     (root / _UNFINISHED).touch()
     marker.unlink(missing_ok=True)
-    for folder in ("images", "masks"):
+    for folder in _FOLDERS:
         shutil.rmtree(root / folder, ignore_errors=True)
+        (root / folder).mkdir()
     for split in _SPLITS:
         (root / f"{split}.txt").unlink(missing_ok=True)
     return True
@@ -152,9 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--num-train", type=int, default=400, help="training scenes (default: %(default)s)")
     parser.add_argument("--num-val", type=int, default=60, help="validation scenes (default: %(default)s)")
     parser.add_argument("--num-test", type=int, default=60, help="test scenes (default: %(default)s)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=(96, 160), metavar=("H", "W"), help="pixels (default: 96 160)"
-    )
+    size = {"nargs": 2, "default": (96, 160), "metavar": ("H", "W")}
+    parser.add_argument("--size", type=int, **size, help="pixels (default: 96 160)")
     parser.add_argument("--seed", type=int, default=0, help="scenes drawn (default: %(default)s)")
     parser.add_argument("--difficulty", default="normal", help="easy, normal, hard or 0 to 2 (default: %(default)s)")
     parser.add_argument(
@@ -163,10 +151,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace a synthetic data set of other parameters")
     args = parser.parse_args(arguments)
     cv2.setNumThreads(0)
-    written = write_synthetic(
-        args.root, args.num_train, args.num_val, args.num_test, tuple(args.size), args.seed, args.difficulty,
-        args.closeness, args.overwrite,
-    )  # fmt: skip
+    written = write_synthetic(**vars(args))
     scenes = args.num_train + args.num_val + args.num_test
     print(f"{'wrote' if written else 'already there:'} {scenes} scenes of {args.size[0]}x{args.size[1]} in {args.root}")
     return 0

@@ -1,4 +1,4 @@
-"""Comparisons without training: runs as the entry points leave them, with figures of one's choice."""
+"""Comparisons without training: runs as the entry points leave them, with chosen figures."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from comparison.report import write_report
 from comparison.runner import EVALUATION, read_record, write_record
 from comparison.spec import Spec, make_spec
 from dataset import build_dataset
+from tests.conftest import metric_lines
 from utils.visualize import save_indexed_png
 
 # (method, seed) -> validations as (iteration, seconds, mIoU); the last is the run's end
@@ -91,21 +92,37 @@ def leave_teacher(spec: Spec) -> None:
     write_record(folder, {"evaluated": ["x"]})
 
 
-@pytest.fixture
-def finished(spec) -> list[Job]:
-    """All four runs and the teacher's evaluation."""
+def leave_runs(spec: Spec) -> list[Job]:
     jobs = make_jobs(spec)
     for job in jobs:
         leave_run(job, spec)
-    leave_teacher(spec)
     return jobs
+
+
+@pytest.fixture
+def finished(spec) -> list[Job]:
+    """All four runs and the teacher's evaluation."""
+    leave_teacher(spec)
+    return leave_runs(spec)
+
+
+def report(spec: Spec, jobs: list[Job], *words: str) -> tuple[dict, str]:
+    """Writes the report; its figures and its page."""
+    summary = write_report(spec, jobs, ["compare.py", *words])
+    return summary, (spec.output / "report.html").read_text()
 
 
 @pytest.fixture
 def summary(spec, finished) -> dict:
     """The report of all four runs is written; its results.json."""
-    write_report(spec, finished, ["python", "compare.py", "a <spec>.yaml"])
+    report(spec, finished)
     return json.loads((spec.output / "results.json").read_text())
+
+
+def change_metrics(job: Job, change) -> None:
+    """Replaces the lines of a run's metrics."""
+    lines = change(metric_lines(job.folder))
+    (job.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def fail(job: Job, reason: str) -> None:

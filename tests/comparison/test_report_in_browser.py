@@ -1,30 +1,50 @@
 """The report in a browser: layout, sorting, pictures."""
 
-import json
+import shutil
 
 import pytest
 import yaml
 
-from comparison.jobs import make_jobs
-from comparison.report import write_report
 from comparison.spec import make_spec
-from tests.comparison.browser import open_browser
-from tests.comparison.conftest import fail, leave_run
+from tests.comparison.conftest import change_metrics, fail, leave_runs, report
 
 OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
 PICTURES = "return [...document.querySelectorAll('.cell img')].map(i => i.complete && i.naturalWidth)"
 CHARTS = "return [...document.querySelectorAll('svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('polyline, rect').length])"  # noqa: E501
 
 
+@pytest.fixture(scope="module")
+def driver():
+    """Headless Chromium; the tests are skipped, with the reason, if there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (requirements.txt has it)")
+    binary = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    chromedriver = shutil.which("chromedriver")
+    if binary is None or chromedriver is None:
+        pytest.skip("no chromium with chromedriver on PATH; on Debian: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = binary
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-gpu"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    yield driver
+    driver.quit()
+
+
+def show(driver, spec, width: int, dark: bool = False) -> None:
+    """Opens the report on an emulated screen; windows have a least width, emulated screens have none."""
+    metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    driver.get((spec.output / "report.html").as_uri())
+
+
 @pytest.fixture(params=[(1200, False), (360, True)], ids=["desktop, light", "phone, dark"])
-def browser(request, summary, spec):
-    browser = open_browser(request.param[0], dark=request.param[1])
-    try:
-        browser.get((spec.output / "report.html").as_uri())
-        yield browser
-        assert browser.get_log("browser") == []  # neither errors nor warnings in the console
-    finally:
-        browser.quit()
+def browser(request, driver, summary, spec):
+    show(driver, spec, *request.param)
+    yield driver
+    assert driver.get_log("browser") == []  # neither errors nor warnings in the console
 
 
 def test_page_shows_every_figure_without_sideways_scrolling(browser):
@@ -60,32 +80,29 @@ def test_columns_sort_and_pictures_enlarge(browser):
     assert browser.execute_script(OVERFLOW) <= 0
 
 
-def test_tables_of_five_methods_fit_a_screen_of_1280_pixels(values):
+def test_tables_of_five_methods_fit_a_screen_of_1280_pixels(driver, values):
+    def lengthen(lines):
+        """Figures as long as those of a published recipe."""
+        for line in lines:
+            line |= {"iteration": 8000 * line["iteration"], "train_seconds": 80000 * line["train_seconds"]}
+        return [line | ({"memory_mib": 131000} if "loss" in line else {}) for line in lines]
+
     long = "without the context module, lambda_channel_kd 100"
     methods = ["baseline", *({"name": f"{name} {long}", "method": "cirkdv2"} for name in ("cirkdv2", "b", "c", "d"))]
     spec = make_spec(values | {"methods": methods})
-    jobs = make_jobs(spec)
+    jobs = leave_runs(spec)
     for job in jobs:
-        leave_run(job, spec)
-        lines = [json.loads(line) for line in (job.folder / "metrics.jsonl").read_text().splitlines()]
-        for line in lines:  # figures as long as those of a published recipe
-            line |= {"iteration": 8000 * line["iteration"], "train_seconds": 80000 * line["train_seconds"]}
-            line |= {"memory_mib": 131000 + job.seed} if "loss" in line else {}
-        (job.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        change_metrics(job, lengthen)
         settings = yaml.safe_load((job.folder / "args.yaml").read_text())
         settings["arguments"]["teacher_pretrained"] = "/data/checkpoints/" + "deeplabv3_resnet101_" * 4 + ".pth"
         (job.folder / "args.yaml").write_text(yaml.safe_dump(settings))
     fail(jobs[-1], "training: loss_kd is not finite")
-    write_report(spec, jobs, ["compare.py"])
-    browser = open_browser(1280 - 15)  # less a scroll bar
-    try:
-        browser.get((spec.output / "report.html").as_uri())
-        browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
-        widths = browser.execute_script(
-            "return [...document.querySelectorAll('table')].map(t => [t.parentElement.scrollWidth, "
-            "t.parentElement.clientWidth, t.getBoundingClientRect().width])"
-        )
-        assert len(widths) == 3 and all(max(scrolled, table) <= visible for scrolled, visible, table in widths), widths
-        assert browser.execute_script(OVERFLOW) <= 0
-    finally:
-        browser.quit()
+    report(spec, jobs)
+    show(driver, spec, 1280 - 15)  # less a scroll bar
+    driver.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
+    widths = driver.execute_script(
+        "return [...document.querySelectorAll('table')].map(t => [t.parentElement.scrollWidth, "
+        "t.parentElement.clientWidth, t.getBoundingClientRect().width])"
+    )
+    assert len(widths) == 3 and all(max(scrolled, table) <= visible for scrolled, visible, table in widths), widths
+    assert driver.execute_script(OVERFLOW) <= 0

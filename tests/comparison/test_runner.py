@@ -17,7 +17,7 @@ from comparison.records import read_run
 from comparison.runner import read_record, refuse_other_settings, remove_runs, run_jobs, run_process
 from comparison.spec import make_spec
 from tests.comparison.conftest import CLASS_IOU, FINAL, leave_evaluation, leave_training
-from tests.conftest import STUDENT, metric_lines
+from tests.conftest import TEACHER, metric_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,7 +112,7 @@ def test_reason_of_a_failure(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interruption_ends_the_process_that_runs(tmp_path, number, monkeypatch):
-    monkeypatch.setattr(runner, "SECONDS_TO_END", 5)
+    monkeypatch.setattr(runner, "ENDING", [(0.2, signal.SIGINT), (5, signal.SIGTERM), (5, signal.SIGKILL)])
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
     lines: list[str] = []
 
@@ -132,14 +132,12 @@ def test_interruption_ends_the_process_that_runs(tmp_path, number, monkeypatch):
 
 @pytest.mark.slow
 def test_real_comparison_is_interrupted_and_goes_on(tmp_path, values, teacher_file):
-    flags = ["--batch-size 2 --crop-size 40 56 --workers 0 --device cpu --log-iter 1 --val-per-iters 60"]
-    flags += ["--save-per-iters 2 --lr 0.0001"]
-    values |= {"teacher": {"model": "deeplabv3_mobilenet_ssseg", "backbone": "mobilenetv3_large"}, "seeds": [0]}
-    values["teacher"]["checkpoint"] = str(teacher_file)
-    values |= {"student": dict(zip(("model", "backbone"), STUDENT, strict=True)), "iterations": 60}
+    flags = "--batch-size 2 --crop-size 40 56 --workers 0 --device cpu --log-iter 1 --val-per-iters 60"
+    flags += " --save-per-iters 2 --lr 0.0001"
+    values["teacher"] = dict(zip(("model", "backbone"), TEACHER, strict=True)) | {"checkpoint": str(teacher_file)}
     banks = "--pixel-memory-size 50 --region-memory-size 20 --channel-memory-size 300 --pixel-contrast-size 64"
     banks += " --region-contrast-size 24 --channel-contrast-size 64 --skip-teacher-check"
-    values |= {"train_flags": " ".join(flags), "method_flags": {"cirkdv2": banks}}
+    values |= {"seeds": [0], "iterations": 60, "train_flags": flags, "method_flags": {"cirkdv2": banks}}
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-u", str(ROOT / "compare.py"), str(tmp_path / "spec.yaml")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -2,16 +2,14 @@
 
 import pytest
 
-from comparison.statistics import difference_by_position, last_at, mean_by_position, paired_difference, spread
+from comparison.statistics import difference_by_position, last_at, paired_difference, spread
 
 
-def test_spread_by_hand():
-    assert spread([0.2, 0.4, 0.9]) == {"n": 3, "mean": pytest.approx(0.5), "std": pytest.approx(0.13**0.5)}
-
-
-@pytest.mark.parametrize("values, mean", [([0.25], 0.25), ([], None)])
-def test_fewer_than_two_values_have_no_spread(values, mean):
-    assert spread(values) == {"n": len(values), "mean": mean, "std": None}
+@pytest.mark.parametrize(
+    "values, mean, std", [([0.2, 0.4, 0.9], 0.5, 0.13**0.5), ([0.25], 0.25, None), ([], None, None)]
+)
+def test_spread_by_hand(values, mean, std):
+    assert spread(values) == {"n": len(values), "mean": pytest.approx(mean), "std": pytest.approx(std)}
 
 
 def test_differences_are_paired_by_seed():
@@ -21,14 +19,10 @@ def test_differences_are_paired_by_seed():
 
 
 def test_classes_that_do_not_occur_are_left_out():
-    rows = {0: [0.5, None, 0.2], 1: [0.7, None, None]}
-    assert [(f["n"], f["mean"]) for f in mean_by_position(list(rows.values()))] == [
-        (2, pytest.approx(0.6)),
-        (0, None),
-        (1, 0.2),
-    ]
-    gains = difference_by_position(rows, {0: [0.4, 0.1, 0.1], 1: [0.4, 0.1, 0.1]})
-    assert [(f["n"], f["mean"]) for f in gains] == [(2, pytest.approx(0.2)), (0, None), (1, pytest.approx(0.1))]
+    rows = {0: [0.5, None, 0.2, 0.1], 1: [0.7, None, None, 0.2], 2: [0.0, 0.0, 0.0, 0.0]}
+    gains = difference_by_position(rows, {0: [0.4, 0.1, 0.1, None], 1: [0.4, 0.1, 0.1, None]})
+    expected = [(2, pytest.approx(0.2)), (0, None), (1, pytest.approx(0.1)), (0, None)]
+    assert [(figures["n"], figures["mean"]) for figures in gains] == expected
 
 
 @pytest.mark.parametrize("limit, expected", [(0.9, None), (1.0, 10), (2.4, 20), (9.0, 30)])

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,11 +11,14 @@ from dataset import build_dataset
 from dataset.loading.bad_samples import BadSamples, listed
 from dataset.loading.loaders import TrainStream, build_eval_loader, build_train_loader
 from dataset.loading.transforms import TrainTransform
+from tests.conftest import assert_same
+from tests.dataset.conftest import batches
 from tests.pseudo_datasets import write_pseudo_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
-COUNT, BATCH, ITERATIONS = 6, 4, 6
+COUNT = 6
+TOO_MANY = r"^2 training samples cannot be used, and --skip-bad-samples allows 1:"
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +31,14 @@ def data(tmp_path_factory):
     return data
 
 
-def batches(data, bad_samples, **options):
-    settings = {"crop_size": (16, 20), "batch_size": BATCH, "max_iterations": ITERATIONS, "seed": 5} | options
-    return list(build_train_loader(data, bad_samples=bad_samples, **settings))
+@pytest.fixture(scope="module")
+def stream(data):
+    return TrainStream(data, TrainTransform((16, 20)), seed=5)
+
+
+@pytest.fixture(scope="module")
+def whole(data):
+    return tolerant_batches(data)
 
 
 def tolerant(allowed=2):
@@ -37,16 +46,13 @@ def tolerant(allowed=2):
     return BadSamples(allowed, warnings.append), warnings
 
 
-def assert_same(first, second):
-    assert len(first) == len(second) > 0
-    for a, b in zip(first, second, strict=True):
-        for x, y in zip(a, b, strict=True):
-            assert torch.equal(x, y)
+def tolerant_batches(data, **options):
+    return batches(data, bad_samples=tolerant()[0], **options)
 
 
 def test_each_is_warned_of_once_with_its_file_and_the_reason(data):
     counter, warnings = tolerant()
-    batches(data, counter)
+    batches(data, bad_samples=counter)
     assert sorted(path[-13:] for path in counter.found) == ["train_001.png", "train_004.png"]
     assert len(warnings) == 2 and "of at most 2" in warnings[0]
     text = "\n".join(warnings)
@@ -56,95 +62,82 @@ def test_each_is_warned_of_once_with_its_file_and_the_reason(data):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_one_more_than_allowed_stops_with_the_list(data, workers):
     counter, warnings = tolerant(1)
-    with pytest.raises(
-        ValueError, match=r"^2 training samples cannot be used, and --skip-bad-samples allows 1:"
-    ) as caught:
-        batches(data, counter, workers=workers)
+    with pytest.raises(ValueError, match=TOO_MANY) as caught:
+        batches(data, bad_samples=counter, workers=workers)
     assert "train_001.png" in str(caught.value) and "train_004.png" in str(caught.value) and len(warnings) == 1
 
 
-@pytest.mark.parametrize("counter", [None, BadSamples(0, print)])
-def test_none_allowed_is_an_error_of_the_file(data, counter):
-    with pytest.raises((ValueError, FileNotFoundError), match=r"train_00[14]\.png") as caught:
-        batches(data, counter)
-    assert "--skip-bad-samples" not in str(caught.value)
+@pytest.mark.parametrize(("workers", "counter"), [(0, None), (2, None), (2, BadSamples(0, print))])
+@pytest.mark.parametrize(
+    ("start", "error", "message"),
+    [
+        (0, FileNotFoundError, r"^\S*masks/train_004\.png does not exist$"),
+        (1, ValueError, r"^the image \S*images/train_001\.png cannot be read: it is empty$"),
+    ],
+)
+def test_none_allowed_is_an_error_of_the_file_with_its_own_message(data, workers, counter, start, error, message):
+    with pytest.raises(error, match=message):
+        batches(data, bad_samples=counter, workers=workers, start_iteration=start, batch_size=2)
 
 
-def test_replacements_are_good_samples_in_the_window_of_the_position_and_nothing_else_changes(data):
-    stream = TrainStream(data, TrainTransform((16, 20)), seed=5)
+def test_replacements_are_good_samples_in_the_window_of_the_position_and_nothing_else_changes(stream):
     good = [index for index in range(COUNT) if index not in (1, 4)]
     for position in range(40):
         replaced = stream.read([position], bad=[])
         index = stream.order.index(position)
-        candidates = [index] if index in good else good
-        samples = []
-        for candidate in candidates:
-            images = torch.empty((3, 16, 20), dtype=torch.uint8)
-            stream._read_one(candidate, position, images.numpy(), torch.empty((16, 20), dtype=torch.uint8).numpy())
-            samples.append(images)
-        assert sum(torch.equal(replaced.images[0], sample) for sample in samples) == 1
-        assert replaced.positions.tolist() == [position]
+        same = 0
+        for candidate in [index] if index in good else good:
+            image, mask = np.empty((3, 16, 20), np.uint8), np.empty((16, 20), np.uint8)
+            stream._read_one(candidate, position, image, mask)
+            same += np.array_equal(replaced.images[0], image)
+        assert same == 1 and replaced.positions.tolist() == [position]
 
 
-def test_different_positions_get_different_replacements(data):
-    order = TrainStream(data, TrainTransform((16, 20)), seed=5).order
-    firsts = [next(order.replacements(position)) for position in range(60)]
+def test_different_positions_get_different_replacements(stream):
+    firsts = [next(stream.order.replacements(position)) for position in range(60)]
     assert set(firsts) == set(range(COUNT))
-    assert firsts == [next(order.replacements(position)) for position in range(60)]
+    assert firsts == [next(stream.order.replacements(position)) for position in range(60)]
 
 
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_workers_and_a_resume_change_nothing(data, workers):
-    whole = batches(data, tolerant()[0])
-    assert_same(whole, batches(data, tolerant()[0], workers=workers))
-    assert_same(whole[3:], batches(data, tolerant()[0], workers=workers, start_iteration=3))
+@pytest.mark.parametrize("workers", [0, 3])
+def test_workers_and_a_resume_change_nothing(data, whole, workers):
+    assert_same(whole, tolerant_batches(data, workers=workers))
+    assert_same(whole[3:], tolerant_batches(data, workers=workers, start_iteration=3))
 
 
-def test_processes_change_nothing_and_count_what_they_meet(data):
-    whole = batches(data, tolerant()[0])
+def test_processes_change_nothing_and_count_their_bad_samples(data, whole):
     counters = [tolerant()[0] for _ in range(2)]
-    ranks = [batches(data, counters[rank], rank=rank, world_size=2) for rank in range(2)]
+    ranks = [batches(data, bad_samples=counters[rank], rank=rank, world_size=2) for rank in range(2)]
     joined = [type(a)(*(torch.cat(fields) for fields in zip(a, b, strict=True))) for a, b in zip(*ranks, strict=True)]
     assert_same(whole, joined)
-    assert counters[0].found | counters[1].found == {
-        path: reason for counter in counters for path, reason in counter.found.items()
-    }
     assert len(counters[0].found | counters[1].found) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_bad_file_is_met_when_its_batch_is_taken(data, workers):
+def test_a_bad_file_is_reported_when_its_batch_is_taken(data, stream, workers):
     """Workers read ahead; bad samples are reported at the iteration that needs them."""
-    order = TrainStream(data, TrainTransform((16, 20)), seed=5).order
-    first_bad = next(position for position in range(100) if order.index(position) in (1, 4))
+    first_bad = next(position for position in range(100) if stream.order.index(position) in (1, 4))
     counter, warnings = tolerant()
-    loader = build_train_loader(
-        data, crop_size=(16, 20), batch_size=1, max_iterations=20, seed=5, workers=workers, bad_samples=counter
-    )
-    for position, _ in enumerate(loader):
+    options = {"batch_size": 1, "max_iterations": 20, "seed": 5, "workers": workers, "bad_samples": counter}
+    for position, _ in enumerate(build_train_loader(data, crop_size=(16, 20), **options)):
         assert bool(warnings) == (position >= first_bad)
 
 
 def test_nothing_but_bad_samples_is_an_error(tmp_path):
-    root = write_pseudo_dataset("custom", tmp_path, (8, 8), 2)
-    data = build_dataset("custom", root, "train")
+    data = build_dataset("custom", write_pseudo_dataset("custom", tmp_path, (8, 8), 2), "train")
     for path in data.image_paths:
         open(path, "wb").close()
     with pytest.raises(ValueError, match=r"none of 100 replacements .* can be read: the image .*it is empty"):
-        batches(data, tolerant(10)[0])
+        batches(data, bad_samples=tolerant(10)[0])
 
 
-def test_the_check_before_training_allows_as_many(data):
+def test_the_checks_before_training_allow_as_many(data):
     data.check_samples(allowed=2)
-    with pytest.raises(ValueError, match=r"^2 training samples cannot be used, and --skip-bad-samples allows 1:"):
+    with pytest.raises(ValueError, match=TOO_MANY):
         data.check_samples(allowed=1)
-
-
-def test_missing_files_within_the_number_are_left_to_reading(data):
-    root = data.root
     with pytest.raises(FileNotFoundError, match="1 of 12 files are missing"):
-        build_dataset("custom", root, "train")
-    assert len(build_dataset("custom", root, "train", max_missing=1)) == COUNT
+        build_dataset("custom", data.root, "train")
+    assert len(build_dataset("custom", data.root, "train", max_missing=1)) == COUNT
 
 
 def test_a_long_list_is_cut():
@@ -153,7 +146,7 @@ def test_a_long_list_is_cut():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_reads_on_while_an_image_is_in_use(tmp_path, workers):
+def test_evaluation_reads_ahead_while_an_image_is_in_use(tmp_path, workers):
     data = build_dataset("custom", write_pseudo_dataset("custom", tmp_path, (8, 8), 3), "val")
     marker, plain = tmp_path / "the second image was read", type(data)
 
@@ -166,17 +159,15 @@ def test_evaluation_reads_on_while_an_image_is_in_use(tmp_path, workers):
     data.__class__ = Marking
     loader = iter(build_eval_loader(data, workers=workers))
     next(loader)
-    for _ in range(200):  # as long as it takes: nobody asks for the second image meanwhile
-        if marker.exists():
-            break
-        time.sleep(0.1)
-    assert marker.exists()
+    deadline = time.monotonic() + 20
+    while not marker.exists():  # although nobody asks for the second image
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     assert [batch.positions.item() for batch in loader] == [1, 2]
 
 
-def test_the_reading_thread_ends_with_a_pass_that_is_broken_off(tmp_path):
-    data = build_dataset("custom", write_pseudo_dataset("custom", tmp_path, (8, 8), 8), "val")
-    loader = iter(build_eval_loader(data))
+def test_the_reading_thread_ends_with_an_abandoned_pass(data):
+    loader = iter(build_eval_loader(build_dataset("custom", data.root, "val")))
     next(loader)
     loader.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("read-ahead")]

@@ -2,14 +2,15 @@
 
 import re
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dataset import build_dataset
 from dataset.loading.bad_samples import BadSamples
 from dataset.loading.loaders import build_train_loader
-from tests.dataset.fault_sweep import COUNT, CROP, FAULTS, spoiled, train
+from tests.conftest import STUDENT
+from tests.dataset.conftest import batches
+from tests.dataset.fault_sweep import COUNT, CROP, FAULTS, spoiled
+from tests.programs import exit_code
 from tests.pseudo_datasets import write_pseudo_dataset
 
 
@@ -18,13 +19,13 @@ def read_all(root, allowed=0):
     counter = BadSamples(allowed, lambda text: None)
     data = build_dataset("custom", root, "train", max_missing=allowed)
     data.check_samples(allowed=allowed)
-    loader = build_train_loader(data, crop_size=CROP, batch_size=COUNT, max_iterations=2, bad_samples=counter)
-    for batch in loader:
+    for batch in batches(data, crop_size=CROP, batch_size=COUNT, max_iterations=2, bad_samples=counter):
         assert batch.images.shape == (COUNT, 3, *CROP) and batch.target.shape == (COUNT, *CROP)
     return counter
 
 
 @pytest.mark.parametrize("case", FAULTS)
+@pytest.mark.filterwarnings("error:Palette images")
 def test_a_fault_is_read_or_refused_by_name_or_replaced(case, tmp_path):
     fault, root = FAULTS[case], spoiled(case, tmp_path)
     if fault.error is None:
@@ -46,72 +47,64 @@ def test_a_fault_is_read_or_refused_by_name_or_replaced(case, tmp_path):
 def test_small_images_are_padded_with_void(case, tmp_path):
     data = build_dataset("custom", spoiled(case, tmp_path), "train")
     loader = build_train_loader(data, crop_size=CROP, batch_size=COUNT, max_iterations=12, scales=(0.5, 1.0))
-    small = next(index for index, path in enumerate(data.image_paths) if "train_001" in path)
     for batch in loader:
-        for slot, position in enumerate(batch.positions.tolist()):
-            height, width = batch.valid_size[slot].tolist()
+        for image, target, size, position in zip(*batch, strict=True):
+            height, width = size.tolist()
             assert 1 <= height <= CROP[0] and 1 <= width <= CROP[1]
-            assert (batch.target[slot, height:] == 255).all() and (batch.target[slot, :, width:] == 255).all()
-            assert (batch.images[slot, :, height:] == 0).all() and (batch.images[slot, :, :, width:] == 0).all()
-            if loader.samples.order.index(position) == small:
-                assert height * width < CROP[0] * CROP[1]
-                assert (batch.target[slot, :height, :width] < 3).all()
+            assert (target[height:] == 255).all() and (target[:, width:] == 255).all()
+            assert (image[:, height:] == 0).all() and (image[:, :, width:] == 0).all()
+            if "train_001" in loader.samples.image_path(position.item()):
+                assert height * width < CROP[0] * CROP[1] and (target[:height, :width] < 3).all()
 
 
 def test_an_ignored_mask_stays_ignored(tmp_path):
-    root = spoiled("mask: all ignored", tmp_path)
-    data = build_dataset("custom", root, "train")
+    data = build_dataset("custom", spoiled("mask: all ignored", tmp_path), "train")
     loader = build_train_loader(data, crop_size=CROP, batch_size=COUNT, max_iterations=1)
     void = [bool((target == 255).all()) for target in next(iter(loader)).target]
-    order = [loader.samples.image_path(position) for position in range(COUNT)]
-    assert void == ["train_001" in path for path in order]
+    assert void == ["train_001" in loader.samples.image_path(position) for position in range(COUNT)]
 
 
-def test_transparent_grey_and_palette_images_are_what_they_look_like(tmp_path):
-    for mode in ("P", "RGBA", "L"):
-        root = spoiled({"P": "image: palette", "RGBA": "image: RGBA", "L": "image: grey"}[mode], tmp_path / mode)
-        data = build_dataset("custom", root, "train")
-        shown = np.asarray(Image.open(data.image_paths[1]).convert("RGB"))
-        np.testing.assert_array_equal(data[1][0], shown)
+@pytest.fixture
+def train(run_main, capsys):
+    """Calls a short training of a tiny network on a data set; returns its exit code and output."""
 
+    def run(root, *words):
+        command = ["--dataset", "custom", "--data", root, "--save-dir", root / "runs", "--device", "cpu", "--skip-val"]
+        command += ["--model", STUDENT[0], "--backbone", STUDENT[1], "--crop-size", *CROP, "--batch-size", 2]
+        command += ["--max-iterations", 2, "--log-iter", 1, "--workers", 1, *words]
+        code = exit_code(lambda words: run_main("train_baseline", *words), command)
+        return code, "".join(capsys.readouterr())
 
-def late_fault(tmp_path):
-    """Sixty samples, of which one is bad that the check before training does not open."""
-    root = write_pseudo_dataset("custom", tmp_path, (48, 64), 60)
-    (root / "masks/train_005.png").write_bytes(b"")
-    build_dataset("custom", root, "train").check_samples(50)
-    return root
+    return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", FAULTS)
-def test_every_fault_through_the_command_line(case, tmp_path):
+def test_every_fault_through_the_command_line(case, tmp_path, train):
     fault, root = FAULTS[case], spoiled(case, tmp_path)
-    plain = train(root)
-    assert "Traceback" not in plain.stdout
-    assert plain.returncode == (0 if fault.error is None else 2), plain.stdout
+    code, output = train(root)
+    assert "Traceback" not in output
+    assert code == (0 if fault.error is None else 2), output
     if fault.error is None:
         return
-    assert re.search(fault.error, plain.stdout), plain.stdout
-    tolerant = train(root, "--skip-bad-samples", 1)
-    assert "Traceback" not in tolerant.stdout
-    assert tolerant.returncode == (0 if fault.one_sample else 2), tolerant.stdout
+    assert re.search(fault.error, output), output
+    code, output = train(root, "--skip-bad-samples", 1)
+    assert "Traceback" not in output
+    assert code == (0 if fault.one_sample else 2), output
     if fault.one_sample:
-        assert "bad training sample 1 of at most 1" in tolerant.stdout, tolerant.stdout
-        assert "bad training samples met and replaced: 1\n" in tolerant.stdout, tolerant.stdout
+        assert "bad training sample 1 of at most 1" in output, output
+        assert re.search(r"bad training samples .*replaced: 1\n", output), output
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_fault_that_is_found_late_is_named(tmp_path, workers):
-    root = late_fault(tmp_path)
+def test_a_fault_that_is_found_late_is_named(tmp_path, train, workers):
+    """Sixty samples, of which one is bad that the check before training does not open."""
+    root = write_pseudo_dataset("custom", tmp_path, (48, 64), 60)
+    (root / "masks/train_005.png").write_bytes(b"")
     words = ("--max-iterations", 30, "--workers", workers)
-    plain = train(root, *words)
-    assert plain.returncode == 2 and re.search(
-        r"error: the mask .*train_005\.png cannot be read: it is empty", plain.stdout
-    )
-    assert "iteration 1/30" in plain.stdout and "iteration 30/30" not in plain.stdout
-    tolerant = train(root, *words, "--overwrite", "--skip-bad-samples", 1)
-    assert tolerant.returncode == 0 and tolerant.stdout.count("bad training sample 1 of at most 1") == 1, (
-        tolerant.stdout
-    )
+    code, output = train(root, *words)
+    assert code == 2 and re.search(r"error: the mask .*train_005\.png cannot be read: it is empty", output), output
+    assert "iteration 1/30" in output and "iteration 30/30" not in output
+    code, output = train(root, *words, "--overwrite", "--skip-bad-samples", 1)
+    assert code == 0 and output.count("bad training sample 1 of at most 1") == 1, output

@@ -1,6 +1,5 @@
 """Every data set in its real layout, with one image per split."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +34,12 @@ def test_layout_is_read_and_labels_are_mapped(tmp_path, name, split):
         assert mask is None and data.mask_paths is None
         return
     stored = block_mask((32, 48), MASK_VALUES[name], 1000 * SPLITS[name].index(split))
-    expected = np.vectorize(TRAIN_IDS[name].get)(stored)
-    np.testing.assert_array_equal(mask, expected)
+    np.testing.assert_array_equal(mask, np.vectorize(TRAIN_IDS[name].get)(stored))
     assert mask.dtype == np.uint8
-    assert [data.label_ids[train_id] for train_id in TRAIN_IDS[name].values() if train_id != 255] == [
-        value for value, train_id in TRAIN_IDS[name].items() if train_id != 255
-    ]
+    assert all(data.label_ids[train_id] == value for value, train_id in TRAIN_IDS[name].items() if train_id != 255)
 
 
-@pytest.mark.parametrize("name", list(SPLITS))
+@pytest.mark.parametrize("name", SPLITS)
 def test_illegal_value_names_file_value_and_legal_ones(tmp_path, name):
     illegal = {"citys": 77, "voc": 77, "camvid": 77, "ade20k": 151, "coco_stuff_164k": 182}.get(name, 3)
     root = write_pseudo_dataset(name, tmp_path)
@@ -70,11 +66,10 @@ def test_published_ignore_label_means_255(tmp_path):
 
 def test_cityscapes_void_labels_are_legal(tmp_path):
     root = write_pseudo_dataset("citys", tmp_path)
-    values = np.array([*range(34), 255], dtype=np.uint8)
-    write_mask(root / sample_paths("citys", "train", "train_000")[1], np.resize(values, (32, 48)))
+    ids = np.resize(np.array([*range(34), 255], dtype=np.uint8), (32, 48))
+    write_mask(root / sample_paths("citys", "train", "train_000")[1], ids)
     mask = build_dataset("citys", root, "train")[0][1]
     assert sorted(np.unique(mask)) == [*range(19), 255]
-    ids = np.resize(values, (32, 48))
     assert (mask[ids == 24] == 11).all() and (mask[ids == 26] == 13).all() and (mask[ids == 29] == 255).all()
 
 
@@ -89,12 +84,12 @@ def test_unknown_names_and_splits_list_what_exists(tmp_path):
         build_dataset("custom", root, "test")
 
 
-@pytest.mark.parametrize("name", list(DATASETS))
+@pytest.mark.parametrize("name", DATASETS)
 def test_errors_of_a_missing_or_empty_root_give_the_layout(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=rf"(?s)nowhere does not exist.*expected layout of {name}.*ROOT/"):
-        build_dataset(name, tmp_path / "nowhere", "train")
-    with pytest.raises(FileNotFoundError, match=rf"(?s)does not exist.*expected layout of {name}.*ROOT/"):
-        build_dataset(name, tmp_path, "train")
+    for root, missing in ((tmp_path / "nowhere", "nowhere"), (tmp_path, "")):
+        pattern = rf"(?s){missing} does not exist.*expected layout of {name}.*ROOT/"
+        with pytest.raises(FileNotFoundError, match=pattern):
+            build_dataset(name, root, "train")
 
 
 def test_missing_masks_are_counted_and_the_first_are_named(tmp_path):
@@ -111,28 +106,26 @@ def test_folder_above_the_root_is_accepted(tmp_path):
     assert build_dataset("ade20k", tmp_path, "val").root == tmp_path / "ADEChallengeData2016"
 
 
-class TestVOCLists:
-    def test_second_name_of_the_training_list(self, tmp_path):
-        root = write_pseudo_dataset("voc", tmp_path, count=3)
-        lists = root / "ImageSets/Segmentation"
-        (lists / "trainaug.txt").unlink()
-        (lists / "train_aug.txt").write_text("/JPEGImages/train_001.jpg /SegmentationClassAug/train_001.png\n")
-        data = build_dataset("voc", root, "train")
-        assert list(data.mask_paths) == [str(root / "SegmentationClassAug/train_001.png")]
-        assert list(data.image_paths) == [str(root / "JPEGImages/train_001.jpg")]
+def test_second_name_of_the_training_list_of_voc(tmp_path):
+    root = write_pseudo_dataset("voc", tmp_path, count=3)
+    lists = root / "ImageSets/Segmentation"
+    (lists / "trainaug.txt").unlink()
+    (lists / "train_aug.txt").write_text("/JPEGImages/train_001.jpg /SegmentationClassAug/train_001.png\n")
+    data = build_dataset("voc", root, "train")
+    assert list(data.mask_paths) == [str(root / "SegmentationClassAug/train_001.png")]
+    assert list(data.image_paths) == [str(root / "JPEGImages/train_001.jpg")]
 
-    @pytest.mark.parametrize("pairs", [False, True])
-    def test_without_a_list_all_augmented_masks_but_those_of_val(self, tmp_path, pairs):
-        root = write_pseudo_dataset("voc", tmp_path, count=3)
-        lists = root / "ImageSets/Segmentation"
-        (lists / "trainaug.txt").unlink()
-        write_mask(root / "SegmentationClassAug/val_001.png", block_mask((32, 48), (0, 1)))
-        if pairs:
-            lines = [f"/JPEGImages/val_{i:03d}.jpg /SegmentationClass/val_{i:03d}.png\n" for i in range(3)]
-            (lists / "val.txt").write_text("".join(lines))
-        data = build_dataset("voc", root, "train")
-        assert [Path(path).stem for path in data.mask_paths] == ["train_000", "train_001", "train_002"]
-        assert len(build_dataset("voc", root, "val")) == 3
+
+@pytest.mark.parametrize("line", ["val_{0:03d}\n", "/JPEGImages/val_{0:03d}.jpg /SegmentationClass/val_{0:03d}.png\n"])
+def test_without_a_list_all_augmented_masks_but_those_of_val_are_trained_on(tmp_path, line):
+    root = write_pseudo_dataset("voc", tmp_path, count=3)
+    lists = root / "ImageSets/Segmentation"
+    (lists / "trainaug.txt").unlink()
+    (lists / "val.txt").write_text("".join(map(line.format, range(3))))
+    write_mask(root / "SegmentationClassAug/val_001.png", block_mask((32, 48), (0, 1)))
+    data = build_dataset("voc", root, "train")
+    assert [Path(path).stem for path in data.mask_paths] == ["train_000", "train_001", "train_002"]
+    assert len(build_dataset("voc", root, "val")) == 3
 
 
 def test_classes_file_of_a_custom_data_set(tmp_path):
@@ -141,27 +134,12 @@ def test_classes_file_of_a_custom_data_set(tmp_path):
     data = build_dataset("custom", root, "train")
     assert data.classes == ["road", "traffic light", "route 66 is long", "sky"]
     assert data.palette[0] == (128, 64, 128) and data.palette[3] == (1, 2, 3)
-    (root / "classes.txt").write_text("road\nroad\n")
-    with pytest.raises(ValueError, match=r"line 2: the class 'road' occurs twice"):
-        build_dataset("custom", root, "train")
-    (root / "classes.txt").write_text("road 1 2 256\n")
-    with pytest.raises(ValueError, match=r"above 255"):
-        build_dataset("custom", root, "train")
+    for text, message in (("road\nroad\n", "line 2: the class 'road' occurs twice"), ("road 1 2 256\n", "above 255")):
+        (root / "classes.txt").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            build_dataset("custom", root, "train")
 
 
-def test_palettes_hold_bytes():
-    for name, kind in DATASETS.items():
-        if name not in ("custom", "synthetic"):
-            assert all(len(c) == 3 and 0 <= min(c) <= max(c) <= 255 for c in kind.PALETTE), name
-    citys = DATASETS["citys"]
-    assert citys.PALETTE[citys.CLASSES.index("sky")] == (70, 130, 180)
-
-
-def test_camvid_as_it_is_on_disk():
-    root = Path(os.environ.get("CAMVID_ROOT", Path(__file__).parents[3] / "shared" / "camvid"))
-    if not root.is_dir():
-        pytest.skip(f"no CamVid: neither CAMVID_ROOT nor {root}")
-    for split, count in (("train", 367), ("val", 101), ("test", 233)):
-        data = build_dataset("camvid", root, split)
-        data.check_samples(3)
-        assert len(data) == count and data[0][0].shape == (360, 480, 3)
+def test_colours_are_in_the_order_of_the_classes():
+    for name, label, colour in (("citys", "sky", (70, 130, 180)), ("ade20k", "flag", (92, 0, 255))):
+        assert dict(zip(DATASETS[name].CLASSES, DATASETS[name].PALETTE, strict=True))[label] == colour

@@ -1,4 +1,4 @@
-"""The first rows of a PNG are those of the whole image, bit for bit; what is unusual or damaged is left to Pillow."""
+"""The first rows of a PNG are those of the whole image, bit for bit; uncommon or damaged files are left to Pillow."""
 
 import io
 import struct
@@ -15,15 +15,12 @@ from dataset.loading.loaders import TrainStream
 from dataset.loading.transforms import CropWindow, TrainTransform, resized_window, rows_read
 from dataset.reading.files import read_image, read_image_top, read_mask
 from dataset.reading.png import GREY, PALETTE, RGB, decode_png
+from tests.dataset.conftest import chunk
 from tests.pseudo_datasets import block_mask, textured_image, write_pseudo_dataset
 
 HEIGHT, WIDTH = 37, 50
 IMAGE = textured_image((HEIGHT, WIDTH), 3)
 ROWS = (1, 2, 19, 36, 37, 500)
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
 def png(pixels: np.ndarray, colour_type: int, filters, extra: bytes = b"", idat_bytes: int = 100) -> bytes:
@@ -64,36 +61,24 @@ def test_masks(colour_type, tmp_path):
     mask = block_mask((HEIGHT, WIDTH), (0, 1, 2, 255))
     palette = chunk(b"PLTE", bytes(range(256)) * 3) + chunk(b"tRNS", bytes(256))
     data = png(mask, colour_type, (4, 1), palette if colour_type == PALETTE else b"")
-    np.testing.assert_array_equal(decode_png(data, (GREY, PALETTE))[0], mask)
     (tmp_path / "m.png").write_bytes(data)
-    np.testing.assert_array_equal(read_mask(str(tmp_path / "m.png")), mask)
+    for found in (decode_png(data, (GREY, PALETTE))[0], read_mask(str(tmp_path / "m.png"))):
+        np.testing.assert_array_equal(found, mask)
     assert decode_png(data, (RGB,)) is None
 
 
 def test_rows_below_are_not_decoded():
     """A stream that ends after 20 rows, under checksums that are right, is enough for 20 rows."""
     data = png(IMAGE[:20], RGB, (4,))
-    height = struct.pack(">I", HEIGHT)
-    data = data[:8] + chunk(b"IHDR", data[16:20] + height + data[24:29]) + data[33:]
+    data = data[:8] + chunk(b"IHDR", data[16:20] + struct.pack(">I", HEIGHT) + data[24:29]) + data[33:]
     np.testing.assert_array_equal(decode_png(data, (RGB,), 20)[0], IMAGE[:20])
     assert decode_png(data, (RGB,), 21) is None
 
 
-def _saved(mode: str, **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(IMAGE).convert(mode).save(buffer, "png", **options)
-    return buffer.getvalue()
-
-
-def _interlaced() -> bytes:
-    data = png(IMAGE, RGB, (0,))
-    return data[:8] + chunk(b"IHDR", data[16:28] + b"\1") + data[33:]
-
-
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1"])
-def test_images_of_other_kinds_take_the_usual_way(mode, tmp_path):
+def test_other_modes_are_decoded_by_pillow(mode, tmp_path):
     path = tmp_path / "x.png"
-    path.write_bytes(_saved(mode))
+    Image.fromarray(IMAGE).convert(mode).save(path)
     whole = read_image(str(path))
     top, size = read_image_top(str(path), 5)
     assert size == (HEIGHT, WIDTH) and decode_png(path.read_bytes(), (RGB,), 5) is None
@@ -103,7 +88,7 @@ def test_images_of_other_kinds_take_the_usual_way(mode, tmp_path):
 
 WHOLE = png(IMAGE, RGB, (4,))
 ODD = {
-    "interlaced": _interlaced(),
+    "interlaced": WHOLE[:8] + chunk(b"IHDR", WHOLE[16:28] + b"\1") + WHOLE[33:],
     "cut": WHOLE[:-30],
     "without its end": WHOLE[:-12],
     "empty": b"",
@@ -119,7 +104,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("case", ODD)
-def test_what_is_not_in_order_is_left_to_the_usual_way(case):
+def test_uncommon_and_damaged_files_are_left_to_pillow(case):
     assert decode_png(ODD[case], (RGB,), 3) is None
 
 
@@ -147,10 +132,12 @@ def test_the_stream_is_that_of_whole_images(tmp_path, monkeypatch):
     stream = TrainStream(data, TrainTransform((20, 24)), seed=1)
     quick = stream.read(list(range(30)))
     rows = []
-    monkeypatch.setattr(
-        "dataset.base.read_image_top",
-        lambda path, count: (rows.append(count), (read_image(path), (64, 48)))[1],
-    )
+
+    def read_whole(path, count):
+        rows.append(count)
+        return read_image(path), (64, 48)
+
+    monkeypatch.setattr("dataset.base.read_image_top", read_whole)
     for fast, whole in zip(quick, stream.read(list(range(30))), strict=True):
         assert torch.equal(fast, whole)
     assert min(rows) < 30 and len(rows) == 30

@@ -16,16 +16,11 @@ import pytest
 from dataset import base, build_dataset
 from dataset.prepare import main
 from dataset.prepared import build
-from dataset.prepared.build import build_cache
+from tests.dataset.conftest import build_small
 from tests.programs import exit_code
 from tests.pseudo_datasets import assert_same_samples, files_of, write_mask, write_source
 
 REPOSITORY = Path(__file__).parents[3]
-SMALL_PART = 20_000  # about three samples a file
-
-
-def build_small(source, out, splits=("train", "val"), **options):
-    return build_cache("custom", source, out, splits, workers=0, part_bytes=SMALL_PART, **options)
 
 
 def stopping(function, call):
@@ -75,8 +70,7 @@ def test_an_interrupted_build_is_continued(source, tmp_path, monkeypatch, module
 
 
 def test_a_build_stopped_before_its_first_sample_is_continued(source, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    out.mkdir()
+    (out := tmp_path / "out").mkdir()
     for name in ("prepared.lock", ".prepared.json.host-1-0.tmp"):  # killed before the manifest was there
         (out / name).touch()
     for call in (1, 2):  # the table of a split is not written
@@ -113,17 +107,16 @@ def test_a_changed_source_is_refused_and_overwritten(source, tmp_path, capsys):
 def test_a_cache_that_another_process_writes_is_left_alone(source, tmp_path, capsys):
     out = tmp_path / "out"
     build_small(source, out)
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = files_of(out)
     with open(out / "prepared.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert exit_code(main, ["custom", str(source), str(out), "--workers", "0", "--overwrite"]) == 2
     assert f"another process is writing to {out}" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert files_of(out) == before and main(["custom", str(source), str(out), "--workers", "0", "--verify"]) == 0
 
 
 def test_too_little_disk_is_refused_before_anything_is_written(source, tmp_path, monkeypatch, capsys):
-    out = tmp_path / "out"
-    usage = namedtuple("usage", "total used free")
+    out, usage = tmp_path / "out", namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6 - 1000, 1000))
     assert exit_code(main, ["custom", str(source), str(out), "--workers", "0"]) == 2
     assert "error: too little disk space: 2 file(s), 0.0 MiB, to write; 0 MiB free" in capsys.readouterr().err
@@ -131,31 +124,27 @@ def test_too_little_disk_is_refused_before_anything_is_written(source, tmp_path,
 
 
 def test_wrong_folders_and_bad_samples_are_refused(source, tmp_path, capsys):
-    out = tmp_path / "out"
+    out, camvid = tmp_path / "out", write_source("camvid", tmp_path / "camvid", 1)
     build_small(source, out)
-    with pytest.raises(ValueError, match="decoded cache itself"):
-        build_small(out, tmp_path / "other")
-    with pytest.raises(ValueError, match="is neither empty nor a decoded cache"):
-        build_small(source, source)
-    camvid = write_source("camvid", tmp_path / "camvid")
-    with pytest.raises(ValueError, match="was built from another data set"):
-        build_cache("camvid", camvid, out, workers=0)
-    assert exit_code(main, ["custom", str(tmp_path / "nowhere"), str(out)]) == 2
-    assert "nowhere" in capsys.readouterr().err
-    (source / "masks/train_002.png").write_bytes(b"\x89PNG")
-    for workers in ("0", "2"):
+    for name, root, folder, message in (
+        ("custom", out, tmp_path / "other", "is a decoded cache itself"),
+        ("custom", source, source, "is neither empty nor a decoded cache"),
+        ("camvid", camvid, out, "was built from another data set"),
+        ("custom", tmp_path / "nowhere", out, "nowhere does not exist"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            build_small(root, folder, name=name)
+    for file, content, workers in (("masks", b"\x89PNG", "0"), ("masks", b"\x89PNG", "2"), ("images", b"", "0")):
+        (source / file / "train_002.png").write_bytes(content)
         assert exit_code(main, ["custom", str(source), str(tmp_path / "new"), "--workers", workers]) == 2
-        assert "masks/train_002.png cannot be read" in capsys.readouterr().err
-    (source / "images/train_002.png").write_bytes(b"")
-    assert exit_code(main, ["custom", str(source), str(tmp_path / "new"), "--workers", "0"]) == 2
-    assert "images/train_002.png cannot be read" in capsys.readouterr().err
+        assert f"{file}/train_002.png cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent_and_the_build_is_continued(tmp_path, signal_number):
     root, out = write_source("camvid", tmp_path / "source", 3, ((90, 120),)), tmp_path / "out"
     code = "import runpy, time, dataset.base as base; read = base.read_image\n"
-    code += "base.read_image = lambda path: (time.sleep(0.7), read(path))[1]\n"
+    code += "base.read_image = lambda path: (time.sleep(0.4), read(path))[1]\n"
     code += "runpy.run_module('dataset.prepare', run_name='__main__')"
     command = [sys.executable, "-c", code, "camvid", str(root), str(out), "--workers", "2"]
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)

@@ -7,31 +7,30 @@ from functools import lru_cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from dataset import build_dataset
-from dataset.loading.loaders import build_eval_loader, build_train_loader
+from dataset.loading.loaders import build_eval_loader
 from dataset.prepare import main
 from dataset.prepared import cache
-from dataset.prepared.build import build_cache
+from tests.conftest import assert_same
+from tests.dataset.conftest import batches, build_small
 from tests.programs import exit_code
 from tests.pseudo_datasets import SPLITS, assert_same_samples, files_of, sample_paths, write_source
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
-SMALL_PART = 20_000  # about three samples a file
 
 
 @pytest.fixture
 def built(source, tmp_path):
     """The decoded cache of `source`."""
-    build_cache("custom", source, tmp_path / "out", workers=0, part_bytes=SMALL_PART)
+    build_small(source, tmp_path / "out")
     return tmp_path / "out"
 
 
 def overwrite_byte(data, index, position, change):
     """Changes a byte of a sample's data, counted from its start or, if negative, from its end."""
     table = data.cache.table
-    place = int(table.offsets[index]) + (position if position >= 0 else int(table.lengths[index]) + position)
+    place = int(table.offsets[index]) + position % int(table.lengths[index])
     with open(cache.part_path(data.cache.folder / data.split, table.parts[index]), "r+b") as file:
         file.seek(place)
         byte = file.read(1)[0]
@@ -39,28 +38,20 @@ def overwrite_byte(data, index, position, change):
         file.write(bytes([change(byte)]))
 
 
-def assert_same_batches(first, second):
-    first, second = list(first), list(second)
-    assert len(first) == len(second) > 0
-    for a, b in zip(first, second, strict=True):
-        assert all(x.dtype == y.dtype and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-@pytest.mark.parametrize("name", list(SPLITS))
+@pytest.mark.parametrize("name", SPLITS)
 def test_samples_and_attributes_are_those_of_the_source(tmp_path, name):
     root, out = write_source(name, tmp_path / "source"), tmp_path / "out"
-    build_cache(name, root, out, SPLITS[name], workers=0, part_bytes=SMALL_PART)
+    build_small(root, out, SPLITS[name], name)
     for split in SPLITS[name]:
         files, cached = build_dataset(name, root, split), build_dataset(name, out, split)
         assert cached.cache is not None and files.cache is None
         assert_same_samples(files, cached)
         for fact in ("name", "split", "root", "classes", "palette", "num_classes", "label_ids"):
             assert getattr(files, fact) == getattr(cached, fact), fact
-        assert list(files.image_paths) == list(cached.image_paths)
-        assert (files.mask_paths is None) == (cached.mask_paths is None)
-        assert files.mask_paths is None or list(files.mask_paths) == list(cached.mask_paths)
+        for paths in ("image_paths", "mask_paths"):
+            assert list(getattr(files, paths) or "no masks") == list(getattr(cached, paths) or "no masks")
         cached.check_samples()
-        assert_same_batches(build_eval_loader(files), build_eval_loader(cached))
+        assert_same(list(build_eval_loader(files)), list(build_eval_loader(cached)))
     assert len(list((out / "train").glob("part-*"))) > 1
     shutil.rmtree(root)  # not needed any more
     assert len(build_dataset(name, out, "train")[0]) == 2
@@ -70,14 +61,10 @@ def test_samples_and_attributes_are_those_of_the_source(tmp_path, name):
 def test_the_training_stream_is_that_of_the_source(tmp_path, name, workers, monkeypatch):
     monkeypatch.setattr(cache, "_map_file", lru_cache(1)(cache._map_file.__wrapped__))  # files are closed and reopened
     root, out = write_source(name, tmp_path / "source", 7), tmp_path / "out"
-    build_cache(name, root, out, workers=2, part_bytes=SMALL_PART)
-    loaders = [
-        build_train_loader(
-            build_dataset(name, path, "train"), crop_size=(24, 31), batch_size=4, max_iterations=60, seed=3, workers=w
-        )
-        for path, w in ((root, 0), (out, workers))
-    ]
-    assert_same_batches(*loaders)
+    build_small(root, out, name=name, workers=2)
+    files, cached = (build_dataset(name, folder, "train") for folder in (root, out))
+    options = {"crop_size": (24, 31), "max_iterations": 60}
+    assert_same(batches(files, **options), batches(cached, workers=workers, **options))
 
 
 def test_crops_are_views_of_the_file(built):
@@ -92,7 +79,7 @@ def test_crops_are_views_of_the_file(built):
 
 def test_ignore_labels_are_those_of_the_build(source, tmp_path):
     for out, built_with, same, other in (("a", None, -1, 1), ("b", 1, 1, None)):
-        build_cache("custom", source, tmp_path / out, ["train"], ignore_label=built_with, workers=0)
+        build_small(source, tmp_path / out, ["train"], ignore_label=built_with)
         pair = [build_dataset("custom", root, "train", ignore_label=same) for root in (source, tmp_path / out)]
         assert_same_samples(*pair)
         with pytest.raises(ValueError, match="another label table .*--ignore-label"):
@@ -102,7 +89,7 @@ def test_ignore_labels_are_those_of_the_build(source, tmp_path):
 @pytest.mark.parametrize("name", ["custom", "voc"])
 def test_list_files_select_samples(tmp_path, name):
     root, out = write_source(name, tmp_path / "source"), tmp_path / "out"
-    build_cache(name, root, out, workers=0)
+    build_small(root, out, name=name)
     pairs = [sample_paths(name, "train", f"train_{index:03d}") for index in (3, 1)]
     own = tmp_path / "own.txt"
     own.write_text("".join(f"{root / image if name == 'custom' else '/' + image} {mask}\n" for image, mask in pairs))
@@ -124,11 +111,10 @@ def test_a_bad_file_is_named_and_written_again(source, built, damage):
         path.unlink()
     else:
         os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(
-        ValueError, match=rf"1 of 2 files are missing .*{path.name}\. Complete it with: python -m dataset"
-    ):
+    message = rf"1 of 2 files are missing .*{path.name}\. Complete it with: python -m dataset"
+    with pytest.raises(ValueError, match=message):
         build_dataset("custom", built, "train")
-    assert build_cache("custom", source, built, workers=0, part_bytes=SMALL_PART) == 1
+    assert build_small(source, built) == 1
     after = files_of(built)
     assert [p for p in after if after[p] != before[p]] == [path]
     assert_same_samples(build_dataset("custom", source, "train"), build_dataset("custom", built, "train"))
@@ -153,10 +139,10 @@ def test_training_finds_a_label_that_is_no_class(built, label):
     """Crops are read without a checksum."""
     data = build_dataset("custom", built, "train")
     options = {"crop_size": (48, 96), "batch_size": 1, "max_iterations": 15, "scales": [1.0]}
-    list(build_train_loader(data, **options))
+    batches(data, **options)
     overwrite_byte(data, 3, -1, lambda byte: label)
     with pytest.raises(ValueError, match=r"train_003\.png .* is damaged \(it holds a label that is no class\)"):
-        list(build_train_loader(data, **options))
+        batches(data, **options)
 
 
 def test_wrong_data_sets_splits_and_changed_manifests(built):
