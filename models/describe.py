@@ -1,4 +1,4 @@
-"""What a network is like: parameters, multiply-adds, shapes, and how long one image takes."""
+"""Parameters, MACs, shapes and latency of a network."""
 
 import os
 import platform
@@ -20,19 +20,19 @@ PARTS = {"backbone": "pretrained", "head": "head", "auxiliary head": "auxlayer"}
 def describe(
     network: SegmentationNetwork, height: int, width: int, device: torch.device | None = None, runs: int = 10
 ) -> dict[str, Any]:
-    """Describe a network, in types that JSON has.
+    """Describe a network, in types of JSON.
 
     Args:
-        network: any; put in evaluation mode.
+        network: is put in evaluation mode.
         height, width: image size in pixels.
         device: where the latency is measured; the network is moved there.
-        runs: timed passes; 0 measures none.
+        runs: timed passes; 0: no latency.
 
     Returns:
         Keys: model, backbone, num_classes, image (height, width), parameters and macs (by part, with "total"), flops,
         stages (channels, height, width, stride each), features and logits and aux_logits ((channels, height, width) or
-        None), output_stride, input_convention, latency (None without runs). Multiply-adds and what follows from them
-        are those of inference, without the auxiliary head.
+        None), output_stride, input_convention, latency (None without runs). MACs and FLOPs are of inference, without
+        the auxiliary head.
     """
     network.eval()
     children = {part: getattr(network, name) for part, name in PARTS.items()}
@@ -72,10 +72,10 @@ def measure_latency(
         network: moved to `device` and put in evaluation mode.
         height, width: image size in pixels.
         device: a GPU is synchronised before and after each pass.
-        runs: timed passes, after `WARM_UP_RUNS` that are not.
+        runs: timed passes, after `WARM_UP_RUNS` others.
 
     Returns:
-        Milliseconds under median, fastest, slowest and quartiles, and what they were measured on.
+        Median, quartiles, fastest and slowest in milliseconds, and what they were measured on.
     """
     network.to(device).eval()
     image = torch.randn(1, 3, height, width, device=device)
@@ -102,13 +102,13 @@ def measure_latency(
 
 
 def describe_as_text(found: dict[str, Any]) -> str:
-    """Turn what `describe` gives into lines."""
+    """Format the result of `describe` as lines."""
     height, width = found["image"]
     rows = [("network", f"{found['model']} with {found['backbone']}, {found['num_classes']} classes")]
     rows.append(("image", f"{height}x{width} (height x width)"))
     rows.append(("parameters", _by_part(found["parameters"], 1e6, "M")))
-    rows.append(("multiply-adds", f"{_by_part(found['macs'], 1e9, 'G')}; inference, batch 1"))
-    rows.append(("FLOPs", f"{found['flops'] / 1e9:.2f} G (2 x multiply-adds)"))
+    rows.append(("MACs", f"{_by_part(found['macs'], 1e9, 'G')}; inference, batch 1"))
+    rows.append(("FLOPs", f"{found['flops'] / 1e9:.2f} G (2 x MACs)"))
     for index, stage in enumerate(found["stages"], start=1):
         shape = _shape([stage["channels"], stage["height"], stage["width"]])
         rows.append((f"stage {index}", f"{shape}, stride {stage['stride']}"))

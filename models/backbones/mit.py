@@ -26,13 +26,7 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class EfficientAttention(nn.Module):
-    """Self-attention to keys and values of a map that is `reduction` times smaller (equations 2 and 3).
-
-    Args:
-        dim: channels.
-        heads: number of heads.
-        reduction: kernel and stride of the convolution that makes the map smaller; a remainder is dropped.
-    """
+    """Self-attention to keys and values of a map that is `reduction` times smaller (equations 2 and 3)."""
 
     def __init__(self, dim: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -54,7 +48,7 @@ class EfficientAttention(nn.Module):
 
 
 class DepthwiseConv(nn.Module):
-    """3x3 depthwise convolution of tokens, which tells them their place (section 3.1)."""
+    """3x3 depthwise convolution of tokens, instead of a positional encoding (section 3.1)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -78,7 +72,7 @@ class MixFeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each after a layer norm and beside a shortcut."""
+    """Attention and feed-forward, each after a layer norm and with a shortcut."""
 
     def __init__(self, dim: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
@@ -99,10 +93,6 @@ class MixTransformer(nn.Module):
     Args:
         channels: of the four stages.
         depths: blocks per stage.
-
-    Attributes:
-        channels: of the four stages.
-        strides: of the four stages.
     """
 
     strides = (4, 8, 16, 32)
@@ -150,31 +140,3 @@ def _to_tokens(x: Tensor) -> Tensor:
 
 def _to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *size)  # N, C, H, W; ONNX freezes `unflatten`
-
-
-SMALL = (32, 64, 160, 256)
-LARGE = (64, 128, 320, 512)
-
-
-def mit_b0() -> MixTransformer:
-    return MixTransformer(SMALL, (2, 2, 2, 2))
-
-
-def mit_b1() -> MixTransformer:
-    return MixTransformer(LARGE, (2, 2, 2, 2))
-
-
-def mit_b2() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 4, 6, 3))
-
-
-def mit_b3() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 4, 18, 3))
-
-
-def mit_b4() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 8, 27, 3))
-
-
-def mit_b5() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 6, 40, 3))
