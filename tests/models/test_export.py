@@ -70,7 +70,7 @@ def assert_equal_scores(got, expected):
 def test_traced_files_give_the_networks_scores_at_any_size(kind, model, backbone, tmp_path):
     network, path = fresh(model, backbone), tmp_path / "file"
     said = []
-    metadata = export(network, path, kind, size=(64, 96), say=said.append)
+    metadata = export(network, path, kind, size=(64, 96), log=said.append)
     assert metadata["size"] == "any" and "any height and width" in said[-1]
     for height, width in SIZES:
         images, expected = scores(network, height, width, count=2)
@@ -81,7 +81,7 @@ def test_traced_files_give_the_networks_scores_at_any_size(kind, model, backbone
 @pytest.mark.parametrize("kind", sorted(RUN))
 def test_upsampled_scores_are_those_that_evaluation_resizes_to(kind, tmp_path):
     network, path = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "file"
-    metadata = export(network, path, kind, size=(64, 96), upsample=True, say=lambda _: None)
+    metadata = export(network, path, kind, size=(64, 96), upsample=True, log=lambda _: None)
     images, expected = scores(network, 97, 131)
     expected = F.interpolate(expected, size=(97, 131), mode="bilinear", align_corners=True)
     assert_equal_scores(RUN[kind](path, images), expected)
@@ -90,7 +90,7 @@ def test_upsampled_scores_are_those_that_evaluation_resizes_to(kind, tmp_path):
 
 def test_onnx_file_tells_what_it_is(tmp_path):
     path = tmp_path / "network.onnx"
-    metadata = export(fresh("segformer", "MiT_B0"), path, "onnx", size=(64, 96), opset=18, say=lambda _: None)
+    metadata = export(fresh("segformer", "MiT_B0"), path, "onnx", size=(64, 96), opset=18, log=lambda _: None)
     model = onnx.load(str(path))
     assert {entry.key: entry.value for entry in model.metadata_props} == metadata
     assert (metadata["model"], metadata["backbone"], metadata["num_classes"]) == ("segformer", "MiT_B0", "5")
@@ -103,7 +103,7 @@ def test_onnx_file_tells_what_it_is(tmp_path):
 
 def test_torchscript_file_tells_what_it_is(tmp_path):
     path = tmp_path / "network.pt"
-    metadata = export(fresh("psp_mobile", "mobilenetv2"), path, "torchscript", size=(64, 96), say=lambda _: None)
+    metadata = export(fresh("psp_mobile", "mobilenetv2"), path, "torchscript", size=(64, 96), log=lambda _: None)
     inside = {formats.METADATA_FILE: ""}
     torch.jit.load(str(path), _extra_files=inside)
     assert json.loads(inside[formats.METADATA_FILE]) == metadata
@@ -111,7 +111,7 @@ def test_torchscript_file_tells_what_it_is(tmp_path):
 
 def test_fixed_size(tmp_path):
     network, path = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "network.onnx"
-    metadata = export(network, path, "onnx", size=(64, 96), fixed_size=True, say=lambda _: None)
+    metadata = export(network, path, "onnx", size=(64, 96), fixed_size=True, log=lambda _: None)
     assert metadata["size"] == "64x96"
     images, expected = scores(network, 64, 96, count=2)
     assert_equal_scores(onnx_run(path, images), expected)
@@ -135,7 +135,7 @@ class FrozenSize(torch.nn.Module):
 def test_size_that_cannot_stay_free_is_fixed_and_said(kind, tmp_path):
     network, path, said = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "file", []
     network.head = FrozenSize(network.head)
-    metadata = export(network, path, kind, size=(64, 96), say=said.append)
+    metadata = export(network, path, kind, size=(64, 96), log=said.append)
     assert metadata["size"] == "64x96"
     assert "cannot stay free (at 128x192" in said[0] and "fixing them at 64x96" in said[0] and "fixed" in said[-1]
     images, expected = scores(network, 64, 96)
@@ -162,7 +162,7 @@ def test_file_with_other_scores_is_not_written(kind, tmp_path):
     path.write_text("an older file")
     network.head = Counting(network.head)
     with pytest.raises(ValueError, match="file is not written: at 64x96 the file's scores differ by"):
-        export(network, path, kind, size=(64, 96), say=lambda _: None)
+        export(network, path, kind, size=(64, 96), log=lambda _: None)
     assert path.read_text() == "an older file" and list(tmp_path.iterdir()) == [path]
 
 
@@ -171,12 +171,12 @@ def test_scores_that_are_not_numbers_are_not_taken_for_equal(tmp_path):
     with torch.no_grad():
         network.head.classifier.bias[0] = float("nan")
     with pytest.raises(ValueError, match="differ by nan"):
-        export(network, tmp_path / "file.pt", "torchscript", size=(64, 96), say=lambda _: None)
+        export(network, tmp_path / "file.pt", "torchscript", size=(64, 96), log=lambda _: None)
 
 
 def test_safetensors_hold_the_state_and_say_whose(tmp_path):
     network, path = fresh("deeplabv3", "timm:test_convnext", aux=True), tmp_path / "weights.safetensors"
-    metadata = export(network, path, "safetensors", say=lambda _: None)
+    metadata = export(network, path, "safetensors", log=lambda _: None)
     with safe_open(path, "pt") as file:
         assert file.metadata() == metadata | {CHECKSUM: file.metadata()[CHECKSUM]} and metadata["num_classes"] == "5"
         assert set(file.keys()) == set(network.state_dict())
@@ -193,7 +193,7 @@ def test_damaged_safetensors_are_not_written(tmp_path, monkeypatch):
     save = formats.save_file
     monkeypatch.setattr(formats, "save_file", lambda state, *rest: save(state | {name: state[name] + 1e-6}, *rest))
     with pytest.raises(ValueError, match=f"1 tensors differ after they were read again: {name}"):
-        export(network, tmp_path / "weights.safetensors", "safetensors", say=lambda _: None)
+        export(network, tmp_path / "weights.safetensors", "safetensors", log=lambda _: None)
     assert not list(tmp_path.iterdir())
 
 
@@ -206,7 +206,7 @@ def test_missing_library_is_a_user_error(tmp_path, monkeypatch):
 def test_a_size_that_the_network_does_not_take_is_refused_in_its_own_words(tmp_path):
     said = []
     with pytest.raises(ValueError, match="^images are 28x64; a MiT backbone needs at least 29x29"):
-        export(fresh("segformer", "MiT_B0"), tmp_path / "x.onnx", "onnx", size=(28, 64), say=said.append)
+        export(fresh("segformer", "MiT_B0"), tmp_path / "x.onnx", "onnx", size=(28, 64), log=said.append)
     assert said == [] and not list(tmp_path.iterdir())
 
 
@@ -216,7 +216,7 @@ def test_files_have_the_mode_of_any_new_file(kind, umask, tmp_path):
     path = tmp_path / "x.safetensors"
     before = os.umask(umask)
     try:
-        export(fresh("psp_mobile", "mobilenetv3_small"), path, kind, size=(64, 96), fixed_size=True, say=lambda _: None)
+        export(fresh("psp_mobile", "mobilenetv3_small"), path, kind, size=(64, 96), fixed_size=True, log=lambda _: None)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask

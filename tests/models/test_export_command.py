@@ -32,7 +32,7 @@ def test_command_reads_network_and_classes_off_the_file(kind, suffix, options, t
     if suffix:
         assert_equal_scores(RUN[kind](path, images), expected)
     else:
-        assert load_network(path, say=lambda _: None).auxlayer is not None
+        assert load_network(path, log=lambda _: None).auxlayer is not None
     with pytest.raises(FileExistsError, match="--overwrite"):
         command(monkeypatch, *words)
     command(monkeypatch, *words, "--overwrite")
@@ -42,7 +42,7 @@ def test_network_is_read_off_a_runs_arguments(tmp_path):
     network = fresh("segformer", "MiT_B0", 4)
     arguments = {"student_model": "segformer", "student_backbone": "MiT_B0", "teacher_model": "psp"}
     torch.save({"network": network.state_dict(), "arguments": arguments}, tmp_path / "last_state.pth")
-    found = load_network(tmp_path / "last_state.pth", say=lambda _: None)
+    found = load_network(tmp_path / "last_state.pth", log=lambda _: None)
     assert (found.model_name, found.backbone_name, found.num_classes) == ("segformer", "MiT_B0", 4)
 
 
@@ -104,9 +104,9 @@ def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monk
 def test_a_name_that_contradicts_the_content_is_refused(name, said, tmp_path):
     torch.save(fresh("psp_mobile", "mobilenetv3_small", 21).state_dict(), tmp_path / name)
     with pytest.raises(ValueError, match=f"{said}.*it holds psp_mobile with mobilenetv3_small for 21 classes") as error:
-        load_network(tmp_path / name, say=lambda _: None)
+        load_network(tmp_path / name, log=lambda _: None)
     assert "--model, --backbone and --num-classes override it" in str(error.value)
-    found = load_network(tmp_path / name, backbone="mobilenetv3_small", num_classes=21, say=lambda _: None)
+    found = load_network(tmp_path / name, backbone="mobilenetv3_small", num_classes=21, log=lambda _: None)
     assert found.num_classes == 21
 
 
