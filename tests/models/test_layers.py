@@ -1,4 +1,4 @@
-"""Pieces that several networks are made of."""
+"""Layers that several networks share."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.layers import (
-    InvertedResidual,
     TapConvolution,
     WideConv2d,
     adaptive_avg_pools,
@@ -50,14 +49,6 @@ def test_resizing_to_the_same_size_is_the_same_tensor():
     assert resize(x, (5, 7), align_corners=True) is x
     expected = F.interpolate(x, size=(4, 9), mode="bilinear", align_corners=False)
     assert torch.equal(resize(x, (4, 9), align_corners=False), expected)
-
-
-def test_inverted_residual_adds_its_input_only_where_told():
-    x = torch.randn(2, 3, 4, 4)
-    layer = nn.Conv2d(3, 3, 1)
-    assert torch.equal(InvertedResidual([layer], adds_input=True)(x), x + layer(x))
-    assert torch.equal(InvertedResidual({"only": layer}, adds_input=False)(x), layer(x))
-    assert list(InvertedResidual({"a": layer}, adds_input=True).state_dict()) == ["a.weight", "a.bias"]
 
 
 def test_fresh_backbone_weights_have_the_stated_spread():
