@@ -6,6 +6,7 @@ where a forward pass costs nothing.
 """
 
 import difflib
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -88,6 +89,7 @@ def classifier_names(name: str) -> set[str]:
         return set(timm.create_model(name).state_dict())
 
 
+@functools.cache
 def find_options(name: str) -> tuple[dict[str, Any], Probe]:
     """Find the arguments with which the network has four stages, the smallest stride and the fewest limits on sizes.
 
