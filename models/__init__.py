@@ -117,11 +117,7 @@ def _timm_hint(backbone: str) -> str:
 
 
 def build_model(
-    name: str,
-    backbone: str,
-    num_classes: int,
-    aux: bool | None = None,
-    pretrained_base: str | Path | None = None,
+    name: str, backbone: str, num_classes: int, aux: bool | None = None, pretrained_base: str | Path | None = None
 ) -> SegmentationNetwork:
     """Build a network with fresh weights, or with its backbone's weights from a file.
 

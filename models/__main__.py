@@ -54,10 +54,7 @@ def listing_as_text() -> str:
     width = max(map(len, content["networks"]))
     lines = ["networks and their backbones"]
     lines += [f"  {name:{width}}  {', '.join(backbones)}" for name, backbones in content["networks"].items()]
-    lines += [
-        f"  {content['timm']}",
-        "aliases: the backbone decides which network is meant; with timm's, the first",
-    ]
+    lines += [f"  {content['timm']}", "aliases: the backbone decides which network is meant; with timm's, the first"]
     lines += [f"  {name:{width}}  {', '.join(names)}" for name, names in content["aliases"].items()]
     return "\n".join(lines)
 

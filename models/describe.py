@@ -4,7 +4,6 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -80,14 +79,16 @@ def measure_latency(
     network.to(device).eval()
     image = torch.randn(1, 3, height, width, device=device)
 
-    def once() -> None:
+    times = []
+    for _ in range(WARM_UP_RUNS + runs):
+        _synchronize(device)
+        start = time.perf_counter()
         network(image, need_aux=False)
-
-    for _ in range(WARM_UP_RUNS):
-        _timed(once, device)
-    times = [_timed(once, device) for _ in range(runs)]
+        _synchronize(device)
+        times.append(1000 * (time.perf_counter() - start))
+    times = times[WARM_UP_RUNS:]
     quarters = statistics.quantiles(times, n=4, method="inclusive") if runs > 1 else times * 3
-    on_gpu = device.type == "cuda"
+    on_gpu, processor = device.type == "cuda", platform.processor() or platform.machine()
     return {
         "median_ms": statistics.median(times),
         "quartiles_ms": [quarters[0], quarters[2]],
@@ -95,7 +96,7 @@ def measure_latency(
         "slowest_ms": max(times),
         "runs": runs,
         "batch": 1,
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {_processor()}",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {processor}, {os.cpu_count()} cores",
         "threads": None if on_gpu else torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -143,15 +144,6 @@ def _shape(shape: list[int]) -> str:
     return f"{shape[0]} channels, {shape[1]}x{shape[2]}"
 
 
-def _timed(call: Callable[[], None], device: torch.device) -> float:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1000 * (time.perf_counter() - start)
-
-
-def _processor() -> str:
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"

@@ -1,5 +1,7 @@
 """Mix Transformers MiT-B0 to B5, the encoders of SegFormer (Xie et al. 2021, arXiv:2105.15203, section 3.1)."""
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -47,28 +49,19 @@ class EfficientAttention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(n, length, dim))
 
 
-class DepthwiseConv(nn.Module):
-    """3x3 depthwise convolution of tokens, instead of a positional encoding (section 3.1)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return _to_tokens(self.dwconv(_to_map(x, size)))
-
-
 class MixFeedForward(nn.Module):
-    """Linear, depthwise convolution, GELU, linear (equation 4)."""
+    """Linear, 3x3 depthwise convolution instead of a positional encoding, GELU, linear (equation 4)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
-        self.dwconv = DepthwiseConv(MLP_RATIO * dim)
-        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
+        hidden = MLP_RATIO * dim
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = nn.Sequential(OrderedDict(dwconv=nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)))
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x), size)))
+        x = self.dwconv(_to_map(self.fc1(x), size))
+        return self.fc2(F.gelu(_to_tokens(x)))
 
 
 class Block(nn.Module):

@@ -7,15 +7,7 @@ from torch import Tensor, nn
 from models.layers import InvertedResidual, conv
 
 # (expansion, channels, blocks, the paper's stride of the first block)
-ROWS = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 # (first, last, dilation) of the dilated runs of features, counted from 0 = the stem
 DILATIONS = ((7, 13, 2), (14, 17, 4))
 STAGE_ENDS = (3, 6, 13, 17)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 NUM_STAGES = 4
 MIN_STRIDE = 4
@@ -155,7 +155,8 @@ def _probe(network: nn.Module, multiple: int) -> Probe:
     found: list[tuple[int, int]] | None = None
     channels_last = False
     for height, width in images:
-        maps = _meta_forward(network, height, width)
+        with torch.device("meta"), torch.no_grad():
+            maps = list(network(torch.empty(1, 3, height, width)))
         if len(maps) != NUM_STAGES or any(stage.ndim != 4 for stage in maps):
             raise ValueError(f"expected {NUM_STAGES} maps, got {[tuple(stage.shape) for stage in maps]}")
         pairs = list(zip(maps, declared, strict=True))
@@ -229,11 +230,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _meta_forward(network: nn.Module, height: int, width: int) -> list[Tensor]:
-    with torch.device("meta"), torch.no_grad():
-        return list(network(torch.empty(1, 3, height, width)))
 
 
 def default_config(name: str) -> dict[str, Any]:

@@ -39,14 +39,7 @@ class ASPP(nn.Module):
 
 
 class ASPPHead(nn.Module):
-    """ASPP, a 3x3 convolution whose output is the distilled map, and the classifier.
-
-    Args:
-        in_channels: channels of the backbone's last stage.
-        num_classes: K.
-        width: channels of every branch and of the features.
-        rates: dilations of the three 3x3 branches.
-    """
+    """ASPP with the given dilation rates, a 3x3 convolution whose output is the distilled map, and the classifier."""
 
     classifier_name = "block.4"
     pools_globally = True

@@ -172,10 +172,7 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
     ),
     "mobilevit": (
         Conversion(
-            "published MobileViT",
-            file_names=library_names.published_mobilevit,
-            prefix="backbone.",
-            dropped=r"head",
+            "published MobileViT", file_names=library_names.published_mobilevit, prefix="backbone.", dropped=r"head"
         ),
     ),
     "MiT": (
@@ -212,12 +209,9 @@ PUBLIC_EQUIVALENTS = {
 
 
 def conversion_for(backbone_name: str, names: Iterable[str], file_name: str = "") -> Conversion:
-    """Return the kind of a backbone's file from its tensors' names and its own name; unknown kinds keep all names."""
-    names = list(names)
-    kinds = next((kinds for family, kinds in CONVERSIONS.items() if backbone_name.startswith(family)), ())
-    return next(
-        (kind for kind in kinds if kind.recognises(names, file_name)), Conversion(f"weights of {backbone_name}")
-    )
+    """Return the kind of a backbone's file from its tensors' names and its own name."""
+    kinds = next(kinds for family, kinds in CONVERSIONS.items() if backbone_name.startswith(family))
+    return next(kind for kind in kinds if kind.recognises(list(names), file_name))
 
 
 def why_only_alike(backbone_name: str, state: State) -> str | None:

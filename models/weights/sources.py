@@ -75,11 +75,15 @@ def fetch(
     eps = {module.eps for module in network.modules() if isinstance(module, _BatchNorm)}
     if len(eps) != 1:
         raise ValueError(f"{source}: its batch norms have several eps: {sorted(eps)}; expected one")
-    mean, std = _mean_and_std(library, name, tag, network)
+    if library == "torchvision":
+        preprocessing = _torchvision_weights(name, tag).transforms()
+        mean, std = preprocessing.mean, preprocessing.std
+    else:
+        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     kind = replace(
         conversion_for(backbone_name, state, name),
         title=source,
-        convention=InputConvention("RGB", 1.0 / 255.0, mean, std),
+        convention=InputConvention("RGB", 1.0 / 255.0, tuple(mean), tuple(std)),
         batch_norm_eps=None if eps == {BUILT_EPS} else eps.pop(),
         assumed="",
     )
@@ -124,10 +128,3 @@ def _torchvision_weights(name: str, tag: str) -> WeightsEnum:
     if tag and tag not in weights.__members__:
         raise ValueError(f"torchvision has no weights {tag!r} of {name}; there are: {', '.join(weights.__members__)}")
     return weights[tag] if tag else weights.DEFAULT
-
-
-def _mean_and_std(library: str, name: str, tag: str, network: nn.Module) -> tuple[tuple, tuple]:
-    if library == "torchvision":
-        preprocessing = _torchvision_weights(name, tag).transforms()
-        return tuple(preprocessing.mean), tuple(preprocessing.std)
-    return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])

@@ -22,9 +22,3 @@ def test_image_too_small_for_mit_is_refused_with_the_smallest_size():
     with pytest.raises(ValueError, match="28x64.*at least 29x29"):
         backbone(torch.zeros(1, 3, 28, 64))
     assert backbone(torch.zeros(1, 3, 29, 29))[-1].shape == (1, 256, 1, 1)
-
-
-@pytest.mark.parametrize("name", ["resnet34", "timm"])
-def test_unknown_backbone_lists_the_known_ones(name):
-    with pytest.raises(ValueError, match="mobilevit_xx_small.*timm:"):
-        build_backbone(name)

@@ -8,7 +8,6 @@ import torch
 from models import build_model
 from models.base import IMAGENET_RGB, PUBLISHED
 from models.weights import describe_file, load_backbone_weights, load_weights
-from models.weights.conversions import CONVERSIONS, Conversion, conversion_for
 from tests.models.weight_files import Untouched, published_file, same, silent
 
 PUBLISHED_FILES = {
@@ -98,12 +97,3 @@ def test_file_at_construction(save, capsys):
     network = build_model("psp_mobile", "mobilenetv3_small", 4, pretrained_base=save(content))
     assert same(network.backbone, expected)
     assert "240 of 240 tensors of the backbone" in capsys.readouterr().out
-
-
-def test_unknown_families_keep_their_names():
-    assert conversion_for("resnet50", ["conv1.weight"]) is CONVERSIONS["resnet"][-1]
-    kind = conversion_for("unknown", ["a.weight"])
-    assert kind == Conversion("weights of unknown")
-    converted = kind.apply({"a.weight": torch.ones(2), "head.weight": torch.ones(1), "b": torch.ones(1)}, ["a.weight"])
-    assert list(converted.tensors) == ["a.weight"]
-    assert (converted.unexpected, converted.dropped) == (["b"], ["head.weight"])

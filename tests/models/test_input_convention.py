@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
 from models.base import CONVENTION_KEY, IMAGENET_RGB, PUBLISHED, InputConvention
@@ -66,15 +65,6 @@ def test_checkpoint_keeps_what_differs_from_the_published_convention_and_nothing
     assert {m.eps for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
     with pytest.raises(ValueError, match=CONVENTION_KEY):
         other.set_weights_convention(torch.zeros(3))
-
-
-def test_averaged_copy_keeps_the_convention():
-    network = small_network()
-    network.set_input_convention(IMAGENET_RGB)
-    copy = AveragedModel(network)
-    copy.load_state_dict(copy.state_dict())
-    assert copy.module.input_convention == IMAGENET_RGB
-    assert f"module.{CONVENTION_KEY}" in copy.state_dict()
 
 
 @pytest.mark.parametrize("arguments", [("RBG", 1.0, (0, 0, 0), (1, 1, 1)), ("RGB", 1.0, (0, 0, 0), (1, 0, 1))])

@@ -1,6 +1,8 @@
 """Files of torchvision, timm and Hugging Face fill the whole backbone, which then computes what they compute."""
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
 import timm
@@ -14,20 +16,16 @@ from models.weights import describe_file, load_backbone_weights
 from tests.models.weight_files import Untouched, batches, published_file, randomise, same, silent
 
 
-class Case:
-    """A library's network that is the same as one of our backbones.
+class Case(NamedTuple):
+    """A library's network that is the same as one of our backbones; `features` computes our last stage."""
 
-    Args:
-        build: makes it with random weights.
-        features: computes our last stage, given the network and images.
-        network, backbone: of ours.
-        convention, eps: of the library's weights.
-        sides: image sides at which both pad alike.
-    """
-
-    def __init__(self, build, features, network, backbone, convention=IMAGENET_RGB, eps=None, sides=((65, 97),)):
-        self.build, self.features, self.network, self.backbone = build, features, network, backbone
-        self.convention, self.eps, self.sides = convention, eps, sides
+    build: Callable
+    features: Callable
+    network: str
+    backbone: str
+    convention: InputConvention = IMAGENET_RGB
+    eps: float | None = None
+    sides: tuple = ((65, 97),)  # image sides at which both pad alike
 
 
 def timm_mobilenet(network, x):

@@ -1,7 +1,5 @@
 """Backbones of timm: maps as declared, weights, and users' errors."""
 
-import copy
-
 import pytest
 import timm
 import torch
@@ -10,7 +8,6 @@ from models import build_model
 from models.backbones import build_backbone
 from models.backbones.timm_backbone import TimmBackbone
 from models.base import PUBLISHED, InputConvention
-from models.weights import load_weights
 
 # name -> (strides, what sides are padded to be divisible by)
 NETWORKS = {
@@ -105,25 +102,6 @@ def test_unsuitable_names_are_refused(name, message):
         build_backbone(f"timm:{name}")
 
 
-def test_pretrained_weights_come_under_the_backbones_names(monkeypatch):
-    backbone = TimmBackbone("test_resnet")
-    create = timm.create_model
-    asked = []
-
-    def offline(name, pretrained=False, **options):
-        asked.append((name, pretrained))
-        torch.manual_seed(7)
-        return create(name, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
-    state = backbone.pretrained_state()
-    assert asked == [("test_resnet", True)]
-    assert state.keys() == backbone.state_dict().keys()
-    first = next(iter(state))
-    assert not torch.equal(state[first], backbone.state_dict()[first])
-    backbone.load_state_dict(state)
-
-
 def test_failed_download_is_one_clear_error(monkeypatch):
     def unreachable(*args, **options):
         raise ConnectionError("no route to host")
@@ -154,16 +132,3 @@ def test_every_head_is_compatible(model, name):
     assert tuple(output.logits.shape) == (2, 5, -(-97 // stride), -(-131 // stride))
     assert output.features.shape[-2:] == output.logits.shape[-2:]
     assert network.input_convention != PUBLISHED
-
-
-def test_saved_network_loads_with_its_convention(tmp_path):
-    network = build_model("deeplabv3", "timm:test_convnext", 4).eval()
-    torch.save(network.state_dict(), tmp_path / "weights.pth")
-    other = build_model("deeplabv3", "timm:test_convnext", 4).eval()
-    assert load_weights(other, tmp_path / "weights.pth", log=lambda _: None).complete
-    assert other.input_convention == network.input_convention
-    image = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        expected = network(image).logits
-        assert torch.equal(other(image).logits, expected)
-        assert torch.equal(copy.deepcopy(network)(image).logits, expected)
