@@ -105,24 +105,25 @@ def measure_latency(
 def describe_as_text(found: dict[str, Any]) -> str:
     """Format the result of `describe` as lines."""
     height, width = found["image"]
-    rows = [("network", f"{found['model']} with {found['backbone']}, {found['num_classes']} classes")]
-    rows.append(("image", f"{height}x{width} (height x width)"))
-    rows.append(("parameters", _by_part(found["parameters"], 1e6, "M")))
-    rows.append(("MACs", f"{_by_part(found['macs'], 1e9, 'G')}; inference, batch 1"))
-    rows.append(("FLOPs", f"{found['flops'] / 1e9:.2f} G (2 x MACs)"))
-    for index, stage in enumerate(found["stages"], start=1):
-        shape = _shape([stage["channels"], stage["height"], stage["width"]])
-        rows.append((f"stage {index}", f"{shape}, stride {stage['stride']}"))
-    rows.append(("features", _shape(found["features"])))
-    rows.append(("logits", _shape(found["logits"])))
-    rows.append(("aux logits", "none" if found["aux_logits"] is None else _shape(found["aux_logits"])))
-    rows.append(("output stride", str(found["output_stride"])))
     own = found["input_convention"]
-    numbers = [", ".join(f"{value:.6g}" for value in own[key]) for key in ("mean", "std")]
-    convention = f"{own['channel_order']}, value * {own['scale']:.6g}, mean {numbers[0]}, std {numbers[1]}"
-    rows.append(("weights expect", f"{convention} (converted inside)"))
-    rows.append(("latency", "not measured" if found["latency"] is None else _latency(found["latency"])))
-    return "\n".join(f"{title:15}{text}" for title, text in rows)
+    mean, std = (", ".join(f"{value:.6g}" for value in own[key]) for key in ("mean", "std"))
+    convention = f"{own['channel_order']}, value * {own['scale']:.6g}, mean {mean}, std {std}"
+    stages = [_shape([stage["channels"], stage["height"], stage["width"]]) for stage in found["stages"]]
+    rows = {
+        "network": f"{found['model']} with {found['backbone']}, {found['num_classes']} classes",
+        "image": f"{height}x{width} (height x width)",
+        "parameters": _by_part(found["parameters"], 1e6, "M"),
+        "MACs": f"{_by_part(found['macs'], 1e9, 'G')}; inference, batch 1",
+        "FLOPs": f"{found['flops'] / 1e9:.2f} G (2 x MACs)",
+        **{f"stage {i + 1}": f"{stages[i]}, stride {stage['stride']}" for i, stage in enumerate(found["stages"])},
+        "features": _shape(found["features"]),
+        "logits": _shape(found["logits"]),
+        "aux logits": "none" if found["aux_logits"] is None else _shape(found["aux_logits"]),
+        "output stride": str(found["output_stride"]),
+        "weights expect": f"{convention} (converted inside)",
+        "latency": "not measured" if found["latency"] is None else _latency(found["latency"]),
+    }
+    return "\n".join(f"{title:15}{text}" for title, text in rows.items())
 
 
 def _latency(found: dict[str, Any]) -> str:

@@ -92,16 +92,26 @@ def export(
     temporary = output.with_name(f".{os.getpid()}.{output.name}")  # readers know the format by the suffix
     with torch.no_grad():  # so that the network's own error about a size is not taken for an exporter's
         network.eval()(torch.zeros(1, 3, height, width, dtype=next(network.parameters()).dtype), need_aux=False)
-    request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, {})
+    metadata = {
+        "model": network.model_name,
+        "backbone": network.backbone_name,
+        "num_classes": str(network.num_classes),
+        "output_stride": "1" if upsample else str(network.output_stride),
+        "input": "float32 (N, 3, H, W), (value * scale - mean) / std of 0..255 values, see input_convention; "
+        "conversion to what the weights expect is inside the network",
+        "input_convention": json.dumps(vars(PUBLISHED)),
+        "output": "class scores (N, num_classes, h, w) before softmax, "
+        + ("at image size" if upsample else "at image size / output_stride; resize bilinearly with aligned corners"),
+    }
+    request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, metadata)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # that of new files here; some writers set a narrower one
         for fixed in (True,) if fixed_size or not traces else (False, True):
-            metadata = describe_for_file(network, upsample)
             if traces:
                 metadata["size"] = f"{height}x{width}" if fixed else "any"
             try:
-                report = write(request._replace(fixed=fixed, metadata=metadata))
+                report = write(request._replace(fixed=fixed))
                 break
             except ExportError as error:
                 if fixed:
@@ -115,21 +125,6 @@ def export(
         temporary.unlink(missing_ok=True)
     log(f"{output}: {kind}, {report}")
     return metadata
-
-
-def describe_for_file(network: SegmentationNetwork, upsample: bool) -> dict[str, str]:
-    """Return the metadata for a file's readers."""
-    return {
-        "model": network.model_name,
-        "backbone": network.backbone_name,
-        "num_classes": str(network.num_classes),
-        "output_stride": "1" if upsample else str(network.output_stride),
-        "input": "float32 (N, 3, H, W), (value * scale - mean) / std of 0..255 values, see input_convention; "
-        "conversion to what the weights expect is inside the network",
-        "input_convention": json.dumps(vars(PUBLISHED)),
-        "output": "class scores (N, num_classes, h, w) before softmax, "
-        + ("at image size" if upsample else "at image size / output_stride; resize bilinearly with aligned corners"),
-    }
 
 
 def load_network(

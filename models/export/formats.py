@@ -49,15 +49,7 @@ class LogitsOnly(nn.Module):
 
 
 class Request(NamedTuple):
-    """What to write.
-
-    Attributes:
-        path: file to write.
-        size: (height, width) of the image it is traced with.
-        fixed: whether height and width are fixed at `size`.
-        opset: ONNX operator set.
-        metadata: the file's, by name.
-    """
+    """What to write: `size` is (height, width) in tracing, to which `fixed` limits the file."""
 
     network: LogitsOnly
     path: Path

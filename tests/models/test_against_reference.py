@@ -11,8 +11,7 @@ SLOW = ("upernet", "resnet50", "resnet101", "MiT_B2", "MiT_B3", "MiT_B4", "MiT_B
 
 
 @pytest.mark.parametrize(
-    "model, backbone",
-    [pytest.param(*pair, marks=pytest.mark.slow) if {*pair} & {*SLOW} else pair for pair in PAIRS],
+    "model, backbone", [pytest.param(*pair, marks=pytest.mark.slow) if {*pair} & {*SLOW} else pair for pair in PAIRS]
 )
 def test_networks_compute_what_the_reference_computes(fill_network, model, backbone):
     network = fill_network(build_model(model, backbone, 6)).double().eval()

@@ -66,8 +66,7 @@ def test_outputs_are_those_of_the_released_networks(fill_network, path):
 
 
 @pytest.mark.parametrize(
-    "name, backbone",
-    [pair if pair in QUICK_PAIRS else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS],
+    "name, backbone", [pair if pair in QUICK_PAIRS else pytest.param(*pair, marks=pytest.mark.slow) for pair in PAIRS]
 )
 def test_a_training_step_gives_every_parameter_a_gradient(name, backbone):
     network = build_model(name, backbone, 5, aux=True).train()
