@@ -67,7 +67,7 @@ def check_claim(
     content = describe_content(file)
     raise ValueError(
         f"{file.path} is {claim} by its {source}. Expected {expected}; "
-        + (f"it holds {content}. " if content else f"its tensors differ:\n{difference}\nCopy a damaged file anew. ")
+        + (f"it holds {content}. " if content else f"its tensors differ:\n{difference}\nCopy a damaged file again. ")
         + f"Where the {source} is wrong, {overrides} override it."
     )
 

@@ -7,7 +7,7 @@ names do not matter, a file with missing tensors cannot be misread.
 import re
 from collections.abc import Iterable, Iterator
 
-# blocks per stage in timm's numbering; the last 1x1 convolution of MobileNetV3 is a stage of its own
+# blocks per stage in timm's numbering; the last 1x1 convolution of MobileNetV3 is a separate stage
 MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
 MOBILENETV3_STAGES = {11: (1, 2, 3, 2, 3), 15: (1, 2, 3, 4, 2, 3)}  # by number of blocks
 RESNET_S_STEM = {

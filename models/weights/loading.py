@@ -18,12 +18,11 @@ from models.weights.report import LoadReport, compare
 from models.weights.sources import fetch, is_source
 from models.weights.state_files import State, StateFile, read_file, read_state
 
+Log = Callable[[str], Any]
+
 
 def load_weights(
-    model: SegmentationNetwork,
-    path: str | Path | StateFile,
-    allow_partial: bool | None = None,
-    log: Callable[[str], Any] = print,
+    model: SegmentationNetwork, path: str | Path | StateFile, allow_partial: bool | None = None, log: Log = print
 ) -> LoadReport:
     """Load a whole network: a released checkpoint or one of our own.
 
@@ -49,7 +48,7 @@ def load_weights(
     entry = state.pop(CONVENTION_KEY, None)
     notes = []
     if file.averaged:
-        notes.append("averaged weights (those that the run evaluates and saves), not the plain ones beside them")
+        notes.append("averaged weights (those that the run evaluates and saves), not the plain ones")
     dropped = [name for name in state if name.startswith("auxlayer.")] if model.auxlayer is None else []
     found = {name: tensor for name, tensor in state.items() if name in own}
     unexpected = [name for name in state if name not in own and name not in set(dropped)]
@@ -68,10 +67,7 @@ def load_weights(
 
 
 def load_backbone_weights(
-    model: SegmentationNetwork,
-    path: str | Path | StateFile,
-    allow_partial: bool | None = None,
-    log: Callable[[str], Any] = print,
+    model: SegmentationNetwork, path: str | Path | StateFile, allow_partial: bool | None = None, log: Log = print
 ) -> LoadReport:
     """Load ImageNet weights into the network's backbone; the classifier's own tensors are ignored.
 
@@ -204,7 +200,7 @@ def _refusal(model: SegmentationNetwork, state: State, report: LoadReport, parti
         )
     hint = f"expected a checkpoint of {network}, all of it{partial_hint}"
     if report.missing and all(name.startswith("auxlayer.") for name in report.missing) and not report.mismatched:
-        hint += "; what is missing is the auxiliary head, which training alone uses"
+        hint += "; what is missing is the auxiliary head, which only training uses"
     return f"{report.refusal()}\n{hint}"
 
 
@@ -213,7 +209,7 @@ def _check_something_fits(report: LoadReport) -> None:
         raise ValueError(f"{report.refusal()}\nnothing in the file fits, so there is nothing to load")
 
 
-def _take_over(own: State, found: State, report: LoadReport, log: Callable[[str], Any]) -> LoadReport:
+def _take_over(own: State, found: State, report: LoadReport, log: Log) -> LoadReport:
     with torch.no_grad():
         for name in report.loaded:
             own[name].copy_(found[name])  # `state_dict()` shares memory with the network

@@ -12,7 +12,7 @@ from utils.checkpoint import load_file
 STATE_KEYS = ("network", "state_dict", "model")
 # What DistributedDataParallel, averaging and torch.compile put before every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-AVERAGE_COUNTER = "n_averaged"  # torch's AveragedModel keeps it beside the weights
+AVERAGE_COUNTER = "n_averaged"  # torch's AveragedModel has it among the weights
 
 State = dict[str, Tensor]
 
@@ -93,8 +93,8 @@ def _check_state(path: str | Path, content: object) -> None:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
-                f"{path} holds no weights: expected names with tensors, got {_kind(value)} at {name!r}; known are bare "
-                f"state_dicts and dicts that hold one under {', '.join(map(repr, STATE_KEYS))}"
+                f"{path} holds no weights: expected names with tensors, got {_kind(value)} at {name!r}; known are "
+                f"plain state_dicts and dicts that hold one under {', '.join(map(repr, STATE_KEYS))}"
             )
 
 

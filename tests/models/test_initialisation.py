@@ -48,7 +48,7 @@ def test_every_convolution_of_a_head_is_as_torch_draws_it(monkeypatch, model, ba
 
 
 def test_our_backbones_are_drawn_after_he_and_timms_as_timm_does():
-    """He's draw in our own backbones alone: drawing into a timm backbone would undo its own scheme."""
+    """He's initialisation is for our own backbones only: a timm backbone has its own scheme."""
     torch.manual_seed(0)
     last = build_model("psp_mobile", "mobilenetv3_small", 19).backbone.layer12
     weight = next(module.weight for module in last.modules() if isinstance(module, nn.Conv2d))

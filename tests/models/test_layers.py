@@ -90,7 +90,7 @@ def test_wide_convolution_in_half_precision(size, autocast):
         assert (grad - reference).norm() < 0.01 * reference.norm()
 
 
-@pytest.mark.parametrize("size", [(5, 7), (9, 20), (30, 41)])  # the middle tap alone, no tap above or below, all nine
+@pytest.mark.parametrize("size", [(5, 7), (9, 20), (30, 41)])  # the middle tap only, no tap above or below, all nine
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_tap_convolution_is_torchs_with_its_gradients(size, bias, memory_format):
@@ -122,7 +122,7 @@ def test_wide_convolution_leaves_float64_alone_under_autocast():
 
 
 def aspp_step(layers: nn.ModuleList, x: torch.Tensor, checkpointed: bool) -> tuple[int, list[torch.Tensor]]:
-    """Bytes kept for the backward pass beside parameters, each storage once, and the outputs and gradients."""
+    """Bytes kept for the backward pass except parameters, each storage once, and the outputs and gradients."""
     storages = {}  # held, so that no address is used twice
     parameters = {parameter.data_ptr() for parameter in layers.parameters()}
 

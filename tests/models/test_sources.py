@@ -96,9 +96,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("source", REFUSED)
 def test_other_networks_are_refused_before_the_download(downloads, source):
-    name, backbone, said = REFUSED[source]
+    name, backbone, message = REFUSED[source]
     network = build_model(name, backbone, 3)
-    with Untouched(network, said):
+    with Untouched(network, message):
         load_backbone_weights(network, source, log=silent)
     assert downloads == []
 
@@ -109,29 +109,29 @@ def test_a_failed_download_is_reported_with_name_and_cause(monkeypatch):
 
     monkeypatch.setattr(sources, "download", download)
     network = build_model("psp_mobile", "mobilenetv3_small", 3)
-    said = r"timm:mobilenetv3_small_100: the weights cannot be downloaded \(ConnectionError: no route to host\)"
-    with Untouched(network, said):
+    message = r"timm:mobilenetv3_small_100: the weights cannot be downloaded \(ConnectionError: no route to host\)"
+    with Untouched(network, message):
         load_backbone_weights(network, "timm:mobilenetv3_small_100", log=silent)
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_the_download_asks_the_library_for_its_pretrained_network(monkeypatch, library):
-    asked = []
-    monkeypatch.setattr(timm, "create_model", lambda *args, **options: asked.append((args, options)))
+    calls = []
+    monkeypatch.setattr(timm, "create_model", lambda *args, **options: calls.append((args, options)))
     if library == "timm":
         sources.download("timm", "mobilenetv2_100", "ra_in1k")
-        assert asked == [(("mobilenetv2_100.ra_in1k",), {"pretrained": True})]
+        assert calls == [(("mobilenetv2_100.ra_in1k",), {"pretrained": True})]
     else:
         state = torchvision.models.mobilenet_v2(weights=None).state_dict()
 
         def load_state_dict_from_url(url, **options):
-            asked.append((url, options))
+            calls.append((url, options))
             return state
 
         monkeypatch.setattr(torchvision.models._api, "load_state_dict_from_url", load_state_dict_from_url)
         found = sources.download("torchvision", "mobilenet_v2", "").state_dict()
         default = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V2
-        assert asked == [(default.url, {"progress": False, "check_hash": True, "weights_only": True})]
+        assert calls == [(default.url, {"progress": False, "check_hash": True, "weights_only": True})]
         assert default is torchvision.models.MobileNet_V2_Weights.DEFAULT
         assert all(torch.equal(found[name], tensor) for name, tensor in state.items())
 
@@ -145,12 +145,12 @@ def test_the_librarys_name_is_taken_in_any_case(downloads, source):
 
 
 def test_backbones_of_timms_own(monkeypatch):
-    real, asked = timm.create_model, []
+    real, calls = timm.create_model, []
 
     def create_model(name, pretrained=False, **options):
         network = real(name, **options)
         if pretrained:
-            asked.append(name)
+            calls.append(name)
             for parameter in network.parameters():
                 parameter.data.fill_(0.25)
         return network
@@ -158,13 +158,13 @@ def test_backbones_of_timms_own(monkeypatch):
     monkeypatch.setattr(timm, "create_model", create_model)
     network = build_model("pspnet", "timm:resnet18d", 3)
     report = load_backbone_weights(network, "timm", log=silent)
-    assert asked == ["resnet18d"] and report.complete and not report.missing
+    assert calls == ["resnet18d"] and report.complete and not report.missing
     assert all((tensor == 0.25).all() for tensor in network.backbone.parameters())
     assert network.input_convention == IMAGENET_RGB
     for source, name in (("timm:resnet18d.ra2_in1k", "resnet18d.ra2_in1k"), ("timm:resnet18d", "resnet18d")):
-        asked.clear()
+        calls.clear()
         assert load_backbone_weights(network, source, log=silent).complete
-        assert asked == [name]
+        assert calls == [name]
     assert load_backbone_weights(network, "TIMM", log=silent).complete
     with Untouched(network, "timm has no weights 'fast' of resnet18d; there are: .*ra2_in1k"):
         load_backbone_weights(network, "timm:resnet18d.fast", log=silent)
@@ -180,11 +180,11 @@ def test_a_deeper_networks_file_is_refused(tmp_path):
 
 
 def test_a_file_of_timms_classifier_fills_timms_backbone(tmp_path):
-    network, said = build_model("pspnet", "timm:resnet18d", 3), []
+    network, lines = build_model("pspnet", "timm:resnet18d", 3), []
     source = timm.create_model("resnet18d")
     torch.save(source.state_dict(), tmp_path / "file.pth")
-    report = load_backbone_weights(network, tmp_path / "file.pth", log=said.append)
-    assert report.complete and sorted(report.dropped) == ["fc.bias", "fc.weight"] and "assumed" in said[0]
+    report = load_backbone_weights(network, tmp_path / "file.pth", log=lines.append)
+    assert report.complete and sorted(report.dropped) == ["fc.bias", "fc.weight"] and "assumed" in lines[0]
     own = network.backbone.state_dict()
     assert torch.equal(own["network.layer4.1.conv2.weight"], source.state_dict()["layer4.1.conv2.weight"])
     state = dict(source.state_dict())

@@ -69,7 +69,7 @@ def test_an_auxiliary_head_in_the_file_is_ignored_by_a_network_without_one(save)
     report = load_weights(network, save(state), log=lines.append)
     assert report.complete and len(report.dropped) == 8 and "8 not used by this network: auxlayer." in lines[0]
     with_aux = small(aux=True)
-    with Untouched(with_aux, "what is missing is the auxiliary head, which training alone uses"):
+    with Untouched(with_aux, "what is missing is the auxiliary head, which only training uses"):
         load_weights(with_aux, save(network.state_dict()))
 
 
