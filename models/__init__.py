@@ -1,14 +1,20 @@
 """Registry of segmentation networks."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from models.backbones import BACKBONES, TIMM_PREFIX
+import timm
+from torch import nn
+
+from models.backbones import BACKBONES, TIMM_PREFIX, build_backbone
 from models.base import SegmentationNetwork
-from models.networks.deeplabv3 import DeepLabV3
-from models.networks.pspnet import PSPNet
-from models.networks.segformer import SegFormer
-from models.networks.upernet import UPerNet
+from models.heads.aspp import ASPPHead
+from models.heads.fcn import FCNHead
+from models.heads.psp import PSPHead
+from models.heads.segformer import SegFormerHead
+from models.heads.uper import UPerHead
 from models.weights import load_backbone_weights
 from utils.names import did_you_mean
 
@@ -21,27 +27,43 @@ class NetworkEntry(NamedTuple):
     """A network of the registry.
 
     Attributes:
-        network: the class.
-        backbones: those it goes with, beside `timm:<name>`.
-        aux: whether it has an auxiliary head unless asked otherwise.
-        options: further arguments of the class.
+        head: builds the head from the stages' channels, the class count and the backbone's name.
+        backbones: the compatible ones, in addition to `timm:<name>`.
+        aux: whether it has an auxiliary head by default.
     """
 
-    network: type[SegmentationNetwork]
+    head: Callable[[tuple[int, ...], int, str], nn.Module]
     backbones: tuple[str, ...]
     aux: bool = False
-    options: dict[str, Any] = {}
+
+
+def _aspp_head(channels: tuple[int, ...], num_classes: int, backbone: str, width: int) -> ASPPHead:
+    return ASPPHead(channels[-1], num_classes, width)
+
+
+def _psp_head(channels: tuple[int, ...], num_classes: int, backbone: str) -> PSPHead:
+    # The released networks: 256 feature channels on bottleneck ResNets, 128 on everything smaller.
+    return PSPHead(channels[-1], num_classes, width=256 if channels[-1] >= 2048 else 128)
+
+
+def _uper_head(channels: tuple[int, ...], num_classes: int, backbone: str, width: int) -> UPerHead:
+    return UPerHead(channels, num_classes, width)
+
+
+def _segformer_head(channels: tuple[int, ...], num_classes: int, backbone: str) -> SegFormerHead:
+    # The released networks: 256 with MiT-B0 and B1, 768 with the larger ones.
+    return SegFormerHead(channels, num_classes, width=768 if backbone in MITS[2:] else 256)
 
 
 NETWORKS = {
-    "deeplabv3": NetworkEntry(DeepLabV3, RESNETS, aux=True, options={"width": 512}),
-    "deeplabv3_mobilenet_ssseg": NetworkEntry(DeepLabV3, MOBILENETS_V3, options={"width": 128}),
-    "deeplab_mobile": NetworkEntry(DeepLabV3, ("mobilevit_xx_small", "mobilenetv2"), options={"width": 128}),
-    "psp": NetworkEntry(PSPNet, RESNETS, aux=True),
-    "psp_mobile": NetworkEntry(PSPNet, (*MOBILENETS_V3, "mobilevit_xx_small", "mobilenetv2")),
-    "upernet": NetworkEntry(UPerNet, RESNETS, aux=True, options={"width": 512}),
-    "upernet_lite": NetworkEntry(UPerNet, RESNETS, aux=True, options={"width": 128}),
-    "segformer": NetworkEntry(SegFormer, MITS),
+    "deeplabv3": NetworkEntry(partial(_aspp_head, width=512), RESNETS, aux=True),
+    "deeplabv3_mobilenet_ssseg": NetworkEntry(partial(_aspp_head, width=128), MOBILENETS_V3),
+    "deeplab_mobile": NetworkEntry(partial(_aspp_head, width=128), ("mobilevit_xx_small", "mobilenetv2")),
+    "psp": NetworkEntry(_psp_head, RESNETS, aux=True),
+    "psp_mobile": NetworkEntry(_psp_head, (*MOBILENETS_V3, "mobilevit_xx_small", "mobilenetv2")),
+    "upernet": NetworkEntry(partial(_uper_head, width=512), RESNETS, aux=True),
+    "upernet_lite": NetworkEntry(partial(_uper_head, width=128), RESNETS, aux=True),
+    "segformer": NetworkEntry(_segformer_head, MITS),
 }
 
 # plain name -> the networks it may mean; the backbone decides, and the first takes backbones of no published pair
@@ -57,7 +79,7 @@ ALIASES = {
 def resolve_names(name: str, backbone: str) -> tuple[str, str]:
     """Return the registry's names of a network and its backbone, given these or plain aliases, in any case.
 
-    Plain names go with every backbone, the others with those of the released networks and with timm's.
+    Aliases are compatible with every backbone, registry names with those of the released networks and with timm's.
 
     Raises:
         ValueError: an unknown name or combination; lists what exists.
@@ -87,8 +109,6 @@ def resolve_names(name: str, backbone: str) -> tuple[str, str]:
 
 def _timm_hint(backbone: str) -> str:
     """ " Did you mean timm:...?" where timm has networks of such a name, or ""."""
-    import timm
-
     name = backbone.lower()
     found = [name] if timm.is_model(name) else timm.list_models(f"*{name}*")[:3]
     if backbone in BACKBONES or not found:
@@ -97,19 +117,15 @@ def _timm_hint(backbone: str) -> str:
 
 
 def build_model(
-    name: str,
-    backbone: str,
-    num_classes: int,
-    aux: bool | None = None,
-    pretrained_base: str | Path | None = None,
+    name: str, backbone: str, num_classes: int, aux: bool | None = None, pretrained_base: str | Path | None = None
 ) -> SegmentationNetwork:
     """Build a network with fresh weights, or with its backbone's weights from a file.
 
     Args:
         name: a name of `NETWORKS` or `ALIASES`.
-        backbone: one of the network's backbones, or `timm:<name>` for any network of timm.
+        backbone: one of the network's backbones, or `timm:<name>`.
         num_classes: K.
-        aux: whether it has an auxiliary head; None = as the released networks.
+        aux: whether it has an auxiliary head; None: as the released networks.
         pretrained_base: ImageNet backbone file or source, as for `load_backbone_weights`; the whole backbone must be
             covered.
 
@@ -122,12 +138,21 @@ def build_model(
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}; expected at least 1")
     entry = NETWORKS[model]
-    network = entry.network(model, backbone, num_classes, aux=entry.aux if aux is None else aux, **entry.options)
+    encoder = build_backbone(backbone)
+    network = SegmentationNetwork(
+        model,
+        backbone,
+        num_classes,
+        encoder,
+        head=entry.head(encoder.channels, num_classes, backbone),
+        auxlayer=FCNHead(encoder.channels[-2], num_classes) if (entry.aux if aux is None else aux) else None,
+        flat_names=model == "segformer" and backbone in MITS,
+    )
     if pretrained_base is not None:
         load_backbone_weights(network, pretrained_base)
     return network
 
 
 def list_models() -> dict[str, list[str]]:
-    """Return the networks and the backbones each goes with, beside `timm:<name>`."""
+    """Return the networks and each one's compatible backbones, in addition to `timm:<name>`."""
     return {name: list(entry.backbones) for name, entry in NETWORKS.items()}

@@ -24,14 +24,8 @@ TIMM_NOTE = (
 def parse_args() -> argparse.Namespace:
     parser = Parser("List the networks, or describe one: size, cost, shapes and latency.", prog="python -m models")
     parser.add_argument("--describe", nargs=2, metavar=("MODEL", "BACKBONE"), help="the network to describe")
-    parser.add_argument(
-        "--crop-size",
-        nargs="+",
-        type=int,
-        default=[512, 1024],
-        metavar="PIXELS",
-        help="height width (default: 512 1024)",
-    )
+    size_help = "height width (default: 512 1024)"
+    parser.add_argument("--crop-size", nargs="+", type=int, default=[512, 1024], metavar="PIXELS", help=size_help)
     parser.add_argument("--num-classes", type=int, default=19, help="default: %(default)s")
     parser.add_argument(
         "--aux", action=argparse.BooleanOptionalAction, help="auxiliary head; as in the released network by default"
@@ -50,10 +44,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def listing() -> dict[str, Any]:
-    """Return what there is: {"networks": {name: backbones}, "aliases": {name: networks}, "timm": a note}."""
-    return {"networks": list_models(), "aliases": {name: list(names) for name, names in ALIASES.items()}} | {
-        "timm": TIMM_NOTE
-    }
+    """Return {"networks": {name: backbones}, "aliases": {name: networks}, "timm": a note}."""
+    aliases = {name: list(names) for name, names in ALIASES.items()}
+    return {"networks": list_models(), "aliases": aliases, "timm": TIMM_NOTE}
 
 
 def listing_as_text() -> str:
@@ -61,16 +54,16 @@ def listing_as_text() -> str:
     width = max(map(len, content["networks"]))
     lines = ["networks and their backbones"]
     lines += [f"  {name:{width}}  {', '.join(backbones)}" for name, backbones in content["networks"].items()]
-    lines += [f"  {content['timm']}", "aliases: the backbone decides which network is meant, and timm's take the first"]
+    lines += [f"  {content['timm']}", "aliases: the backbone decides which network is meant; with timm's, the first"]
     lines += [f"  {name:{width}}  {', '.join(names)}" for name, names in content["aliases"].items()]
     return "\n".join(lines)
 
 
 def pick_device(name: str) -> torch.device:
-    """Return the device a flag means.
+    """Return the device of a flag; "auto" prefers a GPU.
 
     Raises:
-        ValueError: "cuda" where there is none.
+        ValueError: "cuda" without a GPU.
     """
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no GPU here; expected cpu or auto")

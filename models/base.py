@@ -1,4 +1,4 @@
-"""What every segmentation network has in common: its input convention, its parts and its output."""
+"""The base of all segmentation networks: input convention, parts and output."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from utils.types import SegOutput
 
 @dataclass(frozen=True)
 class InputConvention:
-    """How a network's weights expect an image: (value * scale - mean) / std, channels in `channel_order`.
+    """The images that weights were trained on: (value * scale - mean) / std, channels in `channel_order`.
 
     Attributes:
         channel_order: "RGB" or "BGR".
@@ -34,41 +34,41 @@ class InputConvention:
             raise ValueError(f"an input convention needs three means, three positive stds and a positive scale: {self}")
 
 
-# The convention of every released checkpoint and of every batch of ours: what the loaders give.
+# The convention of every released checkpoint and of the batches from our loaders.
 PUBLISHED = InputConvention("BGR", 1.0, (104.00698793, 116.66876762, 122.67891434), (1.0, 1.0, 1.0))
 # torchvision's and most of timm's ImageNet weights.
 IMAGENET_RGB = InputConvention("RGB", 1.0 / 255.0, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-# The entry of a checkpoint that tells where its weights differ from the released ones; absent where they do not.
+# The entry of a checkpoint for convention and eps that differ from those of the released ones; absent if none does.
 CONVENTION_KEY = "weights_convention"
 
 
 class SegmentationNetwork(nn.Module):
-    """A backbone, a head and possibly an auxiliary head on the backbone's last stage but one.
+    """A backbone, a head and possibly an auxiliary head on the third of the backbone's four stages.
 
-    The children are called `pretrained`, `head` and `auxlayer` because most released checkpoints call them so.
+    The children are called `pretrained`, `head` and `auxlayer` as in most released checkpoints.
 
     A backbone is a module that maps (N, 3, H, W) to its four stages' maps, shallow to deep, and has `channels` and
-    `strides` (of the stages). It may set `input_convention`, where its weights come with one of their own, and
-    `draws_own_weights`, where fresh weights are not drawn here. A head maps the stages to (logits, features), and has
-    `classifier_name` and `pools_globally`; it may set `output_stage`, the stage whose size its output has (the last,
-    unless it says so), and `output_stride_factor` where it is coarser.
+    `strides` (of the stages). Optional attributes are `input_convention` (default: `PUBLISHED`) and `draws_own_weights`
+    (fresh weights are not drawn here). A head maps the stages to (logits, features), and has `classifier_name` and
+    `pools_globally`. Optional are `output_stage`, the stage whose size its output has (default: the last), and
+    `output_stride_factor`, by which the output is smaller than that stage.
 
     Args:
         model_name, backbone_name: registry names.
         num_classes: K.
         backbone, head: the modules.
         auxlayer: auxiliary head, or None.
-        flat_names: the names in `state_dict()` lack `pretrained.` and `head.`, as the released SegFormers' do.
+        flat_names: the names in `state_dict()` lack `pretrained.` and `head.`, as in the released SegFormers.
 
     Attributes:
-        input_convention: what the weights expect; batches come in the `PUBLISHED` one and are converted inside, so
-            that networks of different conventions share a batch. It is saved with the weights.
+        input_convention: of the weights, with which it is saved. Batches are in the `PUBLISHED` one and converted
+            inside, so that networks of different conventions share a batch.
         output_stride: image side / logits side.
-        pools_globally: True where training normalises a 1x1 map over the batch, which needs two images, of all
-            processes together (or frozen batch norms).
-        backbone_state_prefix: what the backbone's names begin with in `state_dict()`.
-        head_state_prefixes: what the names of all that is not backbone begin with.
+        pools_globally: True if training normalises a 1x1 map over the batch, which needs two images over all processes
+            (or frozen batch norms).
+        backbone_state_prefix: prefix of the backbone's names in `state_dict()`.
+        head_state_prefixes: prefixes of all other names.
         classifier_names: modules, by `named_modules()`, whose output channels are the classes.
     """
 
@@ -104,9 +104,9 @@ class SegmentationNetwork(nn.Module):
                 names = getattr(self, child).state_dict()
                 self._long_names |= {name: f"{child}.{name}" for name in names}
             self.register_state_dict_post_hook(_shorten_names)
-        # Heads keep torch's initialisation, as the published ones do. Their convolutions stand before batch norms,
-        # where a larger weight changes no output and makes every step smaller by its square: He's draws trained heads
-        # at 1/6 to 1/120 of the published effective rate.
+        # Heads keep torch's initialisation, as the published ones do. Before a batch norm, a larger weight changes no
+        # output and divides the effective learning rate by its square: with He's initialisation, that of heads was 1/6
+        # to 1/120 of the published one.
         if not getattr(backbone, "draws_own_weights", False):
             initialize_backbone(backbone)
         self._built_eps = [norm.eps for norm in self._backbone_norms()]
@@ -118,7 +118,7 @@ class SegmentationNetwork(nn.Module):
         return self.pretrained
 
     def set_batch_norm_eps(self, eps: float | None) -> None:
-        """Give all batch norms of the backbone the eps that its weights were trained with; None as they were built."""
+        """Set the eps of the backbone's batch norms, None: the one they were built with."""
         self.batch_norm_eps = eps
         for norm, built in zip(self._backbone_norms(), self._built_eps, strict=True):
             norm.eps = built if eps is None else eps
@@ -127,7 +127,7 @@ class SegmentationNetwork(nn.Module):
         return [module for module in self.pretrained.modules() if isinstance(module, _BatchNorm)]
 
     def set_input_convention(self, convention: InputConvention) -> None:
-        """Declare what the weights expect; weights of another library bring their convention with them."""
+        """Set the convention that the weights were trained with."""
         self.input_convention = convention
         gain = shift = None
         if convention != PUBLISHED:
@@ -140,7 +140,7 @@ class SegmentationNetwork(nn.Module):
             like = next(self.parameters())
             gain = (convention.scale / std).view(1, 3, 1, 1).to(like)
             shift = ((published_mean * convention.scale - mean) / std).view(1, 3, 1, 1).to(like)
-        # Not persistent: they follow from the convention, which is saved in full precision.
+        # Not persistent: the convention is saved, in full precision.
         self.register_buffer("input_gain", gain, persistent=False)
         self.register_buffer("input_shift", shift, persistent=False)
 
@@ -168,8 +168,8 @@ class SegmentationNetwork(nn.Module):
             need_aux: False skips the auxiliary head (teachers, evaluation).
 
         Returns:
-            Logits (N, K, h, w), features (N, C, h, w) and the auxiliary head's logits, which are None where there is
-            no such head or it is skipped; in training and in evaluation mode alike.
+            Logits (N, K, h, w), features (N, C, h, w) and the auxiliary head's logits, None without such a head or if
+            it is skipped; the same in training and evaluation mode.
         """
         stages = self.encode(self.to_input_convention(x))
         logits, features = self.decode(stages)
@@ -177,7 +177,7 @@ class SegmentationNetwork(nn.Module):
         return SegOutput(logits, features, aux_logits)
 
     def weights_convention(self) -> Tensor | None:
-        """Return what a checkpoint keeps under `CONVENTION_KEY`, None where all is as in the released checkpoints.
+        """Return a checkpoint's `CONVENTION_KEY` entry, None if all is as in the released checkpoints.
 
         Float64, (10,): 1 for RGB or 0 for BGR, scale, three means, three stds, eps of the backbone's batch norms or 0
         for the one it was built with, and the entry's version, 1.
@@ -189,10 +189,10 @@ class SegmentationNetwork(nn.Module):
         return torch.tensor(values, dtype=torch.float64, device="cpu")
 
     def set_weights_convention(self, entry: Tensor | None) -> None:
-        """Set input convention and batch-norm eps to what `weights_convention` gave.
+        """Set input convention and batch-norm eps from a `weights_convention` entry.
 
         Raises:
-            ValueError: an entry of another form, or with values that no weights have.
+            ValueError: an entry of another form, or with impossible values.
         """
         if entry is None:
             self.set_input_convention(PUBLISHED)
@@ -226,5 +226,5 @@ class SegmentationNetwork(nn.Module):
 
 def _shorten_names(network: SegmentationNetwork, state_dict: dict[str, Any], prefix: str, _metadata: Any) -> None:
     short_names = {prefix + long: prefix + short for short, long in network._long_names.items()}
-    for name in list(state_dict):  # taken out and put back one by one, which keeps the order
+    for name in list(state_dict):  # all are reinserted, to keep the order
         state_dict[short_names.get(name, name)] = state_dict.pop(name)

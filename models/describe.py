@@ -1,10 +1,9 @@
-"""What a network is like: parameters, multiply-adds, shapes, and how long one image takes."""
+"""Parameters, MACs, shapes and latency of a network."""
 
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -20,19 +19,19 @@ PARTS = {"backbone": "pretrained", "head": "head", "auxiliary head": "auxlayer"}
 def describe(
     network: SegmentationNetwork, height: int, width: int, device: torch.device | None = None, runs: int = 10
 ) -> dict[str, Any]:
-    """Describe a network, in types that JSON has.
+    """Describe a network, in types of JSON.
 
     Args:
-        network: any; put in evaluation mode.
+        network: is put in evaluation mode.
         height, width: image size in pixels.
         device: where the latency is measured; the network is moved there.
-        runs: timed passes; 0 measures none.
+        runs: timed passes; 0: no latency.
 
     Returns:
         Keys: model, backbone, num_classes, image (height, width), parameters and macs (by part, with "total"), flops,
         stages (channels, height, width, stride each), features and logits and aux_logits ((channels, height, width) or
-        None), output_stride, input_convention, latency (None without runs). Multiply-adds and what follows from them
-        are those of inference, without the auxiliary head.
+        None), output_stride, input_convention, latency (None without runs). MACs and FLOPs are of inference, without
+        the auxiliary head.
     """
     network.eval()
     children = {part: getattr(network, name) for part, name in PARTS.items()}
@@ -72,22 +71,24 @@ def measure_latency(
         network: moved to `device` and put in evaluation mode.
         height, width: image size in pixels.
         device: a GPU is synchronised before and after each pass.
-        runs: timed passes, after `WARM_UP_RUNS` that are not.
+        runs: timed passes, after `WARM_UP_RUNS` others.
 
     Returns:
-        Milliseconds under median, fastest, slowest and quartiles, and what they were measured on.
+        Median, quartiles, fastest and slowest in milliseconds, and what they were measured on.
     """
     network.to(device).eval()
     image = torch.randn(1, 3, height, width, device=device)
 
-    def once() -> None:
+    times = []
+    for _ in range(WARM_UP_RUNS + runs):
+        _synchronize(device)
+        start = time.perf_counter()
         network(image, need_aux=False)
-
-    for _ in range(WARM_UP_RUNS):
-        _timed(once, device)
-    times = [_timed(once, device) for _ in range(runs)]
+        _synchronize(device)
+        times.append(1000 * (time.perf_counter() - start))
+    times = times[WARM_UP_RUNS:]
     quarters = statistics.quantiles(times, n=4, method="inclusive") if runs > 1 else times * 3
-    on_gpu = device.type == "cuda"
+    on_gpu, processor = device.type == "cuda", platform.processor() or platform.machine()
     return {
         "median_ms": statistics.median(times),
         "quartiles_ms": [quarters[0], quarters[2]],
@@ -95,33 +96,34 @@ def measure_latency(
         "slowest_ms": max(times),
         "runs": runs,
         "batch": 1,
-        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {_processor()}",
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"CPU {processor}, {os.cpu_count()} cores",
         "threads": None if on_gpu else torch.get_num_threads(),
         "torch": torch.__version__,
     }
 
 
 def describe_as_text(found: dict[str, Any]) -> str:
-    """Turn what `describe` gives into lines."""
+    """Format the result of `describe` as lines."""
     height, width = found["image"]
-    rows = [("network", f"{found['model']} with {found['backbone']}, {found['num_classes']} classes")]
-    rows.append(("image", f"{height}x{width} (height x width)"))
-    rows.append(("parameters", _by_part(found["parameters"], 1e6, "M")))
-    rows.append(("multiply-adds", f"{_by_part(found['macs'], 1e9, 'G')}; inference, batch 1"))
-    rows.append(("FLOPs", f"{found['flops'] / 1e9:.2f} G (2 x multiply-adds)"))
-    for index, stage in enumerate(found["stages"], start=1):
-        shape = _shape([stage["channels"], stage["height"], stage["width"]])
-        rows.append((f"stage {index}", f"{shape}, stride {stage['stride']}"))
-    rows.append(("features", _shape(found["features"])))
-    rows.append(("logits", _shape(found["logits"])))
-    rows.append(("aux logits", "none" if found["aux_logits"] is None else _shape(found["aux_logits"])))
-    rows.append(("output stride", str(found["output_stride"])))
     own = found["input_convention"]
-    numbers = [", ".join(f"{value:.6g}" for value in own[key]) for key in ("mean", "std")]
-    convention = f"{own['channel_order']}, value * {own['scale']:.6g}, mean {numbers[0]}, std {numbers[1]}"
-    rows.append(("weights expect", f"{convention} (converted inside)"))
-    rows.append(("latency", "not measured" if found["latency"] is None else _latency(found["latency"])))
-    return "\n".join(f"{title:15}{text}" for title, text in rows)
+    mean, std = (", ".join(f"{value:.6g}" for value in own[key]) for key in ("mean", "std"))
+    convention = f"{own['channel_order']}, value * {own['scale']:.6g}, mean {mean}, std {std}"
+    stages = [_shape([stage["channels"], stage["height"], stage["width"]]) for stage in found["stages"]]
+    rows = {
+        "network": f"{found['model']} with {found['backbone']}, {found['num_classes']} classes",
+        "image": f"{height}x{width} (height x width)",
+        "parameters": _by_part(found["parameters"], 1e6, "M"),
+        "MACs": f"{_by_part(found['macs'], 1e9, 'G')}; inference, batch 1",
+        "FLOPs": f"{found['flops'] / 1e9:.2f} G (2 x MACs)",
+        **{f"stage {i + 1}": f"{stages[i]}, stride {stage['stride']}" for i, stage in enumerate(found["stages"])},
+        "features": _shape(found["features"]),
+        "logits": _shape(found["logits"]),
+        "aux logits": "none" if found["aux_logits"] is None else _shape(found["aux_logits"]),
+        "output stride": str(found["output_stride"]),
+        "weights expect": f"{convention} (converted inside)",
+        "latency": "not measured" if found["latency"] is None else _latency(found["latency"]),
+    }
+    return "\n".join(f"{title:15}{text}" for title, text in rows.items())
 
 
 def _latency(found: dict[str, Any]) -> str:
@@ -143,15 +145,6 @@ def _shape(shape: list[int]) -> str:
     return f"{shape[0]} channels, {shape[1]}x{shape[2]}"
 
 
-def _timed(call: Callable[[], None], device: torch.device) -> float:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    start = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1000 * (time.perf_counter() - start)
-
-
-def _processor() -> str:
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"

@@ -1,6 +1,7 @@
-"""Small pieces that backbones and heads share, and how a backbone's fresh weights are drawn."""
+"""Layers shared by backbones and heads, and the initialisation of backbones."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-WIDE_DILATION = 8  # from which on oneDNN has no fast kernel in half precision; MobileNet and ResNet stay below
+WIDE_DILATION = 8  # from here on oneDNN has no fast kernel in half precision; MobileNet and ResNet stay below
 
 
 def conv_bn_relu(
@@ -31,18 +32,18 @@ def conv(in_channels: int, out_channels: int, kernel_size: int, *, dilation: int
 
 
 class WideConv2d(nn.Conv2d):
-    """Convolution of stride 1 that keeps the size, with so large a dilation that its taps are far apart.
+    """Convolution of stride 1 that keeps the size, with a large dilation.
 
-    In half precision on a CPU it is computed tap by tap, as a matrix product of the part of the map that the tap sees,
-    summed in float32: oneDNN has no fast kernel for it there and takes longer than in float32.
+    In half precision on a CPU it is computed tap by tap, as matrix products summed in float32: oneDNN has no fast
+    kernel for it there and takes longer than in float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast leaves alone
+        cast = torch.is_autocast_enabled("cpu") and x.dtype != torch.float64  # which autocast does not change
         half = torch.get_autocast_dtype("cpu") if cast else x.dtype
         if x.device.type != "cpu" or half not in (torch.bfloat16, torch.float16):
             return super().forward(x)
-        # Traced files cannot hold an autograd function, and are made without gradients.
+        # Traced files cannot contain an autograd function, and are made without gradients.
         convolve = TapConvolution.apply if torch.is_grad_enabled() else convolve_taps
         return convolve(x.to(half), self.weight, self.bias, self.dilation)
 
@@ -86,8 +87,8 @@ class TapConvolution(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of x, weight and bias, of their types.
 
-        The upstream gradient, as each tap carries it back, is laid side by side, so that one product sums all taps
-        before it rounds, and another has the whole batch for each weight.
+        The upstream gradients, shifted for each tap, are concatenated, so that one product sums all taps before it
+        rounds, and another covers the whole batch for each weight.
         """
         x, weight = ctx.saved_tensors
         for_x, for_weight, for_bias, _ = ctx.needs_input_grad
@@ -130,10 +131,7 @@ def _as_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
 def _list_overlaps(
     kernel: Sequence[int], dilation: Sequence[int], size: Sequence[int]
 ) -> list[tuple[tuple[int, int], tuple[slice, ...], tuple[slice, ...]]]:
-    """For each tap that sees a part of the map: its index, that part, and the outputs that it reaches.
-
-    Parts and outputs are indices of maps (N, H, W, channels).
-    """
+    """For each tap that overlaps the map: its index, the part it reads, and the outputs it adds to, as indices."""
     shifts = [[(i - n // 2) * step for i in range(n)] for n, step in zip(kernel, dilation, strict=True)]
     overlaps = []
     for i, down in enumerate(shifts[0]):
@@ -146,7 +144,7 @@ def _list_overlaps(
 
 
 def _cut(shift: int, length: int) -> slice:
-    """Where the positions of an axis lie after a shift, those that leave it left out."""
+    """The positions of an axis that are still on it after a shift, in the shifted frame."""
     return slice(max(shift, 0), length + min(shift, 0))
 
 
@@ -162,9 +160,7 @@ class SameConv2d(nn.Conv2d):
         stride = self.stride[axis]
         reach = (self.kernel_size[axis] - 1) * self.dilation[axis] + 1
         # (out - 1) * stride + reach - size, in a form that exported graphs compute right: ONNX divides towards zero.
-        total = reach - stride + (stride - size % stride) % stride
-        if reach < stride:
-            total = max(total, 0)
+        total = reach - stride + (stride - size % stride) % stride  # not negative: no kernel is smaller than its stride
         return total // 2, total - total // 2
 
 
@@ -202,17 +198,17 @@ class ConvBlock(nn.Module):
 
 
 class InvertedResidual(nn.Sequential):
-    """Layers one after the other, and the input added to the outcome where `adds_input`.
+    """Layers in sequence, plus the input if `adds_input`.
 
-    MobileNetV2, MobileNetV3 and MobileViT share it: expand, depthwise, (squeeze-excite,) project
-    (Sandler et al. 2018, arXiv:1801.04381, section 3.3). Their checkpoints name the layers differently.
+    The block of MobileNetV2, MobileNetV3 and MobileViT: expand, depthwise, (squeeze-excite,) project (Sandler et al.
+    2018, arXiv:1801.04381, section 3.3). Their checkpoints name the layers differently.
     """
 
     def __init__(self, layers: dict[str, nn.Module] | Sequence[nn.Module], *, adds_input: bool) -> None:
-        super().__init__()
-        named = layers if isinstance(layers, dict) else {str(index): layer for index, layer in enumerate(layers)}
-        for name, layer in named.items():
-            self.add_module(name, layer)
+        if isinstance(layers, dict):
+            super().__init__(OrderedDict(layers))
+        else:
+            super().__init__(*layers)
         self.adds_input = adds_input
 
     def forward(self, x: Tensor) -> Tensor:
@@ -221,8 +217,8 @@ class InvertedResidual(nn.Sequential):
 
 
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
-    """Bilinear resizing of (N, C, H, W) to `size`; the very tensor where it has that size."""
-    # An exported graph holds for all sizes, so it must not learn whether these two are equal.
+    """Bilinear resizing of (N, C, H, W) to `size`; the same tensor if it has that size."""
+    # An exported graph is for all sizes, so it must not depend on whether these two are equal.
     if not (torch.compiler.is_exporting() or torch.jit.is_tracing()) and x.shape[-2:] == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
@@ -231,14 +227,14 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
 def adaptive_avg_pools(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     """Average pools of (N, C, H, W) to s x s for each s of `sizes`, with the windows of `nn.AdaptiveAvgPool2d`.
 
-    Window i of a side of length L is [floor(i L / s), ceil((i + 1) L / s)). As products with 0/1 matrices instead of
-    `F.adaptive_avg_pool2d`: the map is read once for all sizes, the gradient is deterministic on GPUs too, and the
-    exported graph holds for any H and W.
+    Window i of a side of length L is [floor(i L / s), ceil((i + 1) L / s)). With products with 0/1 matrices instead of
+    `F.adaptive_avg_pool2d`, the map is read once for all sizes, the gradient is deterministic on GPUs too, and the
+    exported graph is for any H and W.
 
     Returns:
         tensors (N, C, s, s).
     """
-    if x.device.type == "meta":  # shapes alone: by an operation that counts as no matrix product when costs are counted
+    if x.device.type == "meta":  # MACs are counted on it, and should not include these products
         return [F.adaptive_avg_pool2d(x, size) for size in sizes]
     rows, row_scale = _windows(x, x.shape[-2], sizes)
     columns, column_scale = _windows(x, x.shape[-1], sizes)
@@ -252,10 +248,10 @@ def adaptive_avg_pools(x: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 def _windows(x: Tensor, length: int, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Windows of all sizes, one below the other, as x: matrix (S, length) and scale (S,) whose product is the mean.
+    """Windows of all sizes: matrix (S, length) and scale (S,), in x's type, whose product computes the means.
 
-    The matrix holds 0 and a power of two near 1 / count, which is exact in half precision and keeps sums from
-    overflowing there; the scale, between 1 and 2, is the rest.
+    The matrix has a power of two near 1 / count, exact in half precision, to keep sums from overflowing there; the
+    scale, between 1 and 2, is the rest.
     """
     starts, ends = [], []
     for size in sizes:
@@ -273,9 +269,9 @@ def _windows(x: Tensor, length: int, sizes: Sequence[int]) -> tuple[Tensor, Tens
 def initialize_backbone(backbone: nn.Module) -> None:
     """Draw fresh weights of a backbone in place, for training without an ImageNet file.
 
-    Convolutions: He et al. 2015 (arXiv:1502.01852), variance 2 / fan-out, where the fan-out of a grouped convolution
-    counts its group alone. Linear layers: normal, cut at two standard deviations of 0.02, without bias. Batch norm: the
-    identity. Other layers keep torch's initialisation.
+    Convolutions: He et al. 2015 (arXiv:1502.01852), variance 2 / fan-out, of one group if grouped. Linear layers:
+    normal, truncated at two standard deviations of 0.02. Batch norm: the identity. Biases: 0. Other layers keep torch's
+    initialisation.
     """
     for child in backbone.modules():
         if isinstance(child, nn.Conv2d):

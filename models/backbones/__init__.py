@@ -1,40 +1,38 @@
 """Registry of backbones: name -> function without arguments that builds one with fresh weights."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
-from models.backbones.mit import mit_b0, mit_b1, mit_b2, mit_b3, mit_b4, mit_b5
-from models.backbones.mobilenetv2 import mobilenetv2
-from models.backbones.mobilenetv3 import mobilenetv3_large, mobilenetv3_small
-from models.backbones.mobilevit import mobilevit_xx_small
-from models.backbones.resnet import resnet18, resnet50, resnet101
+from models.backbones.mit import MixTransformer
+from models.backbones.mobilenetv2 import MobileNetV2
+from models.backbones.mobilenetv3 import LARGE, SMALL, MobileNetV3
+from models.backbones.mobilevit import MobileViT
+from models.backbones.resnet import BasicBlock, Bottleneck, ResNet
+from models.backbones.timm_backbone import TimmBackbone
 
+MIT_SMALL, MIT_LARGE = (32, 64, 160, 256), (64, 128, 320, 512)
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": resnet18,
-    "resnet50": resnet50,
-    "resnet101": resnet101,
-    "mobilenetv2": mobilenetv2,
-    "mobilenetv3_small": mobilenetv3_small,
-    "mobilenetv3_large": mobilenetv3_large,
-    "mobilevit_xx_small": mobilevit_xx_small,
-    "MiT_B0": mit_b0,
-    "MiT_B1": mit_b1,
-    "MiT_B2": mit_b2,
-    "MiT_B3": mit_b3,
-    "MiT_B4": mit_b4,
-    "MiT_B5": mit_b5,
+    "resnet18": partial(ResNet, BasicBlock, (2, 2, 2, 2)),
+    "resnet50": partial(ResNet, Bottleneck, (3, 4, 6, 3)),
+    "resnet101": partial(ResNet, Bottleneck, (3, 4, 23, 3)),
+    "mobilenetv2": MobileNetV2,
+    "mobilenetv3_small": partial(MobileNetV3, SMALL, 576, ((4, 8, 2), (9, 11, 4)), stage_ends=(1, 3, 8, 12)),
+    "mobilenetv3_large": partial(MobileNetV3, LARGE, 960, ((7, 12, 2), (13, 15, 4)), stage_ends=(3, 6, 12, 16)),
+    "mobilevit_xx_small": MobileViT,
+    "MiT_B0": partial(MixTransformer, MIT_SMALL, (2, 2, 2, 2)),
+    "MiT_B1": partial(MixTransformer, MIT_LARGE, (2, 2, 2, 2)),
+    "MiT_B2": partial(MixTransformer, MIT_LARGE, (3, 4, 6, 3)),
+    "MiT_B3": partial(MixTransformer, MIT_LARGE, (3, 4, 18, 3)),
+    "MiT_B4": partial(MixTransformer, MIT_LARGE, (3, 8, 27, 3)),
+    "MiT_B5": partial(MixTransformer, MIT_LARGE, (3, 6, 40, 3)),
 }
 TIMM_PREFIX = "timm:"
 
 
 def build_backbone(name: str) -> nn.Module:
-    """Build a backbone by name; `timm:<name>` is any network of timm; ValueError lists what exists."""
+    """Build a backbone of `BACKBONES`, or any suitable network of timm as `timm:<name>`."""
     if name.startswith(TIMM_PREFIX):
-        # Only here, because timm takes a second to import.
-        from models.backbones.timm_backbone import TimmBackbone
-
         return TimmBackbone(name.removeprefix(TIMM_PREFIX))
-    if name not in BACKBONES:
-        raise ValueError(f"unknown backbone {name!r}; there are: {', '.join(BACKBONES)} and {TIMM_PREFIX}<name>")
     return BACKBONES[name]()

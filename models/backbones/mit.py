@@ -1,5 +1,7 @@
 """Mix Transformers MiT-B0 to B5, the encoders of SegFormer (Xie et al. 2021, arXiv:2105.15203, section 3.1)."""
 
+from collections import OrderedDict
+
 import torch.nn.functional as F
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -26,13 +28,7 @@ class OverlapPatchEmbed(nn.Module):
 
 
 class EfficientAttention(nn.Module):
-    """Self-attention to keys and values of a map that is `reduction` times smaller (equations 2 and 3).
-
-    Args:
-        dim: channels.
-        heads: number of heads.
-        reduction: kernel and stride of the convolution that makes the map smaller; a remainder is dropped.
-    """
+    """Self-attention to keys and values of a map that is `reduction` times smaller (equations 2 and 3)."""
 
     def __init__(self, dim: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -53,32 +49,23 @@ class EfficientAttention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(n, length, dim))
 
 
-class DepthwiseConv(nn.Module):
-    """3x3 depthwise convolution of tokens, which tells them their place (section 3.1)."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-
-    def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return _to_tokens(self.dwconv(_to_map(x, size)))
-
-
 class MixFeedForward(nn.Module):
-    """Linear, depthwise convolution, GELU, linear (equation 4)."""
+    """Linear, 3x3 depthwise convolution instead of a positional encoding, GELU, linear (equation 4)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, MLP_RATIO * dim)
-        self.dwconv = DepthwiseConv(MLP_RATIO * dim)
-        self.fc2 = nn.Linear(MLP_RATIO * dim, dim)
+        hidden = MLP_RATIO * dim
+        self.fc1 = nn.Linear(dim, hidden)
+        self.dwconv = nn.Sequential(OrderedDict(dwconv=nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)))
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return self.fc2(F.gelu(self.dwconv(self.fc1(x), size)))
+        x = self.dwconv(_to_map(self.fc1(x), size))
+        return self.fc2(F.gelu(_to_tokens(x)))
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each after a layer norm and beside a shortcut."""
+    """Attention and feed-forward, each after a layer norm and with a shortcut."""
 
     def __init__(self, dim: int, heads: int, reduction: int, drop_path: float) -> None:
         super().__init__()
@@ -99,10 +86,6 @@ class MixTransformer(nn.Module):
     Args:
         channels: of the four stages.
         depths: blocks per stage.
-
-    Attributes:
-        channels: of the four stages.
-        strides: of the four stages.
     """
 
     strides = (4, 8, 16, 32)
@@ -150,31 +133,3 @@ def _to_tokens(x: Tensor) -> Tensor:
 
 def _to_map(x: Tensor, size: tuple[int, int]) -> Tensor:
     return x.transpose(1, 2).reshape(x.shape[0], x.shape[2], *size)  # N, C, H, W; ONNX freezes `unflatten`
-
-
-SMALL = (32, 64, 160, 256)
-LARGE = (64, 128, 320, 512)
-
-
-def mit_b0() -> MixTransformer:
-    return MixTransformer(SMALL, (2, 2, 2, 2))
-
-
-def mit_b1() -> MixTransformer:
-    return MixTransformer(LARGE, (2, 2, 2, 2))
-
-
-def mit_b2() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 4, 6, 3))
-
-
-def mit_b3() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 4, 18, 3))
-
-
-def mit_b4() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 8, 27, 3))
-
-
-def mit_b5() -> MixTransformer:
-    return MixTransformer(LARGE, (3, 6, 40, 3))

@@ -1,31 +1,20 @@
 """MobileNetV2 with dilated last stages, output stride 8 (Sandler et al. 2018, arXiv:1801.04381, table 2)."""
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from models.layers import InvertedResidual, conv
 
 # (expansion, channels, blocks, the paper's stride of the first block)
-ROWS = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
+ROWS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 # (first, last, dilation) of the dilated runs of features, counted from 0 = the stem
 DILATIONS = ((7, 13, 2), (14, 17, 4))
 STAGE_ENDS = (3, 6, 13, 17)
 
 
 class MobileNetV2(nn.Module):
-    """MobileNetV2 without its last 1x1 convolution and classifier; the layers lie under `net.features`.
-
-    Attributes:
-        channels: channels of the four stages.
-        strides: of the four stages.
-    """
+    """MobileNetV2 without its last 1x1 convolution and classifier; the layers are named `net.features`."""
 
     strides = (4, 8, 8, 8)
 
@@ -35,9 +24,8 @@ class MobileNetV2(nn.Module):
         in_channels, widths = 32, [32]
         for expansion, channels, blocks, first_stride in ROWS:
             for block in range(blocks):
-                features.append(
-                    _block(in_channels, channels, expansion, first_stride if block == 0 else 1, len(features))
-                )
+                stride = first_stride if block == 0 else 1
+                features.append(_block(in_channels, channels, expansion, stride, len(features)))
                 in_channels = channels
                 widths.append(channels)
         self.net = nn.ModuleDict({"features": nn.Sequential(*features)})
@@ -66,14 +54,8 @@ def _block(in_channels: int, out_channels: int, expansion: int, stride: int, ind
         layers += [*_conv_bn(in_channels, mid, 1), nn.ReLU6(inplace=True)]
     layers += [*_conv_bn(mid, mid, 3, stride=stride, dilation=dilation, groups=mid), nn.ReLU6(inplace=True)]
     layers += _conv_bn(mid, out_channels, 1)
-    block = nn.Sequential()
-    block.add_module("conv", InvertedResidual(layers, adds_input=adds_input))
-    return block
+    return nn.Sequential(OrderedDict(conv=InvertedResidual(layers, adds_input=adds_input)))
 
 
 def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, **options: int) -> list[nn.Module]:
     return [conv(in_channels, out_channels, kernel_size, **options), nn.BatchNorm2d(out_channels)]
-
-
-def mobilenetv2() -> MobileNetV2:
-    return MobileNetV2()

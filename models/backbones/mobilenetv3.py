@@ -3,9 +3,11 @@
 Howard et al. 2019 (arXiv:1905.02244), tables 1 and 2. Blocks count from 1, the stem is layer 0.
 """
 
+from collections import OrderedDict
 from typing import NamedTuple
 
 import torch.nn.functional as F
+from timm.layers import make_divisible
 from torch import Tensor, nn
 
 from models.layers import ConvBlock, InvertedResidual
@@ -54,25 +56,14 @@ LARGE = (
 )
 
 
-class BiasedConv(nn.Module):
-    """1x1 convolution with bias under the name `conv`."""
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
-
-
 class SqueezeExcite(nn.Module):
     """Scale channels by a gate of their global average (Hu et al., arXiv:1709.01507), with the hard sigmoid."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        width = round_channels(channels / 4)
-        self.conv1 = BiasedConv(channels, width)
-        self.conv2 = BiasedConv(width, channels)
+        width = make_divisible(channels / 4)
+        self.conv1 = nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, width, 1)))
+        self.conv2 = nn.Sequential(OrderedDict(conv=nn.Conv2d(width, channels, 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         gate = F.relu(self.conv1(F.adaptive_avg_pool2d(x, 1)), inplace=True)  # N, C/4, 1, 1
@@ -80,13 +71,9 @@ class SqueezeExcite(nn.Module):
 
 
 def inverted_residual(in_channels: int, row: Row, *, dilation: int, dilated: bool) -> InvertedResidual:
-    """Expand, depthwise, squeeze-excite, project; the input is added where the built stride is 1 and widths agree.
+    """Expand, depthwise, squeeze-excite, project; the input is added if the paper's stride is 1 and widths agree.
 
-    Args:
-        in_channels: input channels.
-        row: the paper's line.
-        dilation: of the depthwise convolution.
-        dilated: the block belongs to the dilated stages: its stride is dropped, its padding rule stays.
+    A dilated block has stride 1, and pads as with the paper's stride.
     """
     act = nn.Hardswish if row.hard_swish else nn.ReLU
     mid = row.mid_channels
@@ -117,10 +104,6 @@ class MobileNetV3(nn.Module):
         last_channels: width of the last 1x1 convolution.
         dilations: (first, last, dilation) of the dilated runs of blocks, counted from 1.
         stage_ends: layers whose outputs are the four stages.
-
-    Attributes:
-        channels: channels of the four stages.
-        strides: of the four stages.
     """
 
     strides = (4, 8, 8, 8)
@@ -156,17 +139,3 @@ class MobileNetV3(nn.Module):
             if index in self.stage_ends:
                 stages.append(x)
         return stages
-
-
-def round_channels(channels: float, divisor: int = 8) -> int:
-    """Round to a multiple of `divisor`, at least `divisor` and not below 0.9 of the value."""
-    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def mobilenetv3_small() -> MobileNetV3:
-    return MobileNetV3(SMALL, 576, dilations=((4, 8, 2), (9, 11, 4)), stage_ends=(1, 3, 8, 12))
-
-
-def mobilenetv3_large() -> MobileNetV3:
-    return MobileNetV3(LARGE, 960, dilations=((7, 12, 2), (13, 15, 4)), stage_ends=(3, 6, 12, 16))

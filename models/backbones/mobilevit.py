@@ -1,5 +1,7 @@
 """MobileViT-XXS with dilated last stages, output stride 8 (Mehta and Rastegari 2021, arXiv:2110.02178)."""
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,15 +14,11 @@ PATCH = 2
 
 
 class PackedAttention(nn.Module):
-    """Multi-head self-attention whose three projections are one matrix, under the names of `nn.MultiheadAttention`.
-
-    Args:
-        dim: channels E.
-    """
+    """Multi-head self-attention of `dim` channels with the parameters' names of `nn.MultiheadAttention`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # Only holds the parameters, so that names and initial values are torch's own.
+        # Only for its parameters, so that names and initial values are torch's own.
         self.attn = nn.MultiheadAttention(dim, HEADS)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -33,26 +31,16 @@ class PackedAttention(nn.Module):
         return self.attn.out_proj(out.transpose(1, 2).reshape(sequences, length, dim))
 
 
-class FeedForward(nn.Module):
-    """Linear, Swish, Linear."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden), nn.SiLU()), nn.Linear(hidden, dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-
 class TransformerLayer(nn.Module):
-    """Attention and feed-forward, each after a layer norm and beside a shortcut."""
+    """Attention and feed-forward, each after a layer norm and with a shortcut."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
         self.ln1 = nn.LayerNorm(dim)
         self.attn = PackedAttention(dim)
         self.ln2 = nn.LayerNorm(dim)
-        self.ffn = FeedForward(dim, hidden)
+        layers = nn.Sequential(nn.Sequential(nn.Linear(dim, hidden), nn.SiLU()), nn.Linear(hidden, dim))
+        self.ffn = nn.Sequential(OrderedDict(layers=layers))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.ln1(x))
@@ -71,8 +59,7 @@ class MobileViTBlock(nn.Module):
 
     def __init__(self, channels: int, dim: int, hidden: int, depth: int) -> None:
         super().__init__()
-        project = nn.Sequential()
-        project.add_module("conv", nn.Conv2d(channels, dim, 1, bias=False))
+        project = nn.Sequential(OrderedDict(conv=nn.Conv2d(channels, dim, 1, bias=False)))
         self.local_rep = nn.Sequential(ConvBlock(channels, channels, 3, activation=nn.SiLU(inplace=True)), project)
         self.global_rep = nn.Sequential(*(TransformerLayer(dim, hidden) for _ in range(depth)), nn.LayerNorm(dim))
         self.conv_proj = ConvBlock(dim, channels)
@@ -104,12 +91,7 @@ def _fold(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class MobileViT(nn.Module):
-    """MobileViT-XXS without its classifier.
-
-    Attributes:
-        channels: channels of the four stages.
-        strides: of the four stages.
-    """
+    """MobileViT-XXS without its classifier."""
 
     channels = (24, 48, 64, 320)
     strides = (4, 8, 8, 8)
@@ -145,10 +127,5 @@ def _inverted_residual(in_channels: int, out_channels: int, *, stride: int = 1, 
         ConvBlock(mid, mid, 3, stride=stride, dilation=dilation, groups=mid, activation=nn.SiLU(inplace=True)),
         ConvBlock(mid, out_channels),
     ]
-    block = nn.Sequential()
-    block.add_module("conv", InvertedResidual(layers, adds_input=stride == 1 and in_channels == out_channels))
-    return block
-
-
-def mobilevit_xx_small() -> MobileViT:
-    return MobileViT()
+    block = InvertedResidual(layers, adds_input=stride == 1 and in_channels == out_channels)
+    return nn.Sequential(OrderedDict(conv=block))

@@ -7,27 +7,21 @@ last two stages replaced by dilation 2 and 4 (Yu et al. 2017, arXiv:1705.09914).
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.layers import conv
+
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut; the first takes `first_dilation`, the second `dilation`."""
+    """Two 3x3 convolutions with a shortcut; with one of `dilations` each."""
 
     expansion = 1
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        first_dilation: int,
-        dilation: int,
-        downsample: nn.Module | None,
+        self, in_channels: int, width: int, stride: int, dilations: tuple[int, int], downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(
-            in_channels, width, 3, stride=stride, padding=first_dilation, dilation=first_dilation, bias=False
-        )
+        self.conv1 = conv(in_channels, width, 3, stride=stride, dilation=dilations[0])
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, bias=False)
+        self.conv2 = conv(width, width, 3, dilation=dilations[1])
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = downsample
 
@@ -39,27 +33,19 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut; only the 3x3 has a stride or `first_dilation`."""
+    """1x1, 3x3 and 1x1 convolutions with a shortcut; the 3x3 has the stride and the first of `dilations`."""
 
     expansion = 4
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        first_dilation: int,
-        dilation: int,
-        downsample: nn.Module | None,
+        self, in_channels: int, width: int, stride: int, dilations: tuple[int, int], downsample: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.conv1 = conv(in_channels, width, 1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(
-            width, width, 3, stride=stride, padding=first_dilation, dilation=first_dilation, bias=False
-        )
+        self.conv2 = conv(width, width, 3, stride=stride, dilation=dilations[0])
         self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, width * self.expansion, 1, bias=False)
+        self.conv3 = conv(width, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
         self.downsample = downsample
 
@@ -77,21 +63,17 @@ class ResNet(nn.Module):
     Args:
         block: `BasicBlock` or `Bottleneck`.
         depths: blocks per stage.
-
-    Attributes:
-        channels: channels of the four stages.
-        strides: of the four stages.
     """
 
     strides = (4, 8, 8, 8)
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, int, int, int]) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+        self.conv1 = conv(3, 64, 3, stride=2)
         self.bn1 = nn.BatchNorm2d(64)
-        self.conv2 = nn.Conv2d(64, 64, 3, padding=1, bias=False)
+        self.conv2 = conv(64, 64, 3)
         self.bn2 = nn.BatchNorm2d(64)
-        self.conv3 = nn.Conv2d(64, 128, 3, padding=1, bias=False)
+        self.conv3 = conv(64, 128, 3)
         self.bn3 = nn.BatchNorm2d(128)
         self.channels = tuple(width * block.expansion for width in (64, 128, 256, 512))
         self.layer1 = _stage(block, 128, 64, depths[0], stride=1, dilation=1)
@@ -118,22 +100,8 @@ def _stage(
     out_channels = width * block.expansion
     downsample = None
     if stride != 1 or in_channels != out_channels:
-        downsample = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False), nn.BatchNorm2d(out_channels)
-        )
+        downsample = nn.Sequential(conv(in_channels, out_channels, 1, stride=stride), nn.BatchNorm2d(out_channels))
     # A stage's first block enters with the dilation of the stage before it, so that no pixel grid is skipped.
-    blocks = [block(in_channels, width, stride, max(dilation // 2, 1), dilation, downsample)]
-    blocks += [block(out_channels, width, 1, dilation, dilation, None) for _ in range(depth - 1)]
+    blocks = [block(in_channels, width, stride, (max(dilation // 2, 1), dilation), downsample)]
+    blocks += [block(out_channels, width, 1, (dilation, dilation)) for _ in range(depth - 1)]
     return nn.Sequential(*blocks)
-
-
-def resnet18() -> ResNet:
-    return ResNet(BasicBlock, (2, 2, 2, 2))
-
-
-def resnet50() -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 6, 3))
-
-
-def resnet101() -> ResNet:
-    return ResNet(Bottleneck, (3, 4, 23, 3))

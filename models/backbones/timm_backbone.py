@@ -1,4 +1,4 @@
-"""Any network of timm that gives feature maps, as a backbone of four stages."""
+"""Any network of timm with feature maps, as a backbone of four stages."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,19 +10,19 @@ from models.base import InputConvention
 class TimmBackbone(nn.Module):
     """Four feature maps of a timm network.
 
-    The last four of the network's maps with stride 4 or more are taken; where all maps have the same stride (plain
-    vision transformers), four spread evenly over the depth up to the last. Images whose sides a network does not take
-    as they are are padded with zeros on the right and below, and the maps cut to the image's part. The last stage has
-    stride 8 where timm supports it, else 16, else the network's own.
+    These are the last four of the network's maps with stride 4 or more or, if all maps have the same stride (plain
+    vision transformers), four at equal distances up to the last. If a network does not allow an image's sides, the
+    image is padded with zeros on the right and below, and the maps are cut. The last stage has stride 8 where timm
+    supports it, else 16, else the network's default.
 
     Args:
-        name: a name that `timm.list_models()` gives, or one with a weights tag ("resnet50d.ra2_in1k").
+        name: from `timm.list_models()`, with or without a weights tag ("resnet50d.ra2_in1k").
 
     Attributes:
         channels, strides: of the four stages.
-        input_convention: what timm's weights expect.
-        multiple: what sides are padded to be divisible by; 1 where every size is taken as it is.
-        draws_own_weights: fresh weights are drawn as timm does for this network, and not as for ours.
+        input_convention: of timm's weights.
+        multiple: what sides are padded to be divisible by; 1 if every size is allowed.
+        draws_own_weights: fresh weights are timm's own for this network.
 
     Raises:
         ValueError: an unknown name or tag, a network without four such maps or for one image size only.
@@ -58,23 +58,19 @@ class TimmBackbone(nn.Module):
         return stages
 
     def pretrained_state(self) -> dict[str, Tensor]:
-        """Fetch timm's weights, under this backbone's own names.
+        """Download timm's weights, under this backbone's names.
 
         Raises:
-            ValueError: timm has none for this name, or they cannot be fetched.
+            ValueError: timm has none for this name, or they cannot be downloaded.
         """
         twin = create(self.name, pretrained=True, **self._options)
         return {f"network.{name}": tensor for name, tensor in twin.state_dict().items()}
 
     def match_names(self, file_names: list[str]) -> tuple[dict[str, str], list[str], list[str]]:
-        """Match the names in a weight file of timm's, that of a classifier, with the backbone's.
-
-        Args:
-            file_names: names in the file; files saved from `features_only` networks have the backbone's names already.
+        """Match the names in a timm file, of a classifier or of a `features_only` network, with the backbone's.
 
         Returns:
-            ({name in the backbone: name in the file}, names of the parts that this network has as a classifier and
-            lacks as a backbone, names that it has in neither form).
+            ({name in the backbone: name in the file}, names of the classifier that the backbone lacks, unknown names).
         """
         own = {name.removeprefix("network.") for name in self.state_dict()}
         classifier = classifier_names(self.name)
@@ -91,7 +87,7 @@ class TimmBackbone(nn.Module):
 
 
 def _missing(side: int, multiple: int) -> int:
-    """What `side` lacks of a multiple; of positive numbers alone, since ONNX rounds quotients towards zero."""
+    """Pixels from `side` to the next multiple; computed on positive numbers, as ONNX rounds quotients towards zero."""
     return (multiple - side % multiple) % multiple
 
 

@@ -1,37 +1,39 @@
-"""Find out what a network of timm can give as a backbone.
+"""Find out how a network of timm can be used as a backbone.
 
-What a network of timm allows differs from one to the next and is only partly declared: whether its strides can be
-replaced by dilation, which image sizes it takes, in which order the axes of its maps stand. So it is tried when the
-backbone is built, on torch's "meta" device, where tensors have shapes and no values and a forward pass costs nothing.
+Whether strides can be replaced by dilation, which image sizes are allowed, and the order of the maps' axes differ
+between networks and are only partly declared. So they are tried when the backbone is built, on torch's "meta" device,
+where a forward pass costs nothing.
 """
 
 import difflib
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 NUM_STAGES = 4
 MIN_STRIDE = 4
-OUTPUT_STRIDES = (8, 16)  # tried in this order; where neither works, the network stays as it is
-# Arguments by which families of transformers take images of other sizes than those they were trained on.
+OUTPUT_STRIDES = (8, 16)  # tried in this order; if neither works, the network stays as it is
+# Arguments by which families of transformers allow other image sizes than those they were trained on.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {},
     {"strict_img_size": False},
     {"dynamic_img_size": True, "dynamic_img_pad": True},
     {"dynamic_img_size": True},
 )
-# Sides, in units of what sides must be divisible by, of the images a network is tried with: odd, and not square.
+# Sides of the images a network is tried with, odd and not square, in units of what they must be divisible by.
 PROBE_UNITS = ((9, 7), (5, 6))
-PROBE_PIXELS = ((97, 131), (160, 75))  # the same where any size is taken
+PROBE_PIXELS = ((97, 131), (160, 75))  # the same if any size is allowed
 
 
 class Probe(NamedTuple):
-    """What a network was found to be: (channels, stride) per map, and what image sides must be divisible by."""
+    """(channels, stride) of each map, whether channels are last, and what image sides must be divisible by."""
 
     maps: list[tuple[int, int]]
     channels_last: bool
@@ -42,10 +44,8 @@ def check_name(name: str) -> None:
     """Check that timm has a network of this name, with or without a weights tag.
 
     Raises:
-        ValueError: it has not; the message has similar names.
+        ValueError: it has none; the message has similar names.
     """
-    import timm
-
     architecture, tag = split_tag(name)
     if not timm.is_model(architecture):
         similar = difflib.get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
@@ -61,7 +61,7 @@ def split_tag(name: str) -> tuple[str, str]:
     """Split "resnet50d.ra2_in1k" into network and tag; no tag is "".
 
     Raises:
-        ValueError: a dot with no tag behind it.
+        ValueError: no tag after the dot.
     """
     architecture, dot, tag = name.partition(".")
     if dot and not tag:
@@ -72,13 +72,11 @@ def split_tag(name: str) -> tuple[str, str]:
 
 
 def check_tag(architecture: str, tag: str) -> None:
-    """Check that timm has weights with this tag, or any where no tag is given: it would go on with random ones.
+    """Check that timm has weights with this tag, or any for "": without, it would use random ones.
 
     Raises:
-        ValueError: it has not; the message has the tags there are.
+        ValueError: it has none; the message has the existing tags.
     """
-    import timm
-
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if not tags or (tag and tag not in tags):
         which = f" {tag!r}" if tag else ""
@@ -86,18 +84,17 @@ def check_tag(architecture: str, tag: str) -> None:
 
 
 def classifier_names(name: str) -> set[str]:
-    """Names of the tensors of timm's classifier of this name, of which a backbone is a part."""
-    import timm
-
+    """Names of the tensors of timm's classifier of this name."""
     with torch.device("meta"), _quiet():
         return set(timm.create_model(name).state_dict())
 
 
+@functools.cache
 def find_options(name: str) -> tuple[dict[str, Any], Probe]:
-    """Find the arguments with which the network has four stages, the finest stride and the freest choice of sizes.
+    """Find the arguments with which the network has four stages, the smallest stride and the fewest limits on sizes.
 
     Raises:
-        ValueError: it has no four stages, or takes images of one size only.
+        ValueError: it has no four stages, or allows images of one size only.
     """
     indices = _stage_indices(name)
     plain, plain_probe, refusal = _find_size_options(name, {"out_indices": indices})
@@ -116,10 +113,10 @@ def find_options(name: str) -> tuple[dict[str, Any], Probe]:
 
 
 def _find_size_options(name: str, options: dict[str, Any]) -> tuple[dict[str, Any], Probe | None, str]:
-    """Try the arguments that free the image size, and sides that are multiples of more and more.
+    """Try the arguments that allow other image sizes, and sides that are multiples of larger and larger numbers.
 
     Returns:
-        (options, what was found or None where nothing works, the first refusal).
+        (options, what was found or None if nothing works, the first error).
     """
     best, refusal = None, ""
     for more in ANY_SIZE_OPTIONS:
@@ -127,7 +124,7 @@ def _find_size_options(name: str, options: dict[str, Any]) -> tuple[dict[str, An
         try:
             with torch.device("meta"):
                 network = create(name, **candidate).eval()
-        except Exception as error:  # a constructor that does not know an argument may raise anything
+        except Exception as error:  # constructors raise anything for an unknown argument
             refusal = refusal or first_line(error)
             continue
         for multiple in _multiples(name, best[1].multiple if best else None):
@@ -142,7 +139,7 @@ def _find_size_options(name: str, options: dict[str, Any]) -> tuple[dict[str, An
 
 
 def _multiples(name: str, below: int | None) -> list[int]:
-    """What sides may have to be divisible by: patch sizes, strides, windows; the side of training images last."""
+    """Possible divisors of sides: patch sizes, strides, windows, and last the sides of training images."""
     sizes = [1, 8, 14, 16, 32, 64, *default_config(name)["input_size"][-2:]]
     return [size for size in dict.fromkeys(sizes) if below is None or size < below]
 
@@ -151,14 +148,15 @@ def _probe(network: nn.Module, multiple: int) -> Probe:
     """Run a network on the meta device on two image sizes.
 
     Raises:
-        ValueError: the maps are no maps or have other sizes than their strides say, or whatever the network raises.
+        ValueError: the maps do not have four axes, or sizes that fit no stride; or whatever the network raises.
     """
     declared = network.feature_info.channels()
     images = PROBE_PIXELS if multiple == 1 else [(high * multiple, wide * multiple) for high, wide in PROBE_UNITS]
     found: list[tuple[int, int]] | None = None
     channels_last = False
     for height, width in images:
-        maps = _meta_forward(network, height, width)
+        with torch.device("meta"), torch.no_grad():
+            maps = list(network(torch.empty(1, 3, height, width)))
         if len(maps) != NUM_STAGES or any(stage.ndim != 4 for stage in maps):
             raise ValueError(f"expected {NUM_STAGES} maps, got {[tuple(stage.shape) for stage in maps]}")
         pairs = list(zip(maps, declared, strict=True))
@@ -174,7 +172,7 @@ def _probe(network: nn.Module, multiple: int) -> Probe:
 
 
 def _stride(image: tuple[int, int], stage: tuple[int, int]) -> int:
-    """The power of two (or patch size) by which both sides were divided, up to one pixel of a border more or less."""
+    """The power of two (or patch size) by which both sides were divided, rounded up."""
     candidates = {round(side / part) for side, part in zip(image, stage, strict=True)} | {1, 2, 4, 8, 14, 16, 32, 64}
     exact = [s for s in candidates if all(-(-side // s) == part for side, part in zip(image, stage, strict=True))]
     if not exact:
@@ -186,10 +184,8 @@ def _stage_indices(name: str) -> list[int]:
     """Choose four of the network's maps.
 
     Raises:
-        ValueError: the network gives no maps, or fewer than four with stride 4 or more.
+        ValueError: the network has no maps, or fewer than four with stride 4 or more.
     """
-    import timm
-
     try:
         with torch.device("meta"), _quiet():
             levels = list(timm.create_model(name).feature_info)
@@ -208,8 +204,6 @@ def _stage_indices(name: str) -> list[int]:
 
 
 def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
-    import timm
-
     if pretrained:
         check_tag(*split_tag(name))
     try:
@@ -226,7 +220,7 @@ def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps timm from reporting on every trial."""
+    """Silences timm's report on every trial."""
     logger = logging.getLogger("timm")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -238,19 +232,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _meta_forward(network: nn.Module, height: int, width: int) -> list[Tensor]:
-    with torch.device("meta"), torch.no_grad():
-        return list(network(torch.empty(1, 3, height, width)))
-
-
 def default_config(name: str) -> dict[str, Any]:
-    """What timm knows of the weights that a name stands for: input size, mean, std."""
-    import timm
-
+    """What timm declares for the weights of a name: input size, mean, std."""
     return timm.models.get_pretrained_cfg(name).to_dict()
 
 
 def first_line(error: Exception) -> str:
-    """The class and the first line of an error of another library, for a message of ours."""
+    """The class and the first line of another library's error, for our messages."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0].rstrip('.')}" if text else type(error).__name__

@@ -1,9 +1,9 @@
-"""Writes a trained network in a form that other programs run, checked against the network before it is written.
+"""Exports a trained network for other programs; a file is only kept if it reproduces the network's outputs.
 
     python -m models.export --pretrained segformer_MiT_B0_citys_best_model.pth --format onnx
     python -m models.export --pretrained last_state.pth --format torchscript --upsample --output network.pt
 
-ONNX and TorchScript files map images (N, 3, H, W) to logits; safetensors files hold the weights under their own names.
+ONNX and TorchScript files map images (N, 3, H, W) to logits; safetensors files contain the weights under their names.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import torch
 from models import build_model
 from models.base import PUBLISHED, SegmentationNetwork
 from models.export.formats import FORMATS, ExportError, LogitsOnly, Request
-from models.weights import StateFile, load_weights, read_file
+from models.weights import load_weights, read_file
 from models.weights.contents import check_claim, class_count, mismatch
 from models.weights.file_names import CLASS_COUNTS, find_checkpoint, parse_file_name, read_arguments_names
 from utils.cli import Parser
@@ -37,18 +37,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--format", choices=tuple(FORMATS), required=True, help="torchscript is traced on the CPU, and for it"
     )
-    parser.add_argument("--model", help="by default what the file tells, by its name or its run's arguments")
+    parser.add_argument("--model", help="by default from the file's name or its run's arguments")
     parser.add_argument("--backbone", help="the same")
-    parser.add_argument("--num-classes", type=int, help="by default what the classifier in the file has")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="by default beside the weights, under their name")
+    parser.add_argument("--num-classes", type=int, help="by default that of the classifier in the file")
     parser.add_argument(
-        "--size",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help=f"image size the network is traced with (default: {DEFAULT_SIZE[0]} {DEFAULT_SIZE[1]})",
+        "--output", type=Path, metavar="FILE", help="by default in the weights' folder, with their name"
     )
-    parser.add_argument("--fixed-size", action="store_true", help="a graph for images of --size alone")
+    size_help = f"image size the network is traced with (default: {DEFAULT_SIZE[0]} {DEFAULT_SIZE[1]})"
+    parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help=size_help)
+    parser.add_argument("--fixed-size", action="store_true", help="a graph only for images of --size")
     parser.add_argument("--opset", type=int, default=17, help="ONNX operator set (default: %(default)s)")
     parser.add_argument("--upsample", action="store_true", help="logits at image size, as the evaluation resizes them")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
@@ -66,80 +63,68 @@ def export(
     fixed_size: bool = False,
     upsample: bool = False,
     opset: int = 17,
-    say: Callable[[str], Any] = print,
+    log: Callable[[str], Any] = print,
 ) -> dict[str, str]:
-    """Write a network to a file, once what is in the file gives the network's numbers.
+    """Write a network to a file, which replaces `output` only if it reproduces the network's outputs.
 
     Args:
         network: on the CPU; left in evaluation mode.
         output: the file to write or replace.
         kind: a name of `FORMATS`.
         size: (height, width) the network is traced with.
-        fixed_size: do not try to keep height and width free.
+        fixed_size: do not try to keep height and width variable.
         upsample: logits at image size instead of at the output stride.
         opset: ONNX operator set.
-        say: takes what was done, a line each.
+        log: receives what was done, line by line.
 
     Returns:
-        What the file says of itself.
+        The file's metadata.
 
     Raises:
-        ValueError: the network cannot be exported or does not take images of this size, a library is missing, or the
-            file's numbers are others; nothing is written then.
+        ValueError: the network cannot be exported or does not allow images of this size, a library is missing, or the
+            file's outputs differ; nothing is written.
         OSError: the file cannot be written.
     """
     _, write, traces = FORMATS[kind]
     height, width = size
     if not output.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {output.parent} to write {output.name} to")
-    # The name's ending tells readers the format, so the temporary name has it too.
-    temporary = output.with_name(f".{os.getpid()}.{output.name}")
-    _try_size(network, height, width)
-    request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, {})
+    temporary = output.with_name(f".{os.getpid()}.{output.name}")  # readers know the format by the suffix
+    with torch.no_grad():  # so that the network's own error about a size is not taken for an exporter's
+        network.eval()(torch.zeros(1, 3, height, width, dtype=next(network.parameters()).dtype), need_aux=False)
+    metadata = {
+        "model": network.model_name,
+        "backbone": network.backbone_name,
+        "num_classes": str(network.num_classes),
+        "output_stride": "1" if upsample else str(network.output_stride),
+        "input": "float32 (N, 3, H, W), (value * scale - mean) / std of 0..255 values, see input_convention; "
+        "conversion to what the weights expect is inside the network",
+        "input_convention": json.dumps(vars(PUBLISHED)),
+        "output": "class scores (N, num_classes, h, w) before softmax, "
+        + ("at image size" if upsample else "at image size / output_stride; resize bilinearly with aligned corners"),
+    }
+    request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, metadata)
     try:
         temporary.touch()
-        mode = temporary.stat().st_mode  # of any new file here; some writers keep theirs from others
+        mode = temporary.stat().st_mode  # that of new files here; some writers set a narrower one
         for fixed in (True,) if fixed_size or not traces else (False, True):
-            metadata = describe_for_file(network, upsample)
             if traces:
                 metadata["size"] = f"{height}x{width}" if fixed else "any"
             try:
-                report = write(request._replace(fixed=fixed, metadata=metadata))
+                report = write(request._replace(fixed=fixed))
                 break
             except ExportError as error:
                 if fixed:
                     raise ValueError(f"{output} is not written: {error}") from error
-                say(f"height and width cannot stay free ({error}); fixing them at {height}x{width}")
+                log(f"height and width cannot stay variable ({error}); fixing them at {height}x{width}")
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         temporary.chmod(stat.S_IMODE(mode))
         os.replace(temporary, output)
     finally:
         temporary.unlink(missing_ok=True)
-    say(f"{output}: {kind}, {report}")
+    log(f"{output}: {kind}, {report}")
     return metadata
-
-
-@torch.no_grad()
-def _try_size(network: SegmentationNetwork, height: int, width: int) -> None:
-    """Run the network once, so that its own error about a size is not taken for an exporter's."""
-    parameter = next(network.parameters())
-    network.eval()(torch.zeros(1, 3, height, width, dtype=parameter.dtype), need_aux=False)
-
-
-def describe_for_file(network: SegmentationNetwork, upsample: bool) -> dict[str, str]:
-    """Return what a reader of the file has to know, as texts."""
-    return {
-        "model": network.model_name,
-        "backbone": network.backbone_name,
-        "num_classes": str(network.num_classes),
-        "output_stride": "1" if upsample else str(network.output_stride),
-        "input": "float32 (N, 3, H, W), (value * scale - mean) / std of 0..255 values, as input_convention says; "
-        "conversion to what the weights expect is inside the network",
-        "input_convention": json.dumps(vars(PUBLISHED)),
-        "output": "class scores (N, num_classes, h, w) before softmax, "
-        + ("at image size" if upsample else "at image size / output_stride; resize bilinearly with aligned corners"),
-    }
 
 
 def load_network(
@@ -148,56 +133,51 @@ def load_network(
     backbone: str | None = None,
     num_classes: int | None = None,
     keep_aux: bool = True,
-    say: Callable[[str], Any] = print,
+    log: Callable[[str], Any] = print,
 ) -> SegmentationNetwork:
-    """Build the network that a checkpoint holds and load it.
+    """Build and load the network of a checkpoint.
 
     Args:
         path: the checkpoint, or the folder of a run.
-        model, backbone, num_classes: as for `build_model`; what is None is found in the file.
-        keep_aux: build the auxiliary head where the file has one.
-        say: takes what was found, a line each.
+        model, backbone, num_classes: as for `build_model`; None: from the file.
+        keep_aux: build the auxiliary head if the file has one.
+        log: receives what was found, line by line.
 
     Returns:
         The network, on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file does not tell what is missing, or holds another network than it says or than is given.
+        ValueError: the file does not name its network, or has another one than it names or than is given.
     """
-    path = find_checkpoint(path, say)
+    path = find_checkpoint(path, log)
     file = read_file(path)
     aux = keep_aux and any(name.startswith("auxlayer.") for name in file.state)
     if model is None or backbone is None:
         named = parse_file_name(file.path)
-        told, source = (named, "name") if named else (read_arguments_names(file.arguments), "arguments")
-        if told is None:
+        found, source = (named, "name") if named else (read_arguments_names(file.arguments), "arguments")
+        if found is None:
             raise ValueError(
-                f"{path} does not tell its network, by a name such as segformer_MiT_B0_citys.pth or by the arguments "
-                "of a run (last_state.pth): give --model and --backbone"
+                f"{path} does not name its network, as segformer_MiT_B0_citys.pth or a run's last_state.pth do: give "
+                "--model and --backbone"
             )
-        model, backbone = model or told.model, backbone or told.backbone
-        say(f"{path.name}: --model {model} --backbone {backbone}")
-        classes = num_classes or CLASS_COUNTS.get(told.dataset, 0)
-        claim = f"{told.model} with {told.backbone}" + (f" on {told.dataset}" if told.dataset else "")
+        model, backbone = model or found.model, backbone or found.backbone
+        log(f"{path.name}: --model {model} --backbone {backbone}")
+        classes = num_classes or CLASS_COUNTS.get(found.dataset, 0)
+        claim = f"{found.model} with {found.backbone}" + (f" on {found.dataset}" if found.dataset else "")
         expected = f"{model} with {backbone}" + (f" for {classes} classes" if classes else "")
         difference = mismatch(model, backbone, classes, file, aux)
         check_claim(file, claim, source, expected, difference, "--model, --backbone and --num-classes")
     if num_classes is None:
-        num_classes = _count_classes(file, model, backbone)
+        num_classes = class_count(model, backbone, file.state)
+        if not num_classes:
+            raise ValueError(
+                f"{file.path} has no classifier of {model} with {backbone}: it is no checkpoint of this whole network; "
+                "check --model and --backbone"
+            )
     network = build_model(model, backbone, num_classes, aux=aux)
-    load_weights(network, file, log=say)
+    load_weights(network, file, log=log)
     return network.eval()
-
-
-def _count_classes(file: StateFile, model: str, backbone: str) -> int:
-    count = class_count(model, backbone, file.state)
-    if not count:
-        raise ValueError(
-            f"{file.path} has no classifier of {model} with {backbone}: it is no checkpoint of this whole network; "
-            "check --model and --backbone"
-        )
-    return count
 
 
 def main() -> None:
@@ -207,7 +187,6 @@ def main() -> None:
     output = args.output or checkpoint.with_name(stem + FORMATS[args.format][0])
     if output.exists() and not args.overwrite:
         raise FileExistsError(f"{output} exists; --overwrite replaces it, --output names another")
-    # A traced graph has no use for the auxiliary head.
-    keep_aux = not FORMATS[args.format][2]
+    keep_aux = not FORMATS[args.format][2]  # traced graphs do without the auxiliary head
     network = load_network(checkpoint, args.model, args.backbone, args.num_classes, keep_aux)
     export(network, output, args.format, args.size or DEFAULT_SIZE, args.fixed_size, args.upsample, args.opset)

@@ -1,4 +1,4 @@
-"""The forms that a network can be exported in: how each is written, and how what was written is checked."""
+"""The file formats of exported networks: how each is written and checked."""
 
 import contextlib
 import importlib
@@ -21,24 +21,19 @@ from models.base import SegmentationNetwork
 from models.weights import load_weights
 from utils.trust import CHECKSUM, checksum
 
-TOLERANCE = 1e-3  # largest difference, as a part of the largest score
-# Images that a file with free height and width is checked on, beside one of the size it was traced with: (N, H, W).
+TOLERANCE = 1e-3  # largest difference, relative to the largest score
+# Further images (N, H, W) on which a file with variable height and width is checked.
 CHECKED_IMAGES = ((1, 128, 192), (2, 97, 131))
-VALUE_RANGE = 60.0  # standard deviation of the random images, about that of photographs in the published convention
+VALUE_RANGE = 60.0  # standard deviation of the random images, about that of photographs
 METADATA_FILE = "metadata.json"  # inside TorchScript files
 
 
 class ExportError(Exception):
-    """A network that a form cannot hold, or a file that gives other numbers than the network."""
+    """A network that cannot be exported to a format, or a file with other outputs than the network."""
 
 
 class LogitsOnly(nn.Module):
-    """A network that returns its logits and nothing else; to be put in evaluation mode.
-
-    Args:
-        network: any.
-        upsample: resize the logits to the images' size, as evaluation does.
-    """
+    """A network that only returns its logits; `upsample` resizes them to the images' size, as evaluation does."""
 
     def __init__(self, network: SegmentationNetwork, upsample: bool = False) -> None:
         super().__init__()
@@ -46,7 +41,7 @@ class LogitsOnly(nn.Module):
         self.upsample = upsample
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, H, W) to logits (N, K, h, w), or (N, K, H, W) where upsampled."""
+        """Map images (N, 3, H, W) to logits (N, K, h, w), or (N, K, H, W) if upsampled."""
         logits = self.network(images, need_aux=False).logits
         if self.upsample:
             logits = F.interpolate(logits, size=images.shape[-2:], mode="bilinear", align_corners=True)
@@ -54,16 +49,7 @@ class LogitsOnly(nn.Module):
 
 
 class Request(NamedTuple):
-    """What to write.
-
-    Attributes:
-        network: the network and what of it is exported.
-        path: file to write.
-        size: (height, width) of the image it is traced with.
-        fixed: whether height and width are fixed at `size`.
-        opset: ONNX operator set.
-        metadata: texts about the file by name.
-    """
+    """What to write: `size` is (height, width) in tracing, to which `fixed` limits the file."""
 
     network: LogitsOnly
     path: Path
@@ -74,13 +60,13 @@ class Request(NamedTuple):
 
 
 def write_onnx(request: Request) -> str:
-    """Write an ONNX file and check it with onnxruntime; returns what was found.
+    """Write an ONNX file and check it with onnxruntime; returns a report.
 
-    torch's tracing exporter is used: it gives the same graph as its successor (`dynamo=True`) in a thirtieth of the
-    time, and the check below covers what tracing may freeze.
+    torch's tracing exporter writes the same graph as its successor (`dynamo=True`) in a thirtieth of the time, and the
+    check below covers what tracing may freeze.
 
     Raises:
-        ExportError: the network cannot be written so, or the file gives other numbers.
+        ExportError: the network cannot be exported, or the file's outputs differ.
         ValueError: a library is missing.
     """
     onnx, onnxruntime = _library("onnx"), _library("onnxruntime")
@@ -102,16 +88,15 @@ def write_onnx(request: Request) -> str:
         onnx.checker.check_model(model)
         onnx.save(model, str(request.path))
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # a failure is raised, and need not be printed too
+        options.log_severity_level = 4  # failures are raised
         session = onnxruntime.InferenceSession(str(request.path), options, providers=["CPUExecutionProvider"])
     return _compare(request, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]))
 
 
 def write_torchscript(request: Request) -> str:
-    """Write a TorchScript file and check it; as `write_onnx`. The texts are in it as `METADATA_FILE`.
+    """Write a TorchScript file, with the metadata as `METADATA_FILE`, and check it; as `write_onnx`.
 
-    Devices are part of what a trace freezes, so a head that makes tensors of its own (pyramid pooling) ties the file to
-    the CPU.
+    A trace freezes devices, so a head that creates tensors (pyramid pooling) limits the file to the CPU.
     """
     with _refusals("torch.jit.trace"):
         traced = torch.jit.trace(request.network, _images(1, *request.size), check_trace=False)
@@ -121,9 +106,9 @@ def write_torchscript(request: Request) -> str:
 
 
 def write_safetensors(request: Request) -> str:
-    """Write the weights and check them tensor by tensor, in the file and in a new network; as `write_onnx`."""
+    """Write the weights and compare each tensor in the file and in a new network; as `write_onnx`."""
     if request.path.suffix != ".safetensors":
-        raise ValueError(f"{request.path.name}: expected a name ending in .safetensors, by which such files are known")
+        raise ValueError(f"{request.path.name}: expected a name ending in .safetensors")
     network = request.network.network
     state = network.state_dict()
     tensors = {name: tensor.clone().contiguous() for name, tensor in state.items()}
@@ -142,7 +127,7 @@ def _require_same(state: dict[str, Tensor], found: dict[str, Tensor]) -> None:
         raise ExportError(f"{len(others)} tensors differ after they were read again: {', '.join(others[:5])}")
 
 
-# name on the command line -> (ending of the file, function, whether a graph is traced for some image size)
+# name on the command line -> (suffix of the file, function, whether a graph is traced)
 FORMATS: dict[str, tuple[str, Callable[[Request], str], bool]] = {
     "onnx": (".onnx", write_onnx, True),
     "torchscript": (".pt", write_torchscript, True),
@@ -155,7 +140,7 @@ def _compare(request: Request, run: Callable[[Tensor], Tensor]) -> str:
     """Compare the written graph with the network.
 
     Raises:
-        ExportError: on some image it fails, or gives another shape or other numbers.
+        ExportError: on some image it fails, or has another shape or other values.
     """
     images = [(1, *request.size)] if request.fixed else [(1, *request.size), *CHECKED_IMAGES]
     worst = 0.0
@@ -166,7 +151,7 @@ def _compare(request: Request, run: Callable[[Tensor], Tensor]) -> str:
         with _refusals(f"the file fails {place}"):
             got = run(image)
         if got.shape != expected.shape:
-            raise ExportError(f"{place} the file gives shape {list(got.shape)}, the network {list(expected.shape)}")
+            raise ExportError(f"{place} the file's scores are {list(got.shape)}, the network's {list(expected.shape)}")
         difference = float((got - expected).abs().max() / expected.abs().max())
         if not difference <= TOLERANCE:  # NaN too
             raise ExportError(f"{place} the file's scores differ by {difference:.1e} of the largest")
@@ -193,7 +178,7 @@ def _library(name: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _no_output() -> Iterator[None]:
-    """Keeps back the thousands of lines that torch's C++ part prints of a graph it cannot export."""
+    """Suppresses the thousands of lines that torch's C++ part prints of a graph it cannot export."""
     sys.stdout.flush()
     kept = os.dup(1)
     with open(os.devnull, "w") as nowhere:
@@ -207,10 +192,10 @@ def _no_output() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _refusals(who: str) -> Iterator[None]:
-    """Turns whatever an exporter or a run time raises into `ExportError`, and keeps their warnings back."""
+    """Turns any error of an exporter or a runtime into `ExportError`, and suppresses warnings."""
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            # The tracer warns of every shape it might freeze, and of its own age; the check is what counts.
+            # The tracer warns of every shape it might freeze, and of its deprecation; the check shows what is wrong.
             warnings.simplefilter("ignore")
             yield
     except Exception as error:

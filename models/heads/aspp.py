@@ -1,20 +1,11 @@
 """Atrous spatial pyramid pooling head of DeepLabV3 (Chen et al. 2017, arXiv:1706.05587, section 3.3)."""
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
 from models.layers import conv_bn_relu
-
-
-class DilatedBranch(nn.Module):
-    """A 3x3 convolution at one rate."""
-
-    def __init__(self, in_channels: int, width: int, rate: int) -> None:
-        super().__init__()
-        self.block = conv_bn_relu(in_channels, width, 3, dilation=rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block(x)
 
 
 class ImagePooling(nn.Module):
@@ -36,9 +27,9 @@ class ASPP(nn.Module):
     def __init__(self, in_channels: int, width: int, rates: tuple[int, int, int]) -> None:
         super().__init__()
         self.b0 = conv_bn_relu(in_channels, width, 1)
-        self.b1 = DilatedBranch(in_channels, width, rates[0])
-        self.b2 = DilatedBranch(in_channels, width, rates[1])
-        self.b3 = DilatedBranch(in_channels, width, rates[2])
+        self.b1 = nn.Sequential(OrderedDict(block=conv_bn_relu(in_channels, width, 3, dilation=rates[0])))
+        self.b2 = nn.Sequential(OrderedDict(block=conv_bn_relu(in_channels, width, 3, dilation=rates[1])))
+        self.b3 = nn.Sequential(OrderedDict(block=conv_bn_relu(in_channels, width, 3, dilation=rates[2])))
         self.b4 = ImagePooling(in_channels, width)
         self.project = nn.Sequential(*conv_bn_relu(5 * width, width, 1), nn.Dropout(0.5))
 
@@ -48,14 +39,7 @@ class ASPP(nn.Module):
 
 
 class ASPPHead(nn.Module):
-    """ASPP, a 3x3 convolution whose output is the distilled map, and the classifier.
-
-    Args:
-        in_channels: channels of the backbone's last stage.
-        num_classes: K.
-        width: channels of every branch and of the features.
-        rates: dilations of the three 3x3 branches.
-    """
+    """ASPP with the given dilation rates, a 3x3 convolution whose output is the distilled map, and the classifier."""
 
     classifier_name = "block.4"
     pools_globally = True

@@ -6,12 +6,7 @@ from models.layers import conv_bn_relu
 
 
 class FCNHead(nn.Module):
-    """A 3x3 convolution to a quarter of the channels and a classifier.
-
-    Args:
-        in_channels: channels of the stage.
-        num_classes: K.
-    """
+    """A 3x3 convolution to a quarter of the channels and a classifier."""
 
     classifier_name = "block.4"
 

@@ -7,7 +7,7 @@ from models.layers import adaptive_avg_pools, conv_bn_relu, resize
 
 
 class PyramidPooling(nn.Module):
-    """Average pools of several sizes, each reduced to a quarter of the channels, beside the map itself."""
+    """Average pools of several sizes, each reduced to a quarter of the channels, and the map itself."""
 
     sizes = (1, 2, 3, 6)
 
@@ -26,13 +26,7 @@ class PyramidPooling(nn.Module):
 
 
 class PSPHead(nn.Module):
-    """Pyramid pooling, a 3x3 convolution whose output is the distilled map, and the classifier.
-
-    Args:
-        in_channels: channels of the backbone's last stage.
-        num_classes: K.
-        width: channels of the features.
-    """
+    """Pyramid pooling, a 3x3 convolution whose output is the distilled map, and the classifier."""
 
     classifier_name = "classifier"
     pools_globally = True

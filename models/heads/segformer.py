@@ -20,13 +20,7 @@ class LinearEmbedding(nn.Module):
 
 
 class SegFormerHead(nn.Module):
-    """A linear layer per stage, all resized to the first stage and fused by a 1x1 convolution.
-
-    Args:
-        channels: of the four stages.
-        num_classes: K.
-        width: channels of the embeddings and of the features.
-    """
+    """A linear layer per stage, all resized to the first stage and fused by a 1x1 convolution."""
 
     classifier_name = "linear_pred"
     pools_globally = False
@@ -38,10 +32,7 @@ class SegFormerHead(nn.Module):
             self.add_module(f"linear_c{stage}", LinearEmbedding(channels[stage - 1], width))
         self.linear_fuse = nn.Sequential(nn.Conv2d(4 * width, width, 1), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         self.linear_pred = nn.Conv2d(width, num_classes, 1)
-        self._draw_weights(num_classes)
-
-    def _draw_weights(self, num_classes: int) -> None:
-        """As published: linear layers N(0, 0.02), classifier N(0, sqrt(2 / K)), no biases; the fusion is torch's."""
+        # As published: linear layers N(0, 0.02), classifier N(0, sqrt(2 / K)), no biases; the fusion is torch's.
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

@@ -9,17 +9,11 @@ POOLED_CHANNELS = 512
 
 
 class UPerHead(nn.Module):
-    """Pyramid pooling of the last stage, a feature pyramid over all four, and a fusion at half the finest size.
-
-    Args:
-        channels: of the four stages.
-        num_classes: K.
-        width: channels of the pyramid and of the features.
-    """
+    """Pyramid pooling of the last stage, a feature pyramid over all four, and a fusion at half the finest size."""
 
     sizes = (1, 2, 3, 6)
     classifier_name = "conv_last.1"
-    # The smallest pool is one value spread over the map: of a single image it has no variance to normalise by.
+    # The smallest pool is one value for the whole map, which has no variance over a single image.
     pools_globally = True
     output_stage = 0
     output_stride_factor = 2

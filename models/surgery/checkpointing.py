@@ -1,6 +1,6 @@
-"""Gradient checkpointing: what a block of the backbone keeps for the backward pass is computed again there instead.
+"""Gradient checkpointing of a backbone's blocks (Chen et al. 2016, arXiv:1604.06174).
 
-Chen et al. 2016 (arXiv:1604.06174). Only a block's inputs stay in memory, at the price of one more forward pass.
+Only a block's inputs stay in memory; the backward pass computes the rest again.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,13 +21,9 @@ _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def checkpoint_blocks(backbone: nn.Module) -> int:
-    """Makes every block of a backbone keep its inputs alone while it trains; values and statistics stay the same.
+    """Checkpoint every block of a backbone in training, in place; return their number.
 
-    Args:
-        backbone: ours or timm's, in place. Names, state and what evaluation does are untouched.
-
-    Returns:
-        the number of blocks.
+    Values, statistics, names, state and evaluation stay the same.
 
     Raises:
         ValueError: no blocks are found.
@@ -55,7 +51,7 @@ def list_blocks(backbone: nn.Module) -> list[nn.Module]:
 
 
 def _find_blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules that are listed one after the other and are made of others: a backbone's blocks."""
+    """The outermost composed modules in containers: a backbone's blocks."""
     listed = type(module) in _CONTAINERS
     for child in module.children():
         composed = type(child) not in _CONTAINERS and any(True for _ in child.children())
@@ -72,26 +68,24 @@ def _checkpointed(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():
         if any(isinstance(module, SyncBatchNorm) for module in block.modules()):
             return _uncompiled(block, forward, args, kwargs)
-        # The compiler takes statistics out of what is computed again, if it has the block as a whole.
+        # The compiler does not repeat the statistics' update, if it compiles the block as a whole.
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
-    return _twice(block, forward, args, kwargs)
+    return _checkpoint(block, forward, args, kwargs)
 
 
-def _twice(block: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-    contexts = partial(_contexts, block)
+def _checkpoint(block: nn.Module, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def contexts() -> tuple[Any, Any]:
+        return nullcontext(), _statistics_kept(block)
+
     return checkpoint(forward, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
 
-_uncompiled = torch.compiler.disable(_twice)  # a block that exchanges sums between processes cannot be compiled whole
-
-
-def _contexts(block: nn.Module) -> tuple[Any, Any]:
-    return nullcontext(), _statistics_kept(block)
+_uncompiled = torch.compiler.disable(_checkpoint)  # blocks that communicate between processes cannot be compiled whole
 
 
 @contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by the batch and leave their running statistics, which have seen it already."""
+    """Batch norms do not update their running statistics with the batch a second time."""
     norms = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

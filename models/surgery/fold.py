@@ -1,8 +1,7 @@
-"""Batch norms of a network that no longer trains, folded into the convolutions before them.
+"""Folding of batch norms into the convolutions before them, for networks in evaluation mode.
 
-In evaluation mode a batch norm is a scale and a shift per channel: (conv(x) - mean) / sqrt(var + eps) * weight + bias
-is one convolution with other weights. Which batch norm follows which convolution is not read from names but seen in a
-trial run, and every pair and at last the whole network is compared with what it gave before.
+There (conv(x) - mean) / sqrt(var + eps) * weight + bias is one convolution with other weights. Which batch norm follows
+which convolution is observed in a trial run; every pair and the whole network are compared with their former outputs.
 """
 
 from collections import Counter
@@ -15,14 +14,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from utils.types import SegOutput
-
-TOLERANCE = 1e-4  # largest difference that counts as rounding, relative to the largest value
-PROBE_SIZE = (97, 131)  # odd and not square, so that no padding or pooling comes out even by chance
+TOLERANCE = 1e-4  # largest difference by rounding, relative to the largest value
+PROBE_SIZE = (97, 131)  # odd and not square, so that padding and pooling are not even by chance
 
 
 class Folded(NamedTuple):
-    """How many of the batch norms were folded, and the largest difference of the outputs, relative to their scale."""
+    """The number of folded batch norms, of all, and the largest relative difference of the outputs."""
 
     folded: int
     total: int
@@ -30,7 +27,7 @@ class Folded(NamedTuple):
 
 
 class _Trial(TorchDispatchMode):
-    """Records, over one forward pass, which batch norm reads which convolution's output and who else does."""
+    """Records, over one forward pass, which operations read each convolution's output."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -55,7 +52,7 @@ class _Trial(TorchDispatchMode):
     def _seen(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         self.calls[module] += 1
         self._alive += [args[0], output]
-        # Copies, since what follows may work in place.
+        # Copies, since later operations may be in place.
         if isinstance(module, nn.Conv2d):
             self.outputs[id(output)] = module
             self.inputs[module] = args[0].clone()
@@ -81,22 +78,21 @@ class _Trial(TorchDispatchMode):
 
 @torch.no_grad()
 def fold_batch_norms(network: nn.Module) -> Folded:
-    """Folds the batch norms of `network`, in place, wherever the outcome is the same; leaves it in evaluation mode.
+    """Fold batch norms in place wherever the outputs stay the same; the network is left in evaluation mode.
 
-    A folded batch norm leaves an `nn.Identity`, or its activation where it has one (timm's). Names of tensors change,
-    so a folded network can be run and no longer be saved or loaded.
+    A folded batch norm becomes an `nn.Identity`, or its activation if it has one (timm's). Names of tensors change, so
+    a folded network can no longer be saved or loaded.
 
     Args:
-        network: takes (N, 3, H, W) and returns a `SegOutput`, in float32 or float64.
+        network: maps (N, 3, H, W) to a `SegOutput`, in float32 or float64.
 
     Returns:
-        how much was folded. Nothing, where the whole network's outputs then differ by more than `TOLERANCE`.
+        How much was folded: nothing, if the whole network's outputs would differ by more than `TOLERANCE`.
     """
     network.eval()
     parameter = next(network.parameters())
     generator = torch.Generator().manual_seed(0)
-    images = 60 * torch.randn(1, 3, *PROBE_SIZE, generator=generator)  # pixels as they are: 0 to 255 minus a mean
-    images = images.to(parameter)
+    images = 60 * torch.randn(1, 3, *PROBE_SIZE, generator=generator).to(parameter)  # as 0 to 255 minus a mean
     names = {module: name for name, module in network.named_modules()}
     with _Trial(network) as trial:
         before = network(images)
@@ -104,11 +100,12 @@ def fold_batch_norms(network: nn.Module) -> Folded:
     for convolution, norm, given, wanted in trial.foldable():
         back = _fold(network, convolution, norm, names[norm])
         got = network.get_submodule(names[norm])(convolution(given))
-        if _difference(got, wanted) > TOLERANCE:  # weights that the convolution changes itself, as standardised ones
+        if _difference(got, wanted) > TOLERANCE:  # the convolution changes its weights, as standardised ones do
             back()
         else:
             undo.append(back)
-    difference = _output_difference(network(images), before)
+    outputs = zip(network(images), before, strict=True)
+    difference = max(_difference(got, wanted) for got, wanted in outputs if wanted is not None)
     total = sum(isinstance(module, _BatchNorm) for module in names)
     if difference <= TOLERANCE:
         return Folded(len(undo), total, difference)
@@ -118,7 +115,7 @@ def fold_batch_norms(network: nn.Module) -> Folded:
 
 
 def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.Module, name: str) -> Callable[[], None]:
-    """Folds one pair; the function that is returned undoes it."""
+    """Fold one pair; return the function that undoes it."""
     weight, bias = convolution.weight, convolution.bias
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
@@ -129,7 +126,7 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.Module, name: str
         shift = shift + norm.bias.double()
     convolution.weight = nn.Parameter((weight.double() * scale[:, None, None, None]).to(weight), requires_grad=False)
     convolution.bias = nn.Parameter(shift.to(weight), requires_grad=False)
-    # timm's batch norms have their dropout and activation inside
+    # timm's batch norms contain dropout and activation
     rest = [child for child in (getattr(norm, "drop", None), getattr(norm, "act", None)) if child is not None]
     network.set_submodule(name, nn.Sequential(*rest) if rest else nn.Identity())
 
@@ -140,12 +137,7 @@ def _fold(network: nn.Module, convolution: nn.Conv2d, norm: nn.Module, name: str
     return undo
 
 
-def _output_difference(got: SegOutput, wanted: SegOutput) -> float:
-    pairs = zip(got, wanted, strict=True)
-    return max(_difference(a, b) for a, b in pairs if b is not None)
-
-
 def _difference(got: Tensor, wanted: Tensor) -> float:
-    """Largest difference, relative to the largest value; infinite where a value is not a number."""
+    """Largest difference, relative to the largest value; infinite if any is NaN."""
     error = (got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30)
     return float(error.nan_to_num(nan=float("inf"), posinf=float("inf")))

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes, on CPUs and GPUs, without making the host wait."""
+"""Batch norm over the images of all processes, on CPUs and GPUs, without blocking the host."""
 
 import torch
 from timm.layers import BatchNormAct2d
@@ -11,29 +11,28 @@ PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class SyncBatchNorm(_BatchNorm):
-    """What torch.nn.SyncBatchNorm is, for CPU tensors too; each process has at least one value per channel.
+    """As torch.nn.SyncBatchNorm, for CPU tensors too; each process has at least one value per channel.
 
-    torch's own, and DistributedDataParallel with it, refuses CPU tensors, and asks the GPU at every call which
-    processes have values: a wait of the host at every norm of every step. In training with several processes, mean and
-    variance are those of all processes' values, and so is their gradient; elsewhere this is a plain batch norm.
+    torch's own does not work on CPU tensors, and asks the GPU at every call which processes have values, which blocks
+    the host. In training with several processes, mean, variance and their gradients are over all processes' values;
+    otherwise this is a plain batch norm.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, ...); every process has to call it in training, in the same order.
+        """Normalise (N, C, ...); in training, every process has to call it, in the same order.
 
         Raises:
-            ValueError: one value per channel in all processes together, which has no variance.
+            ValueError: one value per channel over all processes, which has no variance.
         """
         if self.training and get_world_size() > 1:
             return self._normalize_by_all(x)
         return super().forward(x)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of dimensions from two will do."""
         if input.dim() < 2:
             raise ValueError(f"expected (N, C, ...), got shape {tuple(input.shape)}")
 
-    @torch.compiler.disable  # the compiler does not look into the exchange
+    @torch.compiler.disable  # the compiler cannot trace the communication
     def _normalize_by_all(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         if x.numel() // x.shape[1] * get_world_size() < 2:
@@ -42,29 +41,29 @@ class SyncBatchNorm(_BatchNorm):
         if self.track_running_stats:
             mean, var = self.running_mean, self.running_var
             self.num_batches_tracked.add_(1)
-            if momentum is None:  # the mean of all batches so far
+            if momentum is None:  # cumulative average
                 momentum = 1 / self.num_batches_tracked.item()
         return _NormalizeByAll.apply(x, self.weight, self.bias, mean, var, self.eps, momentum or 0.0)
 
 
 class SyncBatchNormAct(SyncBatchNorm):
-    """What timm's BatchNormAct2d becomes: its activation, and its dropout where it has one, follow the norm."""
+    """Replaces timm's BatchNormAct2d: the norm, its dropout if it has one, and its activation."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(x)))
 
 
 def convert_sync_batch_norms(module: nn.Module) -> nn.Module:
-    """Puts a SyncBatchNorm with the same parameters and buffers in the place of every batch norm.
+    """Replace every batch norm by a SyncBatchNorm with the same parameters and buffers.
 
     Args:
-        module: changed in place; its state dict and parameters stay as they are.
+        module: changed in place; its state dict and parameters stay the same.
 
     Returns:
-        it, or the new norm where the module itself is a batch norm.
+        The module, or the new norm if it is a batch norm itself.
 
     Raises:
-        ValueError: a batch norm of another class, which does what is not known here.
+        ValueError: a batch norm of an unknown class.
     """
     if not isinstance(module, _BatchNorm):
         for name, child in module.named_children():
@@ -84,8 +83,8 @@ def convert_sync_batch_norms(module: nn.Module) -> nn.Module:
 class _NormalizeByAll(torch.autograd.Function):
     """Batch norm of (N, C, ...) by the statistics of all processes; updates the running ones.
 
-    Gradients of weight and bias are this process's share, as those of any other layer: who wraps the network averages
-    them. The gradient of the input is that of the sum of all processes' losses.
+    Gradients of weight and bias are of this process's loss, as for any layer, the gradient of the input is of the sum
+    of all processes' losses.
     """
 
     @staticmethod

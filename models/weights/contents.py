@@ -1,7 +1,4 @@
-"""Which network a checkpoint holds, by the names and shapes of its tensors.
-
-What a file is said to hold, by its name or by its run's arguments, is a claim that these are compared with.
-"""
+"""Which network a checkpoint contains, by its tensors; compared with what its name or its run's arguments claim."""
 
 import torch
 
@@ -11,14 +8,10 @@ from models.weights import State, StateFile, load_weights
 
 
 def class_count(model: str, backbone: str, state: State) -> int | None:
-    """Rows, among a file's tensors, of the one that is the network's classifier; None where they lack it.
-
-    Args:
-        model, backbone: as for `build_model`.
-        state: the file's tensors.
+    """Return the class count of a network's classifier among a file's tensors, None if it is not among them.
 
     Raises:
-        ValueError: the network does not exist.
+        ValueError: `build_model` knows no such network.
     """
     network = _skeleton(model, backbone, 1)
     weight = network.get_submodule(network.classifier_names[0]).weight
@@ -27,12 +20,12 @@ def class_count(model: str, backbone: str, state: State) -> int | None:
 
 
 def mismatch(model: str, backbone: str, num_classes: int, file: StateFile, aux: bool | None = None) -> str | None:
-    """Why a file's tensors are not those of a network, None where they are.
+    """Return how a file's tensors differ from those of a network, None if they are the same.
 
     Args:
         model, backbone, aux: as for `build_model`.
-        num_classes: K; 0 for as many as in the file.
-        file: what was read.
+        num_classes: K; 0 for the file's own.
+        file: the result of `read_file`.
     """
     if not num_classes:
         num_classes = class_count(model, backbone, file.state) or 1
@@ -44,7 +37,7 @@ def mismatch(model: str, backbone: str, num_classes: int, file: StateFile, aux: 
 
 
 def describe_content(file: StateFile) -> str | None:
-    """The network of the registry whose tensors these are, as "<model> with <backbone> for <K> classes"."""
+    """Return the network that the tensors are of, as "<model> with <backbone> for <K> classes", None if unknown."""
     for model, backbones in list_models().items():
         for backbone in backbones:
             classes = class_count(model, backbone, file.state)
@@ -56,30 +49,30 @@ def describe_content(file: StateFile) -> str | None:
 def check_claim(
     file: StateFile, claim: str, source: str, expected: str, difference: str | None, overrides: str
 ) -> None:
-    """Refuse a file whose tensors are not what it is said to hold.
+    """Check that a file's tensors are of the network that its name or arguments claim.
 
     Args:
-        file: what was read.
-        claim: the network it is said to hold.
-        source: what says so ("name" or "arguments").
-        expected: the network it was taken for.
-        difference: what `mismatch` found.
-        overrides: the flags with which the user says what it is.
+        file: the result of `read_file`.
+        claim: the network claimed.
+        source: where the claim is from ("name" or "arguments").
+        expected: the network it was compared with.
+        difference: the result of `mismatch`.
+        overrides: the flags that override the claim.
 
     Raises:
-        ValueError: there is a difference; the message says what the file holds, or names the tensors that differ.
+        ValueError: there is a difference; the message has the file's network, or the tensors that differ.
     """
     if difference is None:
         return
     content = describe_content(file)
     raise ValueError(
         f"{file.path} is {claim} by its {source}. Expected {expected}; "
-        + (f"it holds {content}. " if content else f"its tensors differ:\n{difference}\nCopy a damaged file anew. ")
+        + (f"it holds {content}. " if content else f"its tensors differ:\n{difference}\nCopy a damaged file again. ")
         + f"Where the {source} is wrong, {overrides} override it."
     )
 
 
 def _skeleton(model: str, backbone: str, num_classes: int, aux: bool | None = None) -> SegmentationNetwork:
-    """The network without memory for its tensors: names and shapes."""
+    """The network on the meta device: names and shapes only."""
     with torch.device("meta"):
         return build_model(model, backbone, num_classes, aux=aux)

@@ -1,6 +1,6 @@
-"""Which kinds of ImageNet files fit our backbones, under which names, and what their weights expect.
+"""The kinds of ImageNet files for our backbones: their tensors' names and input conventions.
 
-A kind is recognised by the names inside a file; where two kinds have the same, the file's own name decides.
+A kind is recognised by the names inside; if two kinds have the same, by the file's own name.
 """
 
 import re
@@ -18,7 +18,7 @@ INCEPTION_RGB = InputConvention("RGB", 1.0 / 255.0, (0.5, 0.5, 0.5), (0.5, 0.5, 
 TIMM_MOBILENET_MARKER = r"blocks\.\d+\.\d+\."
 TIMM_MOBILENETV3_HEAD = r"(conv_head|norm_head|classifier)\."
 
-# (our name, all our names) -> the file's name, or the names of the parts it is joined from along the first axis
+# (our name, all our names) -> the file's name, or the names of the parts that are concatenated along the first axis
 FileNames = Callable[[str, frozenset[str]], str | tuple[str, ...]]
 
 
@@ -28,8 +28,8 @@ class Converted(NamedTuple):
     Attributes:
         tensors: our name -> tensor.
         file_names: our name -> the file's, for all of ours, whether the file has them or not.
-        unexpected: names in the file that stand for nothing of ours.
-        dropped: names in the file that belong to the classifier's other parts.
+        unexpected: names in the file that are none of ours.
+        dropped: names in the file of the classifier's other parts.
     """
 
     tensors: State
@@ -43,17 +43,17 @@ class Conversion:
     """One kind of backbone file.
 
     Attributes:
-        title: what the kind is called in reports.
-        marker: pattern that is found, from the start, in some name of such a file and of no other kind's.
-        file_names: gives the file's name for each of ours.
-        prefix: what the backbone's names begin with in files of a whole classifier; where any name begins so, names
-            without it belong to the classifier's other parts.
+        title: its name in reports.
+        marker: pattern that matches the start of some name in such a file, and of none in another kind's.
+        file_names: maps each of our names to the file's.
+        prefix: of the backbone's names in files of a whole classifier; if any name has it, those without it are of the
+            classifier's other parts.
         dropped: pattern, matched from the start after the prefix, of the classifier's own names.
-        convention: what the weights expect of images.
+        convention: the weights' input convention.
         batch_norm_eps: what the batch norms were trained with; None = as our backbone is built.
-        note: where the backbone's numbers with such weights differ from the library's own.
-        assumed: what cannot be known from the file and is taken for granted.
-        file_start: what the files' own names begin with, where those inside are another kind's too.
+        note: where the backbone's outputs with such weights differ from the library's own.
+        assumed: what the file does not show.
+        file_start: start of the files' own names, if the names inside are another kind's too.
     """
 
     title: str
@@ -68,17 +68,12 @@ class Conversion:
     file_start: str = ""
 
     def recognises(self, names: Iterable[str], file_name: str = "") -> bool:
-        """Whether a file with these names inside, and this one of its own, is of this kind."""
+        """Whether a file of this name, with these names inside, is of this kind."""
         pattern = re.compile(f"({re.escape(self.prefix)})?({self.marker})")
         return file_name.startswith(self.file_start) and any(pattern.match(name) for name in names)
 
     def apply(self, state: State, own_names: Iterable[str]) -> Converted:
-        """Put a file's tensors under the names of a backbone.
-
-        Args:
-            state: names in the file with tensors.
-            own_names: all names of the backbone.
-        """
+        """Rename the tensors of a file to `own_names`, those of the backbone."""
         prefix = self.prefix if self.prefix and any(name.startswith(self.prefix) for name in state) else ""
         own = frozenset(own_names)
         tensors: State = {}
@@ -91,21 +86,17 @@ class Conversion:
             if all(part in state for part in parts):
                 tensors[name] = _join([state[part] for part in parts])
                 used.update(parts)
-        rest = [name for name in state if name not in used]
-        is_dropped = {
-            name: not name.startswith(prefix) or bool(re.match(self.dropped, name[len(prefix) :])) for name in rest
-        }
-        return Converted(
-            tensors,
-            file_names,
-            [name for name in rest if not is_dropped[name]],
-            [name for name in rest if is_dropped[name]],
-        )
+        unexpected: list[str] = []
+        dropped: list[str] = []
+        for name in (name for name in state if name not in used):
+            of_classifier = not name.startswith(prefix) or re.match(self.dropped, name.removeprefix(prefix))
+            (dropped if of_classifier else unexpected).append(name)
+        return Converted(tensors, file_names, unexpected, dropped)
 
 
 def _join(parts: list[torch.Tensor]) -> torch.Tensor:
     if len(parts) == 1 or any(part.shape[1:] != parts[0].shape[1:] for part in parts):
-        return parts[0]  # parts that do not go together: the shape is found wrong
+        return parts[0]  # parts that cannot be joined: its shape is reported as wrong
     return torch.cat(parts)
 
 
@@ -114,7 +105,7 @@ PADDING_NOTE = (
     "at image sides 8n + 1, and near them at others; timm:tf_mobilenetv3_* are the same at all sides"
 )
 
-# Beginning of the backbone's registry name -> the kinds of files for it. The last is the published file's.
+# Start of the backbone's registry name -> the kinds of files for it. The last is the published file's.
 CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
     "resnet": (
         Conversion(
@@ -181,10 +172,7 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
     ),
     "mobilevit": (
         Conversion(
-            "published MobileViT",
-            file_names=library_names.published_mobilevit,
-            prefix="backbone.",
-            dropped=r"head",
+            "published MobileViT", file_names=library_names.published_mobilevit, prefix="backbone.", dropped=r"head"
         ),
     ),
     "MiT": (
@@ -200,9 +188,9 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
     ),
 }
 
-# Backbone -> names that `--pretrained-base` takes, of networks that are the same. The MobileNetV3s that are not tf_ pad
-# both sides of a stride-2 convolution alike, where ours pad "SAME": equal for odd sides (8n + 1), while for even ones
-# ours look at a grid that lies some pixels further right and down. What is the same at every size comes first.
+# Backbone -> names of identical networks that `--pretrained-base` takes. The MobileNetV3s that are not tf_ pad both
+# sides of a stride-2 convolution alike, where ours pad "SAME": equal for odd sides (8n + 1), while for even ones our
+# grid is shifted by some pixels right and down. Networks that are the same at every size come first.
 PUBLIC_EQUIVALENTS = {
     "resnet50": ("timm:resnet50s",),
     "resnet101": ("timm:resnet101s",),
@@ -221,22 +209,13 @@ PUBLIC_EQUIVALENTS = {
 
 
 def conversion_for(backbone_name: str, names: Iterable[str], file_name: str = "") -> Conversion:
-    """Return the kind of a file, among those for a backbone; all names kept where none is known.
-
-    Args:
-        backbone_name: registry name.
-        names: of the tensors in the file.
-        file_name: the file's own.
-    """
-    names = list(names)
-    kinds = next((kinds for family, kinds in CONVERSIONS.items() if backbone_name.startswith(family)), ())
-    return next(
-        (kind for kind in kinds if kind.recognises(names, file_name)), Conversion(f"weights of {backbone_name}")
-    )
+    """Return the kind of a backbone's file from its tensors' names and its own name."""
+    kinds = next(kinds for family, kinds in CONVERSIONS.items() if backbone_name.startswith(family))
+    return next(kind for kind in kinds if kind.recognises(list(names), file_name))
 
 
 def why_only_alike(backbone_name: str, state: State) -> str | None:
-    """Say why a file is another network's that only looks like the backbone; None where it is not known to be one."""
+    """Return why a file is of another network that only looks like the backbone; None if it is not known to be."""
 
     def shape(name: str) -> tuple[int, ...]:
         return tuple(state[name].shape) if name in state else ()
@@ -263,7 +242,7 @@ def why_only_alike(backbone_name: str, state: State) -> str | None:
 
 
 def public_equivalents(backbone_name: str) -> str:
-    """Say which weights suit a backbone, as part of a message that goes on from ";"."""
+    """Return which weights suit a backbone, as the part of a message after ";"."""
     if backbone_name.startswith("timm:"):
         return "take timm for its own weights, or timm:<name.tag> for those of one tag"
     published = f"take the published file of {backbone_name}"

@@ -1,4 +1,4 @@
-"""Which network a checkpoint holds, by its file's name or by the arguments of its run; which file a folder stands for.
+"""The network of a checkpoint by its file's name or its run's arguments, and the checkpoint of a run's folder.
 
 Released files and our own are named `[kd_]<model>_<backbone>_<data set>[_best_model].pth`.
 """
@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import timm
+
 from models import ALIASES, NETWORKS
 from models.backbones import BACKBONES, TIMM_PREFIX
 
@@ -15,12 +17,12 @@ SUFFIXES = (".pth", ".pt", ".safetensors")
 RUN_SUFFIX = ".pth"  # of what runs write; the others are exports'
 STATE_NAME = "last_state.pth"
 BEST_SUFFIX = "_best_model"
-# Class counts of the data sets that have always the same; the other floor that knows them is out of reach here.
+# Class counts of the data sets with a fixed one; `dataset` has them too, but cannot be imported from here.
 CLASS_COUNTS = {"citys": 19, "voc": 21, "camvid": 11, "ade20k": 150, "coco_stuff_164k": 182}
 
 
 class FileName(NamedTuple):
-    """What a file's name tells: names as the command line takes them, and what follows them ("citys_best_model")."""
+    """The parts of a file's name: model and backbone as on the command line, and the rest ("citys_best_model")."""
 
     model: str
     backbone: str
@@ -28,18 +30,15 @@ class FileName(NamedTuple):
 
     @property
     def dataset(self) -> str:
-        """What follows the names, without the mark of best checkpoints, in lower case: the data set, in a good name."""
+        """The rest without the suffix of best checkpoints, in lower case: by convention the data set."""
         return self.rest.removesuffix(BEST_SUFFIX).lower()
 
 
 def read_arguments_names(arguments: dict[str, Any] | None) -> FileName | None:
-    """What the arguments of a run tell, in the form of `parse_file_name`; a distillation's tell the student.
-
-    Args:
-        arguments: `StateFile.arguments`.
+    """Return the network named in `StateFile.arguments`, of a distillation the student, in a file name's form.
 
     Returns:
-        The names, with the data set (or "") as what follows them; None where there are none.
+        The names, with the data set (or "") as the rest; None if there are none.
     """
     if arguments is None:
         return None
@@ -51,13 +50,13 @@ def read_arguments_names(arguments: dict[str, Any] | None) -> FileName | None:
 
 
 def find_checkpoint(path: Path, log: Callable[[str], Any]) -> Path:
-    """The file to read for a run's folder, which is logged: its best checkpoint, else its last; a file as it is.
+    """Return and log the checkpoint of a run's folder: its best one, else its last; a file is returned unchanged.
 
-    What a run writes is preferred to what was exported beside it.
+    A run's own files are preferred to exported ones.
 
     Raises:
-        FileNotFoundError: the folder holds no checkpoint.
-        ValueError: it holds several that could be meant.
+        FileNotFoundError: the folder has no checkpoint.
+        ValueError: it has several that could be meant.
     """
     if not path.is_dir():
         return path
@@ -74,10 +73,10 @@ def find_checkpoint(path: Path, log: Callable[[str], Any]) -> Path:
 
 
 def parse_file_name(path: str | Path) -> FileName | None:
-    """Read a checkpoint's name, None where it is of another form.
+    """Parse a checkpoint's name; None if it has another form.
 
-    Where a name gives a teacher and a student (`kd_segformer_MiT_B4_segformer_MiT_B0_citys`), the student, which comes
-    last, is the network in the file. Among names that begin alike the longest is taken.
+    If a name has a teacher and a student (`kd_segformer_MiT_B4_segformer_MiT_B0_citys`), the student, which is last, is
+    the network in the file. Of names with a common start the longest is taken.
     """
     name = Path(path).name
     suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
@@ -99,9 +98,7 @@ def parse_file_name(path: str | Path) -> FileName | None:
 
 
 def _split_timm_name(text: str) -> tuple[str, str] | None:
-    """Split "resnet50d_citys" or "resnet50d.a1_in1k_citys" behind the longest name that timm knows."""
-    import timm
-
+    """Split "resnet50d_citys" or "resnet50d.a1_in1k_citys" after the longest name in timm."""
     words = text.split("_")
     known = set(timm.list_pretrained()) if "." in text else set()  # those with a tag
     for count in range(len(words), 0, -1):

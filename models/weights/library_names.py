@@ -1,14 +1,13 @@
-"""Under which name a library's file keeps each tensor of our backbones.
+"""The names of our backbones' tensors in libraries' files.
 
-Each function maps one of our names to the file's; where several of the file's tensors make one of ours, to all of them
-in the order in which they are joined. Working from our names outwards, a file that is cut short cannot be misread: what
-a name stands for never depends on what else the file holds.
+Each function maps one of our names to the file's, or to several whose tensors are concatenated. As the file's other
+names do not matter, a file with missing tensors cannot be misread.
 """
 
 import re
 from collections.abc import Iterable, Iterator
 
-# blocks per stage in timm's numbering; the last 1x1 convolution of MobileNetV3 is a stage of its own
+# blocks per stage in timm's numbering; the last 1x1 convolution of MobileNetV3 is a separate stage
 MOBILENETV2_STAGES = (1, 2, 3, 4, 3, 3, 1)
 MOBILENETV3_STAGES = {11: (1, 2, 3, 2, 3), 15: (1, 2, 3, 4, 2, 3)}  # by number of blocks
 RESNET_S_STEM = {
@@ -27,7 +26,7 @@ def unchanged(name: str, own: frozenset[str]) -> str:
 
 
 def published_mobilenetv2(name: str, own: frozenset[str]) -> str:
-    """torchvision's layout before 2019's last change: every layer of a block counted, under `conv`."""
+    """torchvision's layout of 2019: every layer of a block is numbered, under `conv`."""
     return name.removeprefix("net.")
 
 
@@ -41,7 +40,7 @@ def timm_resnet_s(name: str, own: frozenset[str]) -> str:
 
 
 def torchvision_mobilenetv2(name: str, own: frozenset[str]) -> str:
-    """torchvision's layout of today: convolution, batch norm and activation together are one layer of a block."""
+    """torchvision's current layout: convolution, batch norm and activation are one layer of a block."""
     match = re.fullmatch(r"net\.features\.(\d+)\.conv\.(\d+)\.(\w+)", name)
     if match is None:
         return name.removeprefix("net.")
@@ -76,11 +75,9 @@ def timm_mobilenetv3(name: str, own: frozenset[str]) -> str:
     index, layer, rest = _mobilenetv3_parts(name)
     stages = MOBILENETV3_STAGES[sum(ours.endswith("linear_conv.conv.weight") for ours in own)]
     if layer is None:
-        return (
-            _conv_bn(rest, ("conv_stem", "bn1"))
-            if index == 0
-            else (f"blocks.{len(stages)}.0.{_conv_bn(rest, ('conv', 'bn1'))}")
-        )
+        if index == 0:
+            return _conv_bn(rest, ("conv_stem", "bn1"))
+        return f"blocks.{len(stages)}.0.{_conv_bn(rest, ('conv', 'bn1'))}"
     block = f"blocks.{_staged(index, stages)}"
     if layer == "se":
         return f"{block}.se.{_squeeze(rest, ('conv_reduce', 'conv_expand'))}"
@@ -120,7 +117,7 @@ def _substitute(name: str, rules: Iterable[tuple[str, str]]) -> str:
 
 
 def _staged(block: int, stages: tuple[int, ...]) -> str:
-    """Turn a block's place in the whole network, from 1, into "stage.block", both from 0."""
+    """Convert a block's number in the whole network, from 1, to "stage.block", both from 0."""
     block -= 1
     for stage, depth in enumerate(stages):
         if block < depth:

@@ -1,8 +1,8 @@
-"""Load released checkpoints, our own ones and ImageNet backbone files, loudly and completely or not at all.
+"""Load released checkpoints, our own ones and ImageNet backbone files, completely or not at all.
 
-A file that leaves part of the network without weights is an error: a teacher whose head was drawn at random would
-otherwise be distilled for days. Everything is checked before the first tensor is written. What weights expect of images
-and the batch-norm eps they were trained with come with them.
+A file that leaves part of the network without weights is an error: a teacher with a random head would otherwise be
+distilled for days. Everything is checked before the first tensor is written. The input convention and the batch-norm
+eps that the weights were trained with are loaded too.
 """
 
 from collections.abc import Callable
@@ -16,54 +16,39 @@ from models.base import CONVENTION_KEY, PUBLISHED, InputConvention, Segmentation
 from models.weights.conversions import Conversion, Converted, conversion_for, public_equivalents, why_only_alike
 from models.weights.report import LoadReport, compare
 from models.weights.sources import fetch, is_source
-from models.weights.state_files import State, StateFile, read_arguments, read_file, read_state
+from models.weights.state_files import State, StateFile, read_file, read_state
 
-__all__ = [
-    "LoadReport",
-    "State",
-    "StateFile",
-    "backbone_state",
-    "describe_file",
-    "is_backbone_file",
-    "load_backbone_weights",
-    "load_weights",
-    "read_arguments",
-    "read_file",
-    "read_state",
-]
+Log = Callable[[str], Any]
 
 
 def load_weights(
-    model: SegmentationNetwork,
-    path: str | Path | StateFile,
-    allow_partial: bool | None = None,
-    log: Callable[[str], Any] = print,
+    model: SegmentationNetwork, path: str | Path | StateFile, allow_partial: bool | None = None, log: Log = print
 ) -> LoadReport:
     """Load a whole network: a released checkpoint or one of our own.
 
-    Accepted are a bare state_dict, a dict that holds one under one of `STATE_KEYS`, a run's last_state.pth (its
-    averaged weights where it keeps such), names with the prefixes of DistributedDataParallel or torch.compile, and
-    .safetensors. An auxiliary head in the file is left out where the network was built without one. Input convention
-    and batch-norm eps become what the file says, those of the released checkpoints where it says nothing.
+    Accepted are a plain state_dict, a dict with one under one of `STATE_KEYS`, a run's last_state.pth (its averaged
+    weights if it has any), names with the prefixes of DistributedDataParallel or torch.compile, and .safetensors. An
+    auxiliary head in the file is ignored if the network has none. Input convention and batch-norm eps are set to the
+    file's, by default those of the released checkpoints.
 
     Args:
         model: network to fill in place; untouched when an error is raised.
-        path: file, or what `read_file` gave for it.
-        allow_partial: take over what fits, whatever is missing or left over. False is a user who did not ask for it,
-            whom a refusal tells of --allow-partial; None one who cannot ask.
-        log: takes the report as text.
+        path: file, or the result of `read_file`.
+        allow_partial: load what fits, whatever is missing or left over. Where it is False, errors mention
+            --allow-partial; None is for commands without that flag.
+        log: receives the report as text.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read, holds no weights, belongs to a backbone alone, to another class count or
-            to another network.
+        ValueError: the file cannot be read, has no weights, or is of a backbone alone, another class count or another
+            network.
     """
     file = read_file(path)
     state, own = dict(file.state), model.state_dict()
     entry = state.pop(CONVENTION_KEY, None)
     notes = []
     if file.averaged:
-        notes.append("averaged weights (those that the run evaluates and saves), not the plain ones beside them")
+        notes.append("averaged weights (those that the run evaluates and saves), not the plain ones")
     dropped = [name for name in state if name.startswith("auxlayer.")] if model.auxlayer is None else []
     found = {name: tensor for name, tensor in state.items() if name in own}
     unexpected = [name for name in state if name not in own and name not in set(dropped)]
@@ -82,27 +67,23 @@ def load_weights(
 
 
 def load_backbone_weights(
-    model: SegmentationNetwork,
-    path: str | Path | StateFile,
-    allow_partial: bool | None = None,
-    log: Callable[[str], Any] = print,
+    model: SegmentationNetwork, path: str | Path | StateFile, allow_partial: bool | None = None, log: Log = print
 ) -> LoadReport:
-    """Load ImageNet weights into the network's backbone; the classifier's own tensors are left out.
+    """Load ImageNet weights into the network's backbone; the classifier's own tensors are ignored.
 
-    The kind of file (published, torchvision's, timm's, Hugging Face's) is recognised by the names inside; input
-    convention and batch-norm eps become those of its kind.
+    The kind of file (published, torchvision's, timm's, Hugging Face's) is recognised by the names inside; it determines
+    input convention and batch-norm eps.
 
     Args:
         model: network whose backbone is filled in place; untouched when an error is raised.
         path: file, or `timm:<name[.tag]>` or `torchvision:<name[.tag]>` for a library's weights, or `timm` for those
             of a backbone that is timm's.
-        allow_partial: as for `load_weights`.
-        log: takes the report as text.
+        allow_partial, log: as for `load_weights`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read, holds no weights, is not this backbone's, or is a network's that only
-            looks like it (not even partially then); a library's weights cannot be had.
+        ValueError: the file cannot be read, has no weights, is not this backbone's, or is of a network that only looks
+            like it (then `allow_partial` changes nothing); a library's weights cannot be downloaded.
     """
     own = backbone_state(model)
     if is_source(path):
@@ -115,17 +96,9 @@ def load_backbone_weights(
             raise ValueError(f"{file.path} is not a file of {model.backbone_name} but {reason}")
         kind, converted = _convert(model, file.state, Path(file.path).name)
     notes = [f"read as {kind.title}"]
-    report = compare(
-        file.path,
-        "backbone",
-        own,
-        converted.tensors,
-        converted.unexpected,
-        converted.dropped,
-        converted.file_names,
-        notes,
-        [f"assumed: {kind.assumed}"] if kind.assumed else [],
-    )
+    assumed = [f"assumed: {kind.assumed}"] if kind.assumed else []
+    tensors, file_names, unexpected, dropped = converted
+    report = compare(file.path, "backbone", own, tensors, unexpected, dropped, file_names, notes, assumed)
     if not report.complete and not allow_partial:
         if _own_head_names(model, file.state) or any(name.startswith("pretrained.") for name in file.state):
             hint = "the file holds a whole segmentation network, not a backbone; load it as the network's weights"
@@ -137,14 +110,11 @@ def load_backbone_weights(
     model.set_batch_norm_eps(kind.batch_norm_eps)
     notes.append(_describe_convention(kind.convention, kind.batch_norm_eps))
     notes += [kind.note] if kind.note else []
-    return _take_over(own, converted.tensors, replace(report, notes=tuple(notes)), log)
+    return _take_over(own, tensors, replace(report, notes=tuple(notes)), log)
 
 
 def is_backbone_file(state: State, model: SegmentationNetwork) -> bool:
-    """Whether weights as `read_state` gives them are a file of the model's backbone alone.
-
-    True where nothing belongs to the model's head and most of the backbone is there under its files' names.
-    """
+    """Whether a `read_state` result is of the model's backbone alone: most of the backbone, nothing of the head."""
     own = backbone_state(model)
     tensors = _convert(model, state)[1].tensors
     found = sum(name in tensors and tensors[name].shape == tensor.shape for name, tensor in own.items())
@@ -152,9 +122,7 @@ def is_backbone_file(state: State, model: SegmentationNetwork) -> bool:
 
 
 def describe_file(path: str | Path | StateFile, model: SegmentationNetwork) -> str:
-    """Return "backbone" for a file of the model's backbone alone, "network" for one that has the model's head.
-
-    "other" is a file that is neither. Whether the file suits the model in full is found out when it is loaded.
+    """Return "backbone" for a file of the model's backbone alone, "network" for one with the model's head, or "other".
 
     Raises:
         FileNotFoundError, ValueError: as `read_state`.
@@ -176,9 +144,9 @@ def backbone_state(model: SegmentationNetwork) -> State:
 
 
 def _convert(model: SegmentationNetwork, state: State, file_name: str = "") -> tuple[Conversion, Converted]:
-    """Recognise a file of the model's backbone and put its tensors under the backbone's names."""
+    """Recognise the kind of a backbone file and rename its tensors to the backbone's names."""
     backbone = model.backbone
-    if hasattr(backbone, "match_names"):  # timm's own, whose names timm knows
+    if hasattr(backbone, "match_names"):  # a timm backbone
         names, dropped, unexpected = backbone.match_names(list(state))
         kind = Conversion(
             f"weights of {model.backbone_name}",
@@ -232,7 +200,7 @@ def _refusal(model: SegmentationNetwork, state: State, report: LoadReport, parti
         )
     hint = f"expected a checkpoint of {network}, all of it{partial_hint}"
     if report.missing and all(name.startswith("auxlayer.") for name in report.missing) and not report.mismatched:
-        hint += "; what is missing is the auxiliary head, which training alone uses"
+        hint += "; what is missing is the auxiliary head, which only training uses"
     return f"{report.refusal()}\n{hint}"
 
 
@@ -241,7 +209,7 @@ def _check_something_fits(report: LoadReport) -> None:
         raise ValueError(f"{report.refusal()}\nnothing in the file fits, so there is nothing to load")
 
 
-def _take_over(own: State, found: State, report: LoadReport, log: Callable[[str], Any]) -> LoadReport:
+def _take_over(own: State, found: State, report: LoadReport, log: Log) -> LoadReport:
     with torch.no_grad():
         for name in report.loaded:
             own[name].copy_(found[name])  # `state_dict()` shares memory with the network

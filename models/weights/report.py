@@ -1,4 +1,4 @@
-"""What a load of weights does: the comparison of a file with a network, and its report."""
+"""Comparison of a weight file with a network, and its report."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,17 +19,16 @@ class LoadReport:
 
     Attributes:
         path: the file, or the library's network.
-        what: what was to be covered ("network" or "backbone").
-        loaded: names, in the network, of the tensors taken over.
+        what: "network" or "backbone".
+        loaded: names, in the network, of the tensors loaded.
         missing: names in the network that the file lacks.
         unexpected: names in the file that the network lacks.
-        mismatched: (name, form in the file, form in the network), of another shape or kind of number.
-        dropped: names in the file left out on purpose (the classifier of an ImageNet network, an auxiliary head that
-            the network was built without).
-        counters_absent: the file is older than batch norm's update counters, which stay as they were.
-        file_names: network's name -> file's, where a library's names differ from ours.
-        notes: sentences on where the weights come from and what came with them.
-        warnings: sentences on what may be wrong although it could be loaded.
+        mismatched: (name, form in the file, form in the network) where shape or kind of number differ.
+        dropped: names in the file that are ignored (an ImageNet classifier, an auxiliary head the network lacks).
+        counters_absent: number of batch norms' update counters that the file is too old to have.
+        file_names: network's name -> file's, where they differ.
+        notes: on the weights' source, input convention and eps.
+        warnings: on what may be wrong although it was loaded.
     """
 
     path: str
@@ -53,12 +52,12 @@ class LoadReport:
         return self._text("loaded")
 
     def refusal(self) -> str:
-        """The same for a file that was refused, of which nothing was taken over."""
+        """The report of a file of which nothing was loaded."""
         return self._text("would fit; none was loaded")
 
-    def _text(self, verdict: str) -> str:
+    def _text(self, outcome: str) -> str:
         total = len(self.loaded) + len(self.missing) + len(self.mismatched) + self.counters_absent
-        lines = [f"{self.path}: {len(self.loaded)} of {total} tensors of the {self.what} {verdict}"]
+        lines = [f"{self.path}: {len(self.loaded)} of {total} tensors of the {self.what} {outcome}"]
         lines += [f"  {note}" for note in self.notes]
         if self.counters_absent:
             lines.append(
@@ -96,16 +95,9 @@ def compare(
     notes: Iterable[str] = (),
     warnings: Iterable[str] = (),
 ) -> LoadReport:
-    """Compare what a file gives with what a network needs; `loaded` is what may be taken over.
-
-    Args:
-        path, what, dropped, file_names, notes, warnings: see `LoadReport`.
-        own: the network's tensors.
-        found: the file's, under the network's names.
-        unexpected: names of the file that are not among `found`.
-    """
-    # Files older than the counters have none; a file that has some and lacks others is damaged, one that has nothing of
-    # this network is another's.
+    """Compare a file's tensors `found`, under the network's names, with the network's `own`; see `LoadReport`."""
+    # Files older than the counters have none. A file with some of them is damaged, one with no tensor in common is
+    # another network's.
     no_counters = any(name in own for name in found) and not any(name.endswith(COUNTER) for name in found)
     warnings = list(warnings)
     loaded, missing, mismatched, absent = [], [], [], 0
@@ -125,19 +117,9 @@ def compare(
             loaded.append(name)
     if broken := [name for name in loaded if not own[name].is_meta and not _is_finite(found[name])]:
         warnings.append(f"{len(broken)} tensors in the file hold NaN or infinite values: {_first_of(broken)}")
-    return LoadReport(
-        path,
-        what,
-        loaded,
-        missing,
-        list(unexpected),
-        mismatched,
-        list(dropped),
-        absent,
-        {ours: theirs for ours, theirs in (file_names or {}).items() if ours != theirs},
-        tuple(notes),
-        tuple(warnings),
-    )
+    names = {ours: theirs for ours, theirs in (file_names or {}).items() if ours != theirs}
+    unexpected, dropped, notes, warnings = list(unexpected), list(dropped), tuple(notes), tuple(warnings)
+    return LoadReport(path, what, loaded, missing, unexpected, mismatched, dropped, absent, names, notes, warnings)
 
 
 def _number_kind(tensor: Tensor) -> str:
@@ -147,5 +129,5 @@ def _number_kind(tensor: Tensor) -> str:
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """False where any value is NaN or infinite; float64 sums are, then and only then, and need no second tensor."""
+    """Whether no value is NaN or infinite; their float64 sum shows it without a second tensor."""
     return not tensor.is_floating_point() or bool(tensor.sum(dtype=torch.float64).isfinite())

@@ -1,24 +1,24 @@
 """ImageNet weights from timm and torchvision by name: `timm:<name[.tag]>` and `torchvision:<name[.tag]>`.
 
-Only networks that are the same as ours are taken (`PUBLIC_EQUIVALENTS`), and each name brings exactly the input
-convention and batch-norm eps that the library declares for it.
+Only networks that are the same as ours are accepted (`PUBLIC_EQUIVALENTS`), with the input convention and batch-norm
+eps that the library declares.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import timm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models import WeightsEnum, get_model, get_model_weights
 
+from models.backbones.timm_backbone import TimmBackbone
 from models.backbones.timm_probe import check_tag, first_line, split_tag
 from models.base import InputConvention
 from models.weights.conversions import PUBLIC_EQUIVALENTS, Conversion, conversion_for, public_equivalents
 from models.weights.state_files import StateFile
-
-if TYPE_CHECKING:
-    from torchvision.models import WeightsEnum
 
 PREFIXES = ("timm:", "torchvision:")
 HOSTS = {"timm": "the Hugging Face hub (huggingface.co)", "torchvision": "download.pytorch.org"}
@@ -26,7 +26,7 @@ BUILT_EPS = 1e-5  # of all our backbones
 
 
 def is_source(path: str | Path | StateFile) -> bool:
-    """Whether something given in place of a file names a library's weights; "timm" alone means the backbone's own."""
+    """Whether a path names a library's weights instead of a file; "timm" means those of a timm backbone."""
     return isinstance(path, (str, Path)) and (str(path).lower() == "timm" or str(path).lower().startswith(PREFIXES))
 
 
@@ -36,18 +36,18 @@ def fetch(
     """Get a library's ImageNet weights for a backbone.
 
     Args:
-        source: "timm:<name[.tag]>", "torchvision:<name[.tag]>", or "timm" for a backbone that is timm's itself; the
-            library in any case.
+        source: "timm:<name[.tag]>", "torchvision:<name[.tag]>", or "timm" for a backbone of timm; the library's name
+            in upper or lower case.
         backbone_name: registry name.
         backbone: the module.
-        log: takes a line on what is about to be fetched, and from where.
+        log: receives a line on what is about to be downloaded, and from where.
 
     Returns:
-        The weights, and how they go into the backbone, with the convention and eps that the library declares.
+        The weights and their conversion, with the library's convention and eps.
 
     Raises:
-        ValueError: an unknown name or tag, a network that is not the same as the backbone, or weights that cannot be
-            fetched; the message has the name and the cause.
+        ValueError: an unknown name or tag, a network that is not the same as the backbone, or a failed download; the
+            message has the name and the cause.
     """
     library, colon, full_name = str(source).partition(":")
     library = library.lower()
@@ -75,11 +75,15 @@ def fetch(
     eps = {module.eps for module in network.modules() if isinstance(module, _BatchNorm)}
     if len(eps) != 1:
         raise ValueError(f"{source}: its batch norms have several eps: {sorted(eps)}; expected one")
-    mean, std = _mean_and_std(library, name, tag, network)
+    if library == "torchvision":
+        preprocessing = _torchvision_weights(name, tag).transforms()
+        mean, std = preprocessing.mean, preprocessing.std
+    else:
+        mean, std = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     kind = replace(
         conversion_for(backbone_name, state, name),
         title=source,
-        convention=InputConvention("RGB", 1.0 / 255.0, mean, std),
+        convention=InputConvention("RGB", 1.0 / 255.0, tuple(mean), tuple(std)),
         batch_norm_eps=None if eps == {BUILT_EPS} else eps.pop(),
         assumed="",
     )
@@ -87,17 +91,13 @@ def fetch(
 
 
 def download(library: str, name: str, tag: str) -> nn.Module:
-    """Build a library's network with its weights, which the library fetches or has kept from an earlier time."""
+    """Build a library's network with its weights, which the library downloads or has in its cache."""
     if library == "torchvision":
-        from torchvision.models import get_model
-
         network = get_model(name, weights=None)
-        # Asked for the weights itself, torchvision would run code out of the file, which may have lain in a cache.
+        # get_model(weights=...) would unpickle the file, which may be anyone's in a shared cache, and so run its code.
         weights = _torchvision_weights(name, tag)
         network.load_state_dict(weights.get_state_dict(progress=False, check_hash=True, weights_only=True))
         return network
-    import timm
-
     return timm.create_model(f"{name}.{tag}" if tag else name, pretrained=True)
 
 
@@ -111,8 +111,6 @@ def _announce(source: str, library: str, log: Callable[[str], Any]) -> None:
 def _fetch_for_timm_backbone(
     source: str, backbone_name: str, backbone: nn.Module, log: Callable[[str], Any]
 ) -> tuple[StateFile, Conversion]:
-    from models.backbones.timm_backbone import TimmBackbone
-
     own = backbone_name.removeprefix("timm:")
     wanted = own if source == "timm" else source.removeprefix("timm:")
     if wanted.split(".")[0] != own.split(".")[0]:
@@ -125,17 +123,8 @@ def _fetch_for_timm_backbone(
     return StateFile(source, state), Conversion(f"timm:{wanted}", convention=backbone.input_convention)
 
 
-def _torchvision_weights(name: str, tag: str) -> "WeightsEnum":
-    from torchvision.models import get_model_weights
-
+def _torchvision_weights(name: str, tag: str) -> WeightsEnum:
     weights = get_model_weights(name)
     if tag and tag not in weights.__members__:
         raise ValueError(f"torchvision has no weights {tag!r} of {name}; there are: {', '.join(weights.__members__)}")
     return weights[tag] if tag else weights.DEFAULT
-
-
-def _mean_and_std(library: str, name: str, tag: str, network: nn.Module) -> tuple[tuple, tuple]:
-    if library == "torchvision":
-        preprocessing = _torchvision_weights(name, tag).transforms()
-        return tuple(preprocessing.mean), tuple(preprocessing.std)
-    return tuple(network.pretrained_cfg["mean"]), tuple(network.pretrained_cfg["std"])

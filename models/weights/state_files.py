@@ -1,4 +1,4 @@
-"""Read a network's weights out of every kind of file that holds them."""
+"""Read a network's weights from every supported kind of file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,24 +8,24 @@ from torch import Tensor
 
 from utils.checkpoint import load_file
 
-# Where a file keeps the network's state, in the order in which they are looked for: our last_state.pth first.
+# Where a file keeps the network's state, in the order of the search: our last_state.pth first.
 STATE_KEYS = ("network", "state_dict", "model")
-# What DistributedDataParallel, torch.compile and averaging put before every name.
+# What DistributedDataParallel, averaging and torch.compile put before every name.
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-AVERAGE_COUNTER = "n_averaged"  # torch's AveragedModel keeps it beside the weights
+AVERAGE_COUNTER = "n_averaged"  # torch's AveragedModel has it among the weights
 
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """A file's weights and what else it tells.
+    """A file's content.
 
     Attributes:
         path: the file.
         state: names with tensors, on the CPU.
-        averaged: `state` are the averaged weights of a run that keeps such; its plain ones are left aside.
-        arguments: what the run that wrote the file was started with, by argument name; None where it does not say.
+        averaged: whether `state` are a run's averaged weights; its plain ones are ignored.
+        arguments: of the run that wrote the file, by argument name; None if it has none.
     """
 
     path: str
@@ -35,13 +35,13 @@ class StateFile:
 
 
 def read_file(path: str | Path | StateFile) -> StateFile:
-    """Read a file's weights under plain names, on the CPU; what has been read already is given back as it is.
+    """Read a file's weights under plain names, on the CPU; a `StateFile` is returned unchanged.
 
-    A run that averages its weights evaluates and saves the averaged ones, so its last_state.pth gives these.
+    Of a last_state.pth with averaged weights, which the run evaluates and saves, these are read.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read, holds code, or holds no weights.
+        ValueError: the file cannot be read, contains code, or has no weights.
     """
     if isinstance(path, StateFile):
         return path
@@ -61,22 +61,21 @@ def read_file(path: str | Path | StateFile) -> StateFile:
 
 
 def read_state(path: str | Path | StateFile) -> State:
-    """Read a file's weights alone; as `read_file`."""
+    """Read a file's weights; errors as `read_file`."""
     return read_file(path).state
 
 
 def read_arguments(path: str | Path | StateFile) -> dict[str, Any] | None:
     """Return the arguments of the run that wrote a last_state.pth, by argument name ("model", "backbone", ...).
 
-    To read a large file once, call `read_file`, which has them as `arguments`, and hand its result to `load_weights`
-    or `describe_file` in place of the path.
+    To read a large file only once, pass the result of `read_file` here and to `load_weights` or `describe_file`.
 
     Returns:
-        Built-in types only; paths are strings. None for files that hold weights alone.
+        Built-in types only; paths are strings. None for files with weights only.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file cannot be read or holds code.
+        ValueError: the file cannot be read or contains code.
     """
     return path.arguments if isinstance(path, StateFile) else _arguments(load_file(path))
 
@@ -94,8 +93,8 @@ def _check_state(path: str | Path, content: object) -> None:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(
-                f"{path} holds no weights: expected names with tensors, got {_kind(value)} at {name!r}; known are bare "
-                f"state_dicts and dicts that hold one under {', '.join(map(repr, STATE_KEYS))}"
+                f"{path} holds no weights: expected names with tensors, got {_kind(value)} at {name!r}; known are "
+                f"plain state_dicts and dicts that hold one under {', '.join(map(repr, STATE_KEYS))}"
             )
 
 

@@ -1,26 +1,15 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
-from tests.models.weight_files import small, write_file
-
-DATA = Path(__file__).parents[1] / "data"
-
-
-def _load_filler():
-    spec = importlib.util.spec_from_file_location("golden_filler", DATA / "golden" / "filler.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.data.golden.filler import fill
+from tests.models.weight_files import MANIFESTS, small, write_file
 
 
 @pytest.fixture(scope="session")
 def fill_network():
-    """Function that gives every tensor of a network the value its name and shape call for; returns the network."""
-    fill = _load_filler().fill
+    """Function that sets every tensor of a network to values by its name and shape; returns the network."""
 
     def apply(network: torch.nn.Module) -> torch.nn.Module:
         state = network.state_dict()
@@ -35,7 +24,7 @@ def fill_network():
 @pytest.fixture(scope="session")
 def manifest():
     """Function: name of a manifest -> its content; tensors are name -> [dtype, shape]."""
-    return lambda name: json.loads((DATA / "manifest" / f"{name}.json").read_text())
+    return lambda name: json.loads((MANIFESTS / f"{name}.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -46,5 +35,5 @@ def released(fill_network):
 
 @pytest.fixture
 def save(tmp_path):
-    """Function that saves something as a file and gives the path."""
+    """Function that saves something as a file and returns the path."""
     return write_file(tmp_path)

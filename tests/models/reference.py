@@ -1,7 +1,7 @@
-"""The networks once more, as plain functions of a state dict: what a computation of ours is compared with.
+"""A second implementation of the networks, as plain functions of a state dict, without modules of ours.
 
-Written for reading, without any module of ours. Batch norm is in evaluation mode, so nothing is random. All functions
-take the state dict `s`, with names as in checkpoints, and maps (N, C, H, W).
+Batch norm is in evaluation mode, so nothing is random. All functions take the state dict `s`, with names as in
+checkpoints, and maps (N, C, H, W).
 """
 
 import math
@@ -17,22 +17,8 @@ MIT_DEPTHS = {
     "MiT_B0": (2, 2, 2, 2), "MiT_B1": (2, 2, 2, 2), "MiT_B2": (3, 4, 6, 3),
     "MiT_B3": (3, 4, 18, 3), "MiT_B4": (3, 8, 27, 3), "MiT_B5": (3, 6, 40, 3),
 }  # fmt: skip
-# kernel, expanded, out, squeeze-excite, hard swish, stride as built
-MOBILENETV3_BLOCKS = {
-    "mobilenetv3_large": (
-        (3, 16, 16, 0, 0, 1), (3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1), (5, 72, 40, 1, 0, 2), (5, 120, 40, 1, 0, 1),
-        (5, 120, 40, 1, 0, 1), (3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1),
-        (3, 184, 80, 0, 1, 1), (3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1), (5, 672, 160, 1, 1, 2),
-        (5, 960, 160, 1, 1, 1), (5, 960, 160, 1, 1, 1),
-    ),
-    "mobilenetv3_small": (
-        (3, 16, 16, 1, 0, 2), (3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1), (5, 96, 40, 1, 1, 2), (5, 240, 40, 1, 1, 1),
-        (5, 240, 40, 1, 1, 1), (5, 120, 48, 1, 1, 1), (5, 144, 48, 1, 1, 1), (5, 288, 96, 1, 1, 2),
-        (5, 576, 96, 1, 1, 1), (5, 576, 96, 1, 1, 1),
-    ),
-}  # fmt: skip
-# the two blocks that lose their stride: dilation 2 from the first on, 4 from the second on
-MOBILENETV3_DILATED = {"mobilenetv3_large": (7, 13), "mobilenetv3_small": (4, 9)}
+# first block with hard swish; blocks with stride 2; those that lose it: dilation 2 from the first on, 4 from the second
+MOBILENETV3 = {"mobilenetv3_large": (7, (2, 4), (7, 13)), "mobilenetv3_small": (4, (1, 2), (4, 9))}
 # expansion, channels, blocks, stride
 MOBILENETV2_STAGES = (
     (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
@@ -47,7 +33,7 @@ def compute(model: str, backbone: str, s: State, images: Tensor) -> tuple[Tensor
         aux = auxiliary(s, stages[2])
     elif backbone in MIT_DEPTHS:
         stages = mit(s, images, backbone)
-    elif backbone in MOBILENETV3_BLOCKS:
+    elif backbone in MOBILENETV3:
         stages = [mobilenetv3(s, images, backbone)]
     else:
         stages = [{"mobilenetv2": mobilenetv2, "mobilevit_xx_small": mobilevit}[backbone](s, images)]
@@ -155,29 +141,30 @@ def hard_swish(x: Tensor) -> Tensor:
 
 
 def mobilenetv3(s: State, x: Tensor, backbone: str) -> Tensor:
-    p, width = "pretrained.layer", 16
+    p = "pretrained.layer"
     x = hard_swish(batch_norm(s, f"{p}0.bn", conv_same(x, s[f"{p}0.conv.weight"], 2)))
-    blocks, dilated = MOBILENETV3_BLOCKS[backbone], MOBILENETV3_DILATED[backbone]
-    for index, (kernel, middle, out, squeezed, swish, built_stride) in enumerate(blocks, start=1):
+    swish, strided, dilated = MOBILENETV3[backbone]
+    index = 1
+    while f"{p}{index}.linear_conv.conv.weight" in s:
         dilation = 2 ** sum(index >= first for first in dilated)
-        activation, name, y = hard_swish if swish else F.relu, f"{p}{index}.", x
-        if width != middle:
+        activation, name, y = hard_swish if index >= swish else F.relu, f"{p}{index}.", x
+        if f"{name}expand_conv.conv.weight" in s:
             y = F.conv2d(y, s[f"{name}expand_conv.conv.weight"])
             y = activation(batch_norm(s, f"{name}expand_conv.bn", y))
         weight = s[f"{name}depthwise_conv.conv.weight"]
-        if built_stride == 2:
-            y = conv_same(y, weight, 1 if index in dilated else 2, dilation, middle)
+        middle, kernel = len(weight), weight.shape[-1]
+        if index in strided + dilated:
+            y = conv_same(y, weight, 2 if index in strided else 1, dilation, middle)
         else:
             y = F.conv2d(y, weight, padding=dilation * (kernel - 1) // 2, dilation=dilation, groups=middle)
         y = activation(batch_norm(s, f"{name}depthwise_conv.bn", y))
-        if squeezed:
+        if f"{name}se.conv1.conv.weight" in s:
             gate = F.relu(biased_conv(s, f"{name}se.conv1.conv", y.mean((2, 3), keepdim=True)))
             y = y * ((biased_conv(s, f"{name}se.conv2.conv", gate) + 3) / 6).clamp(0, 1)
         y = batch_norm(s, f"{name}linear_conv.bn", F.conv2d(y, s[f"{name}linear_conv.conv.weight"]))
-        x = x + y if built_stride == 1 and width == out else y
-        width = out
-    last = f"{p}{len(blocks) + 1}"
-    return hard_swish(batch_norm(s, f"{last}.bn", F.conv2d(x, s[f"{last}.conv.weight"])))
+        x = x + y if index not in strided + dilated and x.shape == y.shape else y
+        index += 1
+    return hard_swish(batch_norm(s, f"{p}{index}.bn", F.conv2d(x, s[f"{p}{index}.conv.weight"])))
 
 
 def mobilevit(s: State, x: Tensor) -> Tensor:

@@ -8,8 +8,7 @@ import torch
 from models import build_model
 from models.base import IMAGENET_RGB, PUBLISHED
 from models.weights import describe_file, load_backbone_weights, load_weights
-from models.weights.conversions import CONVERSIONS, Conversion, conversion_for
-from tests.models.weight_files import Untouched, published_file, same, silent, write_file
+from tests.models.weight_files import Untouched, published_file, same, silent
 
 PUBLISHED_FILES = {
     "resnet18": "deeplabv3",
@@ -24,26 +23,21 @@ PUBLISHED_FILES = {
 QUICK = [pair for pair in PUBLISHED_FILES.items() if pair[0] not in ("resnet101", "MiT_B4")]
 
 
-@pytest.fixture
-def save(tmp_path):
-    return write_file(tmp_path)
-
-
 @pytest.mark.parametrize("backbone, name", PUBLISHED_FILES.items())
 def test_published_files_cover_the_whole_backbone(save, backbone, name):
     content, expected, left = published_file(backbone)
-    network, said = build_model(name, backbone, 3), []
+    network, lines = build_model(name, backbone, 3), []
     network.set_input_convention(IMAGENET_RGB)
     network.set_batch_norm_eps(1e-3)
     head = {key: tensor.clone() for key, tensor in network.head.state_dict().items()}
-    report = load_backbone_weights(network, save(content), log=said.append)
+    report = load_backbone_weights(network, save(content), log=lines.append)
     assert same(network.backbone, expected) and same(network.head, head)
     assert report.complete and sorted(report.dropped) == sorted(left)
-    assert f"{len(expected)} of {len(expected)} tensors of the backbone loaded" in said[0]
-    assert f"{len(left)} not used by this network: {report.dropped[0]}" in said[0]
-    assert "read as published" in said[0]
+    assert f"{len(expected)} of {len(expected)} tensors of the backbone loaded" in lines[0]
+    assert f"{len(left)} not used by this network: {report.dropped[0]}" in lines[0]
+    assert "read as published" in lines[0]
     assert network.input_convention == PUBLISHED and network.batch_norm_eps is None
-    assert "images as the released checkpoints expect them; batch-norm eps as built" in said[0]
+    assert "images as the released checkpoints expect them; batch-norm eps as built" in lines[0]
 
 
 @pytest.mark.parametrize("backbone, name", QUICK)
@@ -66,7 +60,7 @@ def test_incomplete_and_cut_files_are_refused(save, backbone, name):
 
 
 @pytest.mark.parametrize("backbone, name", QUICK)
-def test_backbone_files_are_told_from_networks_and_refused_as_such(save, backbone, name):
+def test_backbone_files_are_distinguished_from_networks_and_refused_as_such(save, backbone, name):
     content, _, _ = published_file(backbone)
     network, path = build_model(name, backbone, 3), save(content)
     assert describe_file(path, network) == "backbone"
@@ -79,30 +73,23 @@ def test_backbone_files_are_told_from_networks_and_refused_as_such(save, backbon
     assert describe_file(save({"layers.0.weight": torch.zeros(3)}), network) == "other"
 
 
-def test_incomplete_and_foreign_files(save):
-    content, _, _ = published_file("resnet18")
-    network = build_model("psp", "resnet18", 3)
-    cut = {name: tensor for name, tensor in content.items() if not name.startswith("layer4.1.bn2")}
-    with Untouched(network, r"(?s)5 missing in the file: layer4\.1\.bn2\.weight.*ImageNet weights of resnet18"):
-        load_backbone_weights(network, save(cut))
+def test_foreign_partial_and_old_files(save):
+    content, expected, _ = published_file("resnet18")
+    network, lines = build_model("psp", "resnet18", 3), []
     other, _, _ = published_file("mobilenetv3_small")
     with Untouched(network, "0 of 138 tensors of the backbone"):
         load_backbone_weights(network, save(other))
     deeper = content | {"layer3.2.conv1.weight": torch.zeros(256, 256, 3, 3)}
-    with Untouched(network, r"1 unexpected in the file: layer3\.2\.conv1\.weight"):
+    with Untouched(network, r"(?s)1 unexpected in the file: layer3\.2\.conv1\.weight.*ImageNet weights of resnet18"):
         load_backbone_weights(network, save(deeper))
+    cut = {name: tensor for name, tensor in content.items() if not name.startswith("layer4.1.bn2")}
     report = load_backbone_weights(network, save(cut), allow_partial=True, log=silent)
     assert len(report.missing) == 5
     assert torch.equal(network.backbone.conv1.weight, content["conv1.weight"])
-
-
-def test_files_older_than_the_update_counters(save):
-    content, expected, _ = published_file("resnet18")
     old = {name: tensor for name, tensor in content.items() if not name.endswith("num_batches_tracked")}
-    network, said = build_model("psp", "resnet18", 3), []
-    load_backbone_weights(network, save(old), log=said.append)
+    load_backbone_weights(network, save(old), log=lines.append)
     assert torch.equal(network.backbone.layer4[1].conv2.weight, expected["layer4.1.conv2.weight"])
-    assert "23 batch-norm update counters absent" in said[0]
+    assert "23 batch-norm update counters absent" in lines[0]
 
 
 def test_file_at_construction(save, capsys):
@@ -110,12 +97,3 @@ def test_file_at_construction(save, capsys):
     network = build_model("psp_mobile", "mobilenetv3_small", 4, pretrained_base=save(content))
     assert same(network.backbone, expected)
     assert "240 of 240 tensors of the backbone" in capsys.readouterr().out
-
-
-def test_unknown_families_keep_their_names():
-    assert conversion_for("resnet50", ["conv1.weight"]) is CONVERSIONS["resnet"][-1]
-    kind = conversion_for("unknown", ["a.weight"])
-    assert kind == Conversion("weights of unknown")
-    converted = kind.apply({"a.weight": torch.ones(2), "head.weight": torch.ones(1), "b": torch.ones(1)}, ["a.weight"])
-    assert list(converted.tensors) == ["a.weight"]
-    assert (converted.unexpected, converted.dropped) == (["b"], ["head.weight"])

@@ -1,4 +1,4 @@
-"""The command that exports: what it reads off a file, and users' errors."""
+"""`python -m models.export`: the network of a file, and users' errors."""
 
 import sys
 
@@ -8,6 +8,7 @@ import torch
 from models.export.exporter import load_network, main
 from models.weights.file_names import parse_file_name
 from tests.models.test_export import RUN, assert_equal_scores, fresh, scores
+from tests.models.weight_files import silent
 from utils.cli import run_cli
 
 
@@ -16,33 +17,29 @@ def command(monkeypatch, *words) -> None:
     main()
 
 
-@pytest.mark.parametrize(
-    "kind, suffix, options",
-    [("onnx", ".onnx", ["--size", 64, 96]), ("torchscript", ".pt", ["--size", 64, 96]), ("safetensors", None, [])],
-)
-def test_command_reads_network_and_classes_off_the_file(kind, suffix, options, tmp_path, monkeypatch, capsys):
-    network = fresh("psp", "resnet18", 21, aux=True)
-    checkpoint = tmp_path / "psp_resnet18_voc_best_model.pth"
+@pytest.mark.parametrize("kind, suffix", [("onnx", ".onnx"), ("torchscript", ".pt"), ("safetensors", ".safetensors")])
+def test_network_and_classes_are_those_of_the_file(kind, suffix, tmp_path, monkeypatch, capsys):
+    network = fresh("psp_mobile", "mobilenetv3_small", 21, aux=True)
+    checkpoint = tmp_path / "psp_mobile_mobilenetv3_small_voc_best_model.pth"
     torch.save(network.state_dict(), checkpoint)
-    words = ["--pretrained", checkpoint, "--format", kind, *options]
+    words = ["--pretrained", checkpoint, "--format", kind, "--size", 64, 96]
     command(monkeypatch, *words)
-    assert "--model psp --backbone resnet18" in capsys.readouterr().out
-    path = checkpoint.with_suffix(suffix or ".safetensors")
-    images, expected = scores(network, 97, 131)
-    if suffix:
-        assert_equal_scores(RUN[kind](path, images), expected)
+    assert "--model psp_mobile --backbone mobilenetv3_small" in capsys.readouterr().out
+    path = checkpoint.with_suffix(suffix)
+    if kind == "safetensors":
+        assert load_network(path, log=silent).auxlayer is not None
     else:
-        assert load_network(path, say=lambda _: None).auxlayer is not None
+        images, expected = scores(network, 97, 131)
+        assert_equal_scores(RUN[kind](path, images), expected)
     with pytest.raises(FileExistsError, match="--overwrite"):
         command(monkeypatch, *words)
-    command(monkeypatch, *words, "--overwrite")
 
 
-def test_network_is_read_off_a_runs_arguments(tmp_path):
+def test_network_of_a_runs_arguments(tmp_path):
     network = fresh("segformer", "MiT_B0", 4)
     arguments = {"student_model": "segformer", "student_backbone": "MiT_B0", "teacher_model": "psp"}
     torch.save({"network": network.state_dict(), "arguments": arguments}, tmp_path / "last_state.pth")
-    found = load_network(tmp_path / "last_state.pth", say=lambda _: None)
+    found = load_network(tmp_path / "last_state.pth", log=silent)
     assert (found.model_name, found.backbone_name, found.num_classes) == ("segformer", "MiT_B0", 4)
 
 
@@ -71,7 +68,7 @@ STUDENT = ["--model", "psp_mobile", "--backbone", "mobilenetv3_small"]
 @pytest.mark.parametrize(
     "words, message",
     [
-        (["--format", "onnx"], "does not tell its network"),
+        (["--format", "onnx"], "does not name its network"),
         (
             ["--format", "onnx", "--model", "psp", "--backbone", "resnet50"],
             "expected a checkpoint of psp with resnet50",
@@ -95,18 +92,20 @@ def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    "name, said",
+    "name, message",
     [
         ("psp_mobile_mobilenetv3_large_voc.pth", "psp_mobile with mobilenetv3_large on voc by its name"),
         ("kd_psp_mobile_mobilenetv3_small_citys_best_model.pth", "Expected psp_mobile with mobilenetv3_small for 19"),
     ],
 )
-def test_a_name_that_contradicts_the_content_is_refused(name, said, tmp_path):
+def test_a_name_that_contradicts_the_content_is_refused(name, message, tmp_path):
     torch.save(fresh("psp_mobile", "mobilenetv3_small", 21).state_dict(), tmp_path / name)
-    with pytest.raises(ValueError, match=f"{said}.*it holds psp_mobile with mobilenetv3_small for 21 classes") as error:
-        load_network(tmp_path / name, say=lambda _: None)
+    with pytest.raises(
+        ValueError, match=f"{message}.*it holds psp_mobile with mobilenetv3_small for 21 classes"
+    ) as error:
+        load_network(tmp_path / name, log=silent)
     assert "--model, --backbone and --num-classes override it" in str(error.value)
-    found = load_network(tmp_path / name, backbone="mobilenetv3_small", num_classes=21, say=lambda _: None)
+    found = load_network(tmp_path / name, backbone="mobilenetv3_small", num_classes=21, log=silent)
     assert found.num_classes == 21
 
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
 from models.base import CONVENTION_KEY, IMAGENET_RGB, PUBLISHED, InputConvention
@@ -17,12 +16,6 @@ def published(rgb: torch.Tensor) -> torch.Tensor:
 
 def small_network():
     return build_model("psp_mobile", "mobilenetv3_small", 3).eval()
-
-
-def test_published_convention_is_passed_through_untouched():
-    network, images = small_network(), torch.randn(1, 3, 16, 16)
-    assert network.input_convention == PUBLISHED
-    assert network.to_input_convention(images) is images
 
 
 def test_rgb_convention_gives_what_the_other_library_would_feed():
@@ -49,6 +42,7 @@ def test_bgr_convention_with_its_own_scale():
 
 def test_convention_follows_the_network():
     network = small_network()
+    assert network.input_convention == PUBLISHED
     network.set_input_convention(IMAGENET_RGB)
     assert network.double().input_gain.dtype == torch.float64
     network.set_input_convention(PUBLISHED)
@@ -71,15 +65,6 @@ def test_checkpoint_keeps_what_differs_from_the_published_convention_and_nothing
     assert {m.eps for m in other.modules() if isinstance(m, nn.BatchNorm2d)} == {1e-5}
     with pytest.raises(ValueError, match=CONVENTION_KEY):
         other.set_weights_convention(torch.zeros(3))
-
-
-def test_averaged_copy_keeps_the_convention():
-    network = small_network()
-    network.set_input_convention(IMAGENET_RGB)
-    copy = AveragedModel(network)
-    copy.load_state_dict(copy.state_dict())
-    assert copy.module.input_convention == IMAGENET_RGB
-    assert f"module.{CONVENTION_KEY}" in copy.state_dict()
 
 
 @pytest.mark.parametrize("arguments", [("RBG", 1.0, (0, 0, 0), (1, 1, 1)), ("RGB", 1.0, (0, 0, 0), (1, 0, 1))])

@@ -1,4 +1,4 @@
-"""Pieces that several networks are made of."""
+"""Layers that several networks share."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from models.layers import (
-    InvertedResidual,
     TapConvolution,
     WideConv2d,
     adaptive_avg_pools,
@@ -52,14 +51,6 @@ def test_resizing_to_the_same_size_is_the_same_tensor():
     assert torch.equal(resize(x, (4, 9), align_corners=False), expected)
 
 
-def test_inverted_residual_adds_its_input_only_where_told():
-    x = torch.randn(2, 3, 4, 4)
-    layer = nn.Conv2d(3, 3, 1)
-    assert torch.equal(InvertedResidual([layer], adds_input=True)(x), x + layer(x))
-    assert torch.equal(InvertedResidual({"only": layer}, adds_input=False)(x), layer(x))
-    assert list(InvertedResidual({"a": layer}, adds_input=True).state_dict()) == ["a.weight", "a.bias"]
-
-
 def test_fresh_backbone_weights_have_the_stated_spread():
     torch.manual_seed(0)
     network = nn.Sequential(conv_bn_relu(64, 256, 3), nn.Linear(200, 300))
@@ -99,7 +90,7 @@ def test_wide_convolution_in_half_precision(size, autocast):
         assert (grad - reference).norm() < 0.01 * reference.norm()
 
 
-@pytest.mark.parametrize("size", [(5, 7), (9, 20), (30, 41)])  # the middle tap alone, no tap above or below, all nine
+@pytest.mark.parametrize("size", [(5, 7), (9, 20), (30, 41)])  # the middle tap only, no tap above or below, all nine
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_tap_convolution_is_torchs_with_its_gradients(size, bias, memory_format):
@@ -131,7 +122,7 @@ def test_wide_convolution_leaves_float64_alone_under_autocast():
 
 
 def aspp_step(layers: nn.ModuleList, x: torch.Tensor, checkpointed: bool) -> tuple[int, list[torch.Tensor]]:
-    """Bytes kept for the backward pass beside parameters, each storage once, and the outputs and gradients."""
+    """Bytes kept for the backward pass except parameters, each storage once, and the outputs and gradients."""
     storages = {}  # held, so that no address is used twice
     parameters = {parameter.data_ptr() for parameter in layers.parameters()}
 

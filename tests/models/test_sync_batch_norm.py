@@ -9,18 +9,20 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 
 from benchmarks.host_reads import HostReads
+from models.layers import InvertedResidual, conv_bn_relu
+from models.surgery.checkpointing import checkpoint_blocks
 from models.surgery.sync_batch_norm import SyncBatchNorm, _NormalizeByAll, convert_sync_batch_norms
 from tests.processes import run_processes
-from utils.distributed import get_rank, get_world_size
+from utils.distributed import get_rank
 
-SHARES = {2: (1, 3), 3: (2, 1, 1)}  # images of the processes: not the same number
+SHARES = (2, 1, 1)  # images of the processes: not the same number
 CASES = {
     "float64": (torch.float64, {}, 1e-12),
     "float32": (torch.float32, {}, 1e-5),
     "bfloat16": (torch.bfloat16, {}, 2e-2),
     "channels_last": (torch.float32, {}, 1e-5),
     "cumulative": (torch.float64, {"momentum": None}, 1e-12),
-    "bare": (torch.float64, {"affine": False, "track_running_stats": False}, 1e-12),
+    "no affine, no statistics": (torch.float64, {"affine": False, "track_running_stats": False}, 1e-12),
     "activation": (torch.float64, {}, 1e-12),
 }
 
@@ -57,35 +59,68 @@ def take_steps(norm: nn.Module, case: str, share: slice) -> dict:
 
 
 def shared_steps(case: str) -> dict:
-    torch.set_num_threads(1)
     norm = convert_sync_batch_norms(build(case))
-    shares = SHARES[get_world_size()]
-    start = sum(shares[: get_rank()])
-    return take_steps(norm, case, slice(start, start + shares[get_rank()]))
+    start = sum(SHARES[: get_rank()])
+    return take_steps(norm, case, slice(start, start + SHARES[get_rank()]))
 
 
-def all_shared_steps() -> dict:
-    return {case: shared_steps(case) for case in CASES}
+def checkpointed_step(checkpointed: bool, compiled: bool) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    layers = [conv_bn_relu(3, 8, 3)], [conv_bn_relu(8, 8, 3)]
+    network = nn.Sequential(*(InvertedResidual(layer, adds_input=False) for layer in layers))
+    network = convert_sync_batch_norms(network).train()
+    if checkpointed:
+        assert checkpoint_blocks(network) == 2
+    if compiled:
+        network.compile(backend="aot_eager")
+    torch.manual_seed(get_rank())
+    network(3 + torch.randn(2, 3, 16, 16)).square().mean().backward()
+    gradients = {f"gradient of {name}": parameter.grad for name, parameter in network.named_parameters()}
+    return gradients | {name: buffer.clone() for name, buffer in network.named_buffers()}
 
 
-@pytest.mark.parametrize("world", [2, 3])
-def test_processes_normalise_as_one(world):
-    parts = run_processes(all_shared_steps, world)
-    for case, (_, _, tolerance) in CASES.items():
-        expected = take_steps(build(case), case, slice(None))
-        for name, wanted in expected.items():
-            shares = [part[case][name] for part in parts]
-            if name.startswith(("output", "gradient")):
-                got = torch.cat(shares)
-            elif name[-1].isdigit():  # gradients of parameters: what each process's own loss gives
-                got = sum(shares)
-            else:
-                assert all(torch.equal(share, shares[0]) for share in shares), f"{case}: {name} differs"
-                got = shares[0]
-            scale = wanted.double().abs().max().item()
-            torch.testing.assert_close(
-                got, wanted, rtol=0, atol=tolerance * scale, msg=lambda text, at=f"{case}, {name}": f"{at}: {text}"
-            )
+def work() -> tuple[dict[str, dict], list[float], list[dict]]:
+    norm = convert_sync_batch_norms(nn.Sequential(nn.BatchNorm2d(3))).train()
+    one_value_each = norm(torch.arange(3.0).view(1, 3, 1, 1) + get_rank()).flatten().tolist()
+    checkpointed = [checkpointed_step(*way) for way in ((False, False), (True, False), (True, True))]
+    return {case: shared_steps(case) for case in CASES}, one_value_each, checkpointed
+
+
+@pytest.fixture(scope="module")
+def results() -> list[tuple]:
+    """What three processes return; their start takes far longer than the work."""
+    return run_processes(work, 3)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_processes_normalise_as_one(results, case):
+    for name, wanted in take_steps(build(case), case, slice(None)).items():
+        shares = [steps[case][name] for steps, _, _ in results]
+        if name.startswith(("output", "gradient")):
+            got = torch.cat(shares)
+        elif name[-1].isdigit():  # gradients of parameters, each of its process's own loss
+            got = sum(shares)
+        else:
+            assert all(torch.equal(share, shares[0]) for share in shares), f"{name} differs"
+            got = shares[0]
+        scale = wanted.double().abs().max().item()
+        torch.testing.assert_close(
+            got, wanted, rtol=0, atol=CASES[case][2] * scale, msg=lambda text, at=name: f"{at}: {text}"
+        )
+
+
+def test_one_value_a_process_is_enough_for_several(results):
+    expected = [-(1.5**0.5), 0, 1.5**0.5]
+    assert [values for _, values, _ in results] == [pytest.approx([value] * 3, abs=1e-4) for value in expected]
+
+
+def test_checkpointed_blocks_count_a_step_once_compiled_or_not(results):
+    """Norms over all processes break the compiler's graph, so that the blocks are not compiled."""
+    for _, _, (plain, *others) in results:
+        for other in others:
+            assert list(other) == list(plain)
+            for name in plain:
+                torch.testing.assert_close(other[name], plain[name], msg=lambda text, at=name: f"{at}: {text}")
 
 
 def test_conversion_keeps_names_parameters_and_what_evaluation_gives():
@@ -109,16 +144,6 @@ def test_a_batch_norm_of_unknown_behaviour_is_refused():
 
     with pytest.raises(ValueError, match="Own cannot be synchronised"):
         convert_sync_batch_norms(nn.Sequential(Own(3)))
-
-
-def one_value_each() -> str:
-    norm = convert_sync_batch_norms(nn.Sequential(nn.BatchNorm2d(3))).train()
-    return norm(torch.arange(3.0).view(1, 3, 1, 1) + get_rank()).flatten().tolist()
-
-
-def test_one_value_a_process_is_enough_for_several():
-    left, right = run_processes(one_value_each, 2)
-    assert left == pytest.approx([-1] * 3, abs=1e-4) and right == pytest.approx([1] * 3, abs=1e-4)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -1,7 +1,8 @@
-"""What comes with a checkpoint's weights: input convention and eps, averages, the arguments of the run."""
+"""A checkpoint's input convention and eps, averaged weights, and arguments of the run."""
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
@@ -30,12 +31,20 @@ def trained_elsewhere(num_classes=4):
 
 
 @pytest.mark.parametrize("wrap", WRAPPINGS.values(), ids=WRAPPINGS)
-def test_convention_and_eps_come_with_our_checkpoints(save, wrap):
-    source, network, said = trained_elsewhere(), small(), []
-    report = load_weights(network, save(wrap(source.state_dict())), log=said.append)
+def test_every_wrapping_of_our_checkpoints_loads_with_convention_and_eps(save, wrap):
+    source, network, lines = trained_elsewhere(), small(), []
+    report = load_weights(network, save(wrap(source.state_dict())), log=lines.append)
     assert (network.input_convention, network.batch_norm_eps) == (FOREIGN, 1e-3)
-    assert report.complete and not any(CONVENTION_KEY in names for names in (report.loaded, report.dropped))
-    assert "mean (0.5, 0.4, 0.3)" in said[0] and "batch-norm eps 0.001" in said[0]
+    expected = source.state_dict()
+    assert (
+        report.complete
+        and same(network, expected)
+        and sorted(report.loaded) == sorted(expected.keys() - {CONVENTION_KEY})
+    )
+    assert (
+        report.dropped == [] and f"{len(expected) - 1} of {len(expected) - 1} tensors of the network loaded" in lines[0]
+    )
+    assert "mean (0.5, 0.4, 0.3)" in lines[0] and "batch-norm eps 0.001" in lines[0]
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(network.eval()(image).logits, source.eval()(image).logits, rtol=0, atol=0)
 
@@ -46,26 +55,18 @@ def test_a_checkpoint_without_convention_sets_the_published_one(released, save):
     assert report.complete and (network.input_convention, network.batch_norm_eps) == (PUBLISHED, None)
 
 
-def test_a_malformed_convention_is_refused_before_anything_is_written(released, save):
+def test_impossible_conventions_are_refused_before_anything_is_written(released, save):
     network = trained_elsewhere()
     with Untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
         load_weights(network, save(released | {CONVENTION_KEY: torch.zeros(3)}))
-
-
-@pytest.mark.parametrize(
-    "place, value", [(1, float("nan")), (3, float("inf")), (5, float("nan")), (8, -1e-3), (8, float("nan"))]
-)
-def test_impossible_values_in_a_convention_are_refused(released, save, place, value):
-    network = trained_elsewhere()
-    entry = network.weights_convention()
-    entry[place] = value
-    with Untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
-        load_weights(network, save(released | {CONVENTION_KEY: entry}))
+    for place, value in ((1, NAN), (3, float("inf")), (5, NAN), (8, -1e-3), (8, NAN)):
+        entry = network.weights_convention()
+        entry[place] = value
+        with Untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
+            load_weights(network, save(released | {CONVENTION_KEY: entry}))
 
 
 def test_convention_in_safetensors(tmp_path):
-    from safetensors.torch import save_file
-
     source, network = trained_elsewhere(), small()
     save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, tmp_path / "a.safetensors")
     load_weights(network, tmp_path / "a.safetensors", log=silent)
@@ -78,16 +79,16 @@ def last_state(network, ema=None):
     return {"format": 1, "iteration": 3, "network": network.state_dict(), "ema": averaged, "arguments": arguments}
 
 
-def test_averaged_weights_are_preferred_and_said(save):
-    averaged, plain, network, said = trained_elsewhere(), trained_elsewhere(), small(), []
+def test_averaged_weights_are_preferred_and_reported(save):
+    averaged, plain, network, lines = trained_elsewhere(), trained_elsewhere(), small(), []
     path = save(last_state(plain, AveragedModel(averaged, use_buffers=True)))
-    report = load_weights(network, path, log=said.append)
+    report = load_weights(network, path, log=lines.append)
     assert report.complete and same(network, averaged.state_dict())
-    assert "averaged weights (those that the run evaluates and saves)" in said[0]
+    assert "averaged weights (those that the run evaluates and saves)" in lines[0]
     assert network.input_convention == FOREIGN
     assert read_file(path).averaged and read_state(path).keys() == averaged.state_dict().keys()
-    load_weights(network, save(last_state(plain)), log=said.append)
-    assert same(network, plain.state_dict()) and "averaged weights" not in said[1]
+    load_weights(network, save(last_state(plain)), log=lines.append)
+    assert same(network, plain.state_dict()) and "averaged weights" not in lines[1]
     broken = last_state(plain, AveragedModel(averaged))
     del broken["ema"]["module.head.classifier.bias"]
     with Untouched(network, "1 missing in the file: head.classifier.bias"):
@@ -102,15 +103,15 @@ def test_arguments_of_a_run_are_read_from_its_state(released, save):
     assert read_arguments(save({"state_dict": released, "arguments": {"model": "of another program"}})) is None
 
 
-def test_a_file_is_read_once_where_its_content_is_handed_on(save):
-    source, network, said = small(), small(), []
+def test_a_file_is_read_once_if_its_content_is_passed_on(save):
+    source, network, lines = small(), small(), []
     path = save(last_state(source))
     file = read_file(path)
     path.unlink()
     assert describe_file(file, network) == "network" and read_arguments(file)["model"] == "psp_mobile"
     assert not is_backbone_file(read_state(file), network)
-    load_weights(network, file, log=said.append)
-    assert same(network, source.state_dict()) and str(path) in said[0]
+    load_weights(network, file, log=lines.append)
+    assert same(network, source.state_dict()) and str(path) in lines[0]
 
 
 @pytest.mark.parametrize("convention", [PUBLISHED, IMAGENET_RGB])

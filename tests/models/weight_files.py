@@ -1,4 +1,4 @@
-"""Files of weights to load in tests, and what a refused load has to leave behind."""
+"""Weight files for tests, and a check that a refused load changes nothing."""
 
 import json
 from pathlib import Path
@@ -19,10 +19,10 @@ def same(network, state):
 
 
 class Untouched:
-    """Context in which a load has to be refused and the network left as it was, its convention and eps too."""
+    """Context in which a load has to be refused, with the network, its convention and eps unchanged."""
 
-    def __init__(self, network, said):
-        self.network, self.raises = network, pytest.raises(ValueError, match=said)
+    def __init__(self, network, message):
+        self.network, self.raises = network, pytest.raises(ValueError, match=message)
 
     def __enter__(self):
         self.before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
@@ -36,11 +36,11 @@ class Untouched:
 
 
 def silent(text):
-    """Take a report and say nothing."""
+    """Ignore a report."""
 
 
 WRAPPINGS = {
-    "bare": lambda state: state,
+    "plain": lambda state: state,
     "state_dict": lambda state: {"state_dict": state, "meta": {"epoch": 3}},
     "model": lambda state: {"model": state},
     "last_state": lambda state: {"format": 1, "network": state, "optimizer": {"state": {}}, "iteration": 7},
@@ -76,7 +76,7 @@ def random_values(shapes, seed=0):
 
 
 def published_file(backbone):
-    """Content of a made-up published ImageNet file, the backbone's tensors by our names, and what is left out of it."""
+    """A made-up published ImageNet file's content, the backbone's tensors by our names, the names that are ignored."""
     described = json.loads((MANIFESTS / f"backbone_{backbone}.json").read_text())
     own = random_values(described["keys"])
     if backbone.startswith("resnet"):
