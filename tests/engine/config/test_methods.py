@@ -5,13 +5,14 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import pytest
+import torch
 
 import train_kd
 from engine.config.methods import OTHER_METHODS, KDConfig, method_names
 from losses.methods.at import AT
 from tests.configs import make_config
 from tests.conftest import assert_same, at_step, interrupt, metric_lines
-from tests.engine.training.test_processes import launch
+from tests.processes import run_mains, run_processes
 from utils.checkpoint import load_file
 from utils.flags import differences, record
 from utils.settings import AT_LEAST_1, POSITIVE, setting
@@ -139,14 +140,11 @@ def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, m
     assert_same(whole, resumed)
 
 
-def test_all_methods_together_do_not_depend_on_the_number_of_processes(rival, tmp_path):
-    words = ["train_kd.py", *rival, "--method", "+".join(method_names()), "--batch-size", 4, "--max-iterations", 1]
+def test_all_methods_together_do_not_depend_on_the_number_of_processes(run_main, rival, tmp_path):
+    words = [*rival, "--method", "+".join(method_names()), "--batch-size", 4, "--max-iterations", 1]
     words += ["--skip-val", "--freeze-bn", "--no-dropout", "--bank-dtype", "float32"]
-    for processes in (1, 2):
-        done = launch(processes, *words, "--save-dir-name", f"with_{processes}")
-        assert done.returncode == 0, done.stderr
-    import torch
-
+    run_main("train_kd", *words, "--save-dir-name", "with_1")
+    run_processes(run_mains, 2, ("train_kd", [*words, "--save-dir-name", "with_2"]))
     one, two = (metric_lines(tmp_path / f"with_{processes}")[0] for processes in (1, 2))
     terms = [name for name in one if name.startswith("loss_")]
     assert len(terms) == 1 + len(set().union(*TERMS.values()))

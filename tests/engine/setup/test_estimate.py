@@ -1,9 +1,7 @@
 """--estimate: what it prints, what it leaves alone, and the sums behind it."""
 
-import importlib
 import re
 import shutil
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +15,7 @@ from engine.run import checkpointer
 from engine.run.directory import RunDirectory
 from engine.setup.dry_run import GIB, MIB, Measured, disk_rows, memory_rows, time_rows
 from tests.configs import make_config
-from tests.processes import run_processes
+from tests.processes import run_processes, run_program
 
 CPU = torch.device("cpu")
 SETTINGS = {"batch_size": 8, "workers": 2, "max_iterations": 1000, "val_per_iters": 300}
@@ -130,14 +128,9 @@ def test_a_disk_that_is_too_small_is_an_answer(tmp_path, monkeypatch):
     assert f"{run.folder} has 319 MiB" in disk_rows(state, CONFIG, run)[1][0]
 
 
-def estimate_in_process(words: list[str]) -> None:
-    sys.argv = ["train_cirkdv2.py", *words]
-    importlib.import_module("train_cirkdv2").main()
-
-
 @pytest.mark.slow
-def test_two_processes_estimate_together(distillation, tmp_path, capfd):
-    run_processes(estimate_in_process, 2, [*map(str, distillation), "--estimate", "--batch-size", "4"])
-    output = capfd.readouterr().out
+def test_two_processes_estimate_together(distillation, tmp_path):
+    words = [*distillation, "--estimate", "--batch-size", 4]
+    output = "".join(output for _, output, _ in run_processes(run_program, 2, "train_cirkdv2", words))
     assert output.count("fits: yes") == 1 and "2 process(es), " in output
     assert not list(tmp_path.iterdir())

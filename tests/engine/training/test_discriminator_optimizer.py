@@ -12,7 +12,7 @@ from engine.training.stopping import RankFlags
 from losses.methods.adversarial import Adversarial
 from tests.configs import make_config
 from tests.conftest import assert_same, at_step, interrupt, metric_lines
-from tests.engine.training.test_processes import launch
+from tests.processes import run_mains, run_processes
 from utils.checkpoint import load_file, save_atomic
 from utils.types import Batch
 
@@ -98,11 +98,10 @@ def test_states_without_a_second_optimiser(run_main, skd, baseline, tmp_path):
             run_main(module, *words, "--resume", "auto")
 
 
-def test_two_processes_equal_one(skd, tmp_path):
-    words = ["train_kd.py", *skd, "--batch-size", 4, "--max-iterations", 1, "--skip-val", "--freeze-bn", "--no-dropout"]
-    for processes in (1, 2):
-        done = launch(processes, *words, "--save-dir-name", f"with_{processes}")
-        assert done.returncode == 0, done.stderr
+def test_two_processes_equal_one(run_main, skd, tmp_path):
+    words = [*skd, "--batch-size", 4, "--max-iterations", 1, "--skip-val", "--freeze-bn", "--no-dropout"]
+    run_main("train_kd", *words, "--save-dir-name", "with_1")
+    run_processes(run_mains, 2, ("train_kd", [*words, "--save-dir-name", "with_2"]))
     one, two = (metric_lines(tmp_path / f"with_{processes}")[0] for processes in (1, 2))
     for name in [name for name in one if name.startswith("loss")]:
         assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name
