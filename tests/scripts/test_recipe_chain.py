@@ -2,9 +2,9 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,8 @@ from tests.pseudo_datasets import write_pseudo_dataset
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 RECIPES = json.loads((SCRIPTS.parent / "tests/data/recipes.json").read_text())
-SMALL = (  # gradients are clipped, for a teacher of two steps can have features of 1e7
-    "--batch-size 4 --crop-size 48 64 --max-iterations 2 --log-iter 1 --workers 0 --device cpu --clip-grad 1"
+SMALL = (  # gradients are clipped, for a teacher of one step can have features of 1e7
+    "--batch-size 2 --crop-size 48 64 --max-iterations 1 --log-iter 1 --workers 0 --device cpu --clip-grad 1"
     " --pixel-memory-size 8 --region-memory-size 8 --channel-memory-size 8"
     " --pixel-contrast-size 64 --region-contrast-size 64 --channel-contrast-size 64 --skip-teacher-check"
 ).split()
@@ -51,7 +51,9 @@ def flags_of(program: str) -> list[str]:
     "dataset, folder, teacher_script, teacher, script, model, backbone",
     [chain if chain[0] in ("citys", "ade20k") else pytest.param(*chain, marks=pytest.mark.slow) for chain in CHAINS],
 )
-def test_recipes_run_one_after_the_other(tmp_path, dataset, folder, teacher_script, teacher, script, model, backbone):
+def test_recipes_run_one_after_the_other(
+    tmp_path, run_main, capsys, dataset, folder, teacher_script, teacher, script, model, backbone
+):
     size = (64, 128) if dataset == "citys" else (48, 64)
     write_pseudo_dataset(dataset, tmp_path / "data", size=size, count=2)
     runs, checkpoints = tmp_path / "runs", tmp_path / "ckpt"
@@ -60,17 +62,16 @@ def test_recipes_run_one_after_the_other(tmp_path, dataset, folder, teacher_scri
         ROOTS[dataset]: str(tmp_path / "data"),
         "SAVE_ROOT": str(runs),
         "CKPT_ROOT": str(checkpoints),
-        "PYTHON": sys.executable,
         "NPROC": "1",
-        "OMP_NUM_THREADS": "1",
+        "DRY_RUN": "1",
     }
 
     def run(path: str, *words: str) -> str:
-        done = subprocess.run(
-            ["bash", SCRIPTS / path, *words], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        """Runs what the script would start in this process, and returns what it prints."""
+        line = subprocess.check_output(["bash", SCRIPTS / path, *words], cwd=tmp_path, env=environment, text=True)
+        _, program, *flags = shlex.split(line)
+        run_main(Path(program).stem, *flags)
+        return capsys.readouterr().out
 
     def publish(stem: str, name: str) -> None:
         shutil.copy(runs / stem / f"{stem}_best_model.pth", checkpoints / name)

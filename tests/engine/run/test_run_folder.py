@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[3]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from utils.flags import record
 from utils.lock import hold_folder
 hold_folder(Path(sys.argv[1]))
 print("held", flush=True)

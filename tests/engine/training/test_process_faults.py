@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import free_port
+from tests.processes import free_port, run_processes, run_program
 from utils.checkpoint import load_file
 from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 
@@ -20,9 +20,8 @@ FAULT_AFTER = 3  # iterations; the state is of iteration 2
 CODE = "import json, sys; from tests.engine.training.test_process_faults import run_with_fault; run_with_fault()"
 
 
-def run_with_fault() -> None:
-    """train_baseline whose process 1 meets the fault named in the environment after its third step."""
-    import train_baseline
+def set_fault() -> None:
+    """Lets process 1 meet the fault named in the environment after its third step."""
     from utils.meters import RateMeter
 
     step_done = RateMeter.step_done
@@ -33,7 +32,8 @@ def run_with_fault() -> None:
         steps.append(None)
         if len(steps) != FAULT_AFTER or os.environ["RANK"] != "1":
             return
-        Path(os.environ["FAULT_FILE"]).write_text(str(time.time()))
+        if "FAULT_FILE" in os.environ:
+            Path(os.environ["FAULT_FILE"]).write_text(str(time.time()))
         if os.environ["FAULT"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ["FAULT"] == "hang":
@@ -41,8 +41,20 @@ def run_with_fault() -> None:
         raise ValueError("cannot read bad.png\nas it is no image")
 
     RateMeter.step_done = faulty
+
+
+def run_with_fault() -> None:
+    import train_baseline
+
+    set_fault()
     sys.argv = ["train_baseline.py", *json.loads(os.environ["WORDS"])]
     run_cli(train_baseline.main)
+
+
+def end_with_error(words: list) -> tuple[int, str, str]:
+    os.environ["FAULT"] = "error"
+    set_fault()
+    return run_program("train_baseline", words)
 
 
 class Group:
@@ -113,15 +125,12 @@ def check_state(folder: Path) -> None:
 
 
 def test_error_of_one_process_reaches_the_others(words, tmp_path):
-    with Group("error", 2, words, tmp_path) as group:
-        code, seconds, text = group.wait(0)
-        assert code == EXIT_LOST_PROCESSES and seconds < 60
-        reason = "process 1: ValueError: cannot read bad.png"
-        assert f"error (process 0): lost the other processes after iteration 3: {reason}" in text
-        assert "--resume auto" in text and "Traceback" not in text and "as it is no" not in text
-        code, _, text = group.wait(1)
-        assert code == EXIT_USER_ERROR and "error (process 1): cannot read bad.png\nas it is no image" in text
-        assert not group.alive()
+    (code, _, text), failed = run_processes(end_with_error, 2, words)
+    reason = "process 1: ValueError: cannot read bad.png"
+    assert code == EXIT_LOST_PROCESSES
+    assert f"error (process 0): lost the other processes after iteration 3: {reason}" in text
+    assert "--resume auto" in text and "Traceback" not in text and "as it is no" not in text
+    assert failed[0] == EXIT_USER_ERROR and "error (process 1): cannot read bad.png\nas it is no image" in failed[2]
     check_state(tmp_path)
 
 
