@@ -11,7 +11,7 @@ import train_kd
 from engine.config.methods import OTHER_METHODS, KDConfig, method_names
 from losses.methods.at import AT
 from tests.configs import make_config
-from tests.conftest import assert_same, at_step, interrupt, metric_lines
+from tests.conftest import assert_same_runs, at_step, interrupt, metric_lines
 from tests.processes import run_mains, run_processes
 from utils.checkpoint import load_file
 from utils.flags import differences, record
@@ -133,11 +133,7 @@ def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, m
         at_step(patch, 2, interrupt)
         run_main("train_kd", *half)
     run_main("train_kd", *half, "--resume", "auto")
-    whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "half"))
-    for state in (whole, resumed):
-        for name in ("save_dir_name", "resume", "save_per_iters"):
-            state["arguments"].pop(name)
-    assert_same(whole, resumed)
+    assert_same_runs(tmp_path / "run", tmp_path / "half", "save_per_iters")
 
 
 def test_all_methods_together_do_not_depend_on_the_number_of_processes(run_main, rival, tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, assert_same_runs, metric_lines
 from utils.checkpoint import load_file
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -151,11 +151,7 @@ def curves(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def assert_equal_runs(whole: Path, broken: Path) -> None:
-    states = [load_file(folder / "last_state.pth") for folder in (whole, broken)]
-    for state in states:
-        for name in ("save_dir_name", "resume"):
-            state["arguments"].pop(name)
-    assert_same(*states)
+    assert_same_runs(whole, broken)
     assert figures(whole) == figures(broken)
     names = [sorted(path.name for path in folder.glob("*psp_mobile*.pth")) for folder in (whole, broken)]
     assert names[0] == names[1] and len(names[0]) == 2

@@ -16,7 +16,7 @@ from engine.evaluation import evaluator
 from engine.run import checkpointer
 from engine.training import loop
 from engine.training.stopping import StopController, ValidationStopped
-from tests.conftest import assert_same, at_step, metric_lines
+from tests.conftest import assert_same, assert_same_runs, at_step, interrupt, losses, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file
 from utils.cli import EXIT_RESUMABLE, run_cli
@@ -26,22 +26,11 @@ from utils.signals import SIGNALS, Interrupted, SignalHandler
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def losses(folder: Path) -> list[dict]:
-    return [
-        {k: v for k, v in line.items() if k in ("iteration", "validation", "lr") or k.startswith("loss")}
-        for line in metric_lines(folder)
-    ]
-
-
 def assert_continues_as_unbroken(run_main, words: list, folder: Path) -> None:
     """Resumes the run in `folder`, and compares its end with that of a run that nobody disturbed."""
     run_main("train_baseline", *words, "--resume", "auto")
     run_main("train_baseline", *words, "--save-dir-name", "whole")
-    whole, resumed = (load_file(path / "last_state.pth") for path in (folder.parent / "whole", folder))
-    for state in (whole, resumed):
-        for name in ("save_dir_name", "resume"):
-            state["arguments"].pop(name)
-    assert_same(whole, resumed)
+    assert_same_runs(folder.parent / "whole", folder)
     assert losses(folder.parent / "whole") == losses(folder)
 
 
@@ -77,17 +66,13 @@ def test_signal_breaks_validation_off_and_resuming_makes_it_again(run_main, base
     # killed after the validation was logged, before the state that knows of it: it is made once more and logged once
     save = loop.Checkpointer.save
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Checkpointer, "save", killed)
+        patch.setattr(loop.Checkpointer, "save", interrupt)
         run_main("train_baseline", *baseline, "--resume", "auto")
     assert loop.Checkpointer.save is save
     assert [line["iteration"] for line in metric_lines(folder) if "validation" in line] == [2]
     assert_continues_as_unbroken(run_main, baseline, folder)
     text = (folder / "log.txt").read_text()
     assert text.count("resumed at iteration 2") == 2 and text.count("iteration 2/4") == 1
-
-
-def killed(*unused, **also) -> None:
-    raise KeyboardInterrupt
 
 
 def dying_at(write, ending: str, after_lines: int, folder: Path):
@@ -121,7 +106,7 @@ def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline
     state = load_file(tmp_path / "run/last_state.pth")
     assert state["iteration"] == state["best"]["iteration"] == 2 and not list((tmp_path / "run").glob("*best*"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        at_step(patch, 3, killed)
+        at_step(patch, 3, interrupt)
         run_main("train_baseline", *baseline, "--resume", "auto")
     (best,) = (tmp_path / "run").glob("*best*")
     assert_same(dict(load_file(best)), dict(state["network"]))
@@ -129,7 +114,7 @@ def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline
 
 def test_run_killed_before_its_first_state_starts_anew(run_main, baseline, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        at_step(patch, 2, killed)
+        at_step(patch, 2, interrupt)
         run_main("train_baseline", *baseline)
     assert_continues_as_unbroken(run_main, baseline, tmp_path / "run")
     assert (tmp_path / "run/log.txt").read_text().count("iteration 1/4") == 1
@@ -204,7 +189,7 @@ def test_restart_by_torchrun_continues_even_with_overwrite(run_main, baseline, t
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     words = [*baseline, "--overwrite", "--skip-val"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # not this launch's: overwritten
-        at_step(patch, 4, killed)
+        at_step(patch, 4, interrupt)
         run_main("train_baseline", *words)
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 2
     run_main("train_baseline", *words)  # this launch's: continued

@@ -8,8 +8,7 @@ from collections import Counter
 import pytest
 
 from engine.training.profile import WARMUP_STEPS
-from tests.conftest import assert_same, metric_lines
-from utils.checkpoint import load_file
+from tests.conftest import assert_same_runs, metric_lines
 
 REGIONS = "data teacher student loss_task distiller context enqueue loss_kd loss_fitnet backward optimizer".split()
 REGIONS += "loss_minibatch_pixel loss_memory_pixel loss_memory_region loss_minibatch_channel".split()
@@ -29,11 +28,7 @@ def test_trace_holds_the_named_parts_of_its_steps_and_the_run_is_the_same(run_ma
     table = (folder / "operations.txt").read_text()
     assert "by time" in table and "by memory" in table and "loss_minibatch_pixel" in table
 
-    plain, profiled = (load_file(tmp_path / name / "last_state.pth") for name in ("plain", "run"))
-    for state in (plain, profiled):
-        for name in ("save_dir_name", "profile"):
-            state["arguments"].pop(name)
-    assert_same(plain, profiled)
+    assert_same_runs(tmp_path / "plain", tmp_path / "run", "profile")
     losses = [[line["loss"] for line in metric_lines(tmp_path / name)] for name in ("plain", "run")]
     assert losses[0] == losses[1]
 
