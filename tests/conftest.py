@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -64,6 +65,16 @@ def distillation(common, teacher_file) -> list:
     words += ["--student-model", STUDENT[0], "--student-backbone", STUDENT[1], "--skip-teacher-check"]
     words += ["--pixel-memory-size", 50, "--region-memory-size", 20, "--channel-memory-size", 300]
     return [*common, *words, "--pixel-contrast-size", 64, "--region-contrast-size", 24, "--channel-contrast-size", 64]
+
+
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
 
 
 def at_step(monkeypatch, iteration: int, do) -> None:

@@ -6,6 +6,7 @@ import io
 import multiprocessing
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -49,6 +50,25 @@ def run_processes(
                 if process.is_alive():
                     process.kill()
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=False) for rank in range(world_size)]
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+
+
+def start_python(words: list[Any], processes: int = 1, **variables: str) -> list[subprocess.Popen]:
+    """Starts `python WORDS` as the processes of one run, each in a session that can be killed with its workers."""
+    shared = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    if processes > 1:
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes)}
+        shared |= {"LOCAL_WORLD_SIZE": str(processes)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)], cwd=Path(__file__).parents[1], start_new_session=True, text=True,
+            env=shared | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}),
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )
+        for rank in range(processes)
+    ]  # fmt: skip
 
 
 def run_mains(*runs: tuple[str, list[Any]]) -> None:

@@ -1,6 +1,5 @@
 """A file that carries code, given wherever a file of weights is taken: refused, nothing executed."""
 
-import os
 import pickle
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 
 from models.weights import sources
-from tests.conftest import STUDENT, TEACHER
+from tests.conftest import STUDENT, TEACHER, Bomb
 from utils.cli import run_cli
 
 NETWORK = ["--model", STUDENT[0], "--backbone", STUDENT[1]]
@@ -30,21 +29,11 @@ PLACES = {
 }
 
 
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
-
-
 def write_bomb(path: Path, target: Path, form: str) -> Path:
-    content = {"state_dict": {"w": torch.ones(2)}, "epoch": Bomb(target)}
     if form == "pickle":
         path.write_bytes(pickle.dumps({"epoch": Bomb(target)}))
     else:
+        content = {"state_dict": {"w": torch.ones(2)}, "epoch": Bomb(target)}
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     return path
 

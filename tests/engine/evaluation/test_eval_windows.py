@@ -59,8 +59,6 @@ def test_flags_make_the_protocol():
         (["--slide-crop", 0, 64], "--slide-crop .*at least 1 pixel"),
         (["--slide-crop", 64, 64, 64], "--slide-crop .*height and width"),
         (["--slide-crop", 64, "--slide-stride", 0], "--slide-stride .*at least 1 pixel"),
-        (["--window-batch", 0], "--window-batch 0: expected a whole number of at least 1"),
-        (["--scales", 0], "--scales"),
     ],
 )
 def test_what_cannot_be_is_refused(words, message):

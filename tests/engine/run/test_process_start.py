@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 import engine.run.rank_checks
-import train_baseline
 from engine.run.rank_checks import fingerprint, require_equal_across_ranks
 from models import build_model
 from tests.conftest import STUDENT
@@ -82,11 +81,3 @@ def test_fingerprint_tells_weights_apart():
     with torch.no_grad():
         layers[0].weight[0, 0, 0, 0] = torch.nextafter(layers[0].weight[0, 0, 0, 0], torch.tensor(2.0))
     assert before != fingerprint(layers)
-
-
-def test_timeout_is_checked_at_the_door(baseline):
-    words = [*map(str, baseline), "--dist-timeout"]
-    for bad in ("0", "-1", "nan", "soon"):
-        with pytest.raises(ValueError, match="--dist-timeout"):
-            train_baseline.parse([*words, bad])
-    assert train_baseline.parse([*words, "90"]).machine.dist_timeout == 90

@@ -1,6 +1,5 @@
 """What a run does with its folder: the lock, the state it continues from, and the one before it."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from engine.config.schema import BaselineConfig
 from engine.run.resume import STATE_FORMAT, find_state
 from engine.setup.start import open_run
 from tests.configs import make_config
+from tests.conftest import Bomb
 from utils.checkpoint import load_file, save_atomic
 from utils.files import previous_of
 from utils.flags import record
@@ -29,16 +29,6 @@ hold_folder(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
 """
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
 
 
 @pytest.fixture

@@ -43,8 +43,3 @@ def test_one_too_many_stops_the_run_and_a_resume_that_allows_more_ends_as_an_unb
 def test_without_the_flag_the_first_one_stops_it(run):
     with pytest.raises(FileNotFoundError, match="1 of 12 files are missing"):
         run("strict")
-
-
-def test_a_negative_number_is_refused(run):
-    with pytest.raises(ValueError, match="--skip-bad-samples -1: expected a whole number of at least 0"):
-        run("negative", "--skip-bad-samples", -1)

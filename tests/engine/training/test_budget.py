@@ -131,12 +131,6 @@ def test_time_survives_a_resume_and_a_spent_run_is_left_alone(run_main, baseline
     assert metric_lines(tmp_path / "run") == lines
 
 
-@pytest.mark.parametrize("value", [0, -1, "inf", "nan"])
-def test_impossible_budgets_are_refused(run_main, baseline, value):
-    with pytest.raises(ValueError, match="--max-seconds"):
-        run_main("train_baseline", *baseline, "--max-seconds", value)
-
-
 def test_without_a_budget_the_log_tells_the_time_and_the_state_holds_none(run_main, baseline, tmp_path):
     words = [*baseline, "--max-iterations", 2, "--skip-val"]
     run_main("train_baseline", *words)

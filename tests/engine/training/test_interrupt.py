@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,13 +15,11 @@ from engine.run import checkpointer
 from engine.training import loop
 from engine.training.stopping import StopController, ValidationStopped
 from tests.conftest import assert_same, assert_same_runs, at_step, interrupt, losses, metric_lines
-from tests.processes import run_processes
+from tests.processes import TORCHRUN, run_processes, start_python
 from utils.checkpoint import load_file
 from utils.cli import EXIT_RESUMABLE, run_cli
 from utils.distributed import get_rank
 from utils.signals import SIGNALS, Interrupted, SignalHandler
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def assert_continues_as_unbroken(run_main, words: list, folder: Path) -> None:
@@ -215,11 +211,8 @@ def test_deterministic_run_on_a_gpu_continues_bit_for_bit(run_main, baseline, tm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_torchrun_passes_the_signal_on_and_the_run_can_be_continued(baseline, tmp_path, number):
     words = [*baseline, "--max-iterations", 2000, "--save-per-iters", 2000, "--val-per-iters", 2000, "--batch-size", 4]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["--nproc-per-node=2", "train_baseline.py", *map(str, words), "--workers", "1"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
+    command = [*TORCHRUN, "--nproc-per-node=2", "train_baseline.py", *words, "--workers", 1]
+    (process,) = start_python(command)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < deadline:

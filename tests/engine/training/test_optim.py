@@ -33,10 +33,7 @@ def test_head_multiplier_applies_to_all_but_the_backbone():
 
 
 def test_sgd_has_the_published_settings():
-    optimizer = build_optimizer(
-        nn.Linear(1, 1), [], kind="sgd", lr=0.02, weight_decay=1e-4, momentum=0.9
-    )  # fmt: skip
-    group = optimizer.param_groups[0]
+    group = build_optimizer(nn.Linear(1, 1), [], kind="sgd", lr=0.02, weight_decay=1e-4, momentum=0.9).param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 1e-4, False)
 
 

@@ -1,8 +1,5 @@
 """Entry points in several processes on the CPU against one process on the same global batch."""
 
-import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,10 +7,8 @@ import pytest
 
 from engine.config.methods import method_names
 from tests.conftest import TEACHER, assert_same_runs, at_step, interrupt, metric_lines
-from tests.processes import run_mains, run_processes
+from tests.processes import TORCHRUN, run_mains, run_processes, start_python
 from utils.checkpoint import load_file
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def compare_processes(runs: dict[str, tuple[str, list]], folder: Path, worlds=(1, 2, 3)) -> None:
@@ -69,12 +64,10 @@ def test_evaluation_under_torchrun_equals_one_process(data_root, teacher_file, r
     words = ["--dataset", "custom", "--data", data_root, "--model", TEACHER[0], "--backbone", TEACHER[1]]
     words += ["--pretrained", teacher_file, "--device", "cpu", "--save-dir", tmp_path, "--workers", 0]
     run_main("eval", *words, "--save-dir-name", "eval_1")
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [sys.executable, *torchrun, "eval.py", *map(str, words), "--save-dir-name", "eval_2"],
-        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    torchrun = [*TORCHRUN, "--nproc-per-node=2", "eval.py"]
+    (process,) = start_python([*torchrun, *words, "--save-dir-name", "eval_2"])
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
     assert (tmp_path / "eval_1/results.csv").read_text() == (tmp_path / "eval_2/results.csv").read_text()
 
 

@@ -5,8 +5,6 @@ import json
 import os
 from collections import Counter
 
-import pytest
-
 from engine.training.profile import WARMUP_STEPS
 from tests.conftest import assert_same_runs, metric_lines
 
@@ -32,9 +30,6 @@ def test_trace_holds_the_named_parts_of_its_steps_and_the_run_is_the_same(run_ma
     losses = [[line["loss"] for line in metric_lines(tmp_path / name)] for name in ("plain", "run")]
     assert losses[0] == losses[1]
 
-    run_main("train_cirkdv2", *words, "--overwrite", "--max-iterations", 1)
-    assert not folder.exists()  # an older run's
-
 
 def test_a_run_that_ends_early_traces_what_it_has_or_says_that_it_has_nothing(run_main, baseline, tmp_path):
     run_main("train_baseline", *baseline, "--max-iterations", WARMUP_STEPS + 1, "--skip-val", "--profile")
@@ -54,8 +49,3 @@ def test_a_profile_that_cannot_be_written_does_not_end_the_run(run_main, baselin
     assert [line["iteration"] for line in metric_lines(tmp_path / "run")][-1] == WARMUP_STEPS + 3
     log = (tmp_path / "run/log.txt").read_text()
     assert "--profile could not be written" in log and "No space left" in log
-
-
-def test_profile_of_no_steps_is_refused(run_main, baseline):
-    with pytest.raises(ValueError, match="--profile 0: expected a whole number of at least 1"):
-        run_main("train_baseline", *baseline, "--profile", 0)
