@@ -74,7 +74,7 @@ def test_comparison_reads_its_specification_safely(run_main, tmp_path):
 
 
 def test_downloaded_weights_of_torchvision(tmp_path, monkeypatch):
-    """The file that an earlier download left is as little to be trusted; it is read without asking the network."""
+    """A file that an earlier download left is not trusted either; it is read without network access."""
     from torchvision.models import MobileNet_V2_Weights
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))

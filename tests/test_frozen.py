@@ -1,4 +1,4 @@
-"""What earlier versions wrote and computed is read and computed alike."""
+"""States of earlier versions load, and losses are those of earlier versions."""
 
 import json
 import re
@@ -36,7 +36,7 @@ def test_loss_curves(name, data, teacher, tmp_path):
 
 @pytest.mark.parametrize("name", frozen.STATES)
 def test_older_states_resume(name, data, teacher, tmp_path):
-    """A run goes on from the state and meets the losses that the older version met."""
+    """A run resumes from the state with the losses of the older version."""
     (tmp_path / name).mkdir()
     shutil.copy(frozen.DATA / "states" / f"{name}.pth", tmp_path / name / "last_state.pth")
     words = [*frozen.training_words(name, data, teacher, tmp_path), *frozen.state_words(name), "--resume", "auto"]

@@ -159,7 +159,7 @@ def test_evaluation_takes_the_released_checkpoint(dry_run, row):
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_rival_writes_out_its_published_weights(dry_run, method):
+def test_method_writes_out_its_published_weights(dry_run, method):
     words = dry_run(f"train_kd/{method}.sh")
     given = flags(words[2:])
     expected = {"--batch-size": 16, "--crop-size": [512, 1024], "--max-iterations": 40000, "--lr": 0.02}
@@ -256,7 +256,7 @@ def test_all_gpus_take_part_by_default(run, program, variables, expected):
 
 
 @pytest.mark.parametrize(
-    "words, variables, said",
+    "words, variables, message",
     [
         ((), {"NPROC": "3"}, "NPROC that do: 1 2 4 8 16"),
         (("--batch_size=12", "--accumulation-steps", "2"), {"NPROC": "4"}, "NPROC that do: 1 2 3 6"),
@@ -265,12 +265,12 @@ def test_all_gpus_take_part_by_default(run, program, variables, expected):
         ((), {"NNODES": "2"}, "MASTER_ADDR"),
     ],
 )
-def test_what_cannot_run_is_said_at_once(run, words, variables, said):
+def test_what_cannot_run_is_refused_at_once(run, words, variables, message):
     done = run("train_baseline/ade20k/deeplabv3_resnet18.sh", *words, DRY_RUN="1", **variables)
-    assert done.returncode == 1 and said in done.stderr and not done.stdout
+    assert done.returncode == 1 and message in done.stderr and not done.stdout
 
 
-def test_missing_data_and_files_are_said_before_python_starts(run, project):
+def test_missing_data_and_files_are_reported_before_python_starts(run, project):
     script = "train_cirkdv2/ade20k/deeplabv3_resnet18.sh"
     done = run(script, DATA_ROOT="/nowhere", PYTHON="/no/python")
     assert done.returncode == 1 and "/nowhere/ADEChallengeData2016 does not exist" in done.stderr

@@ -31,7 +31,7 @@ def protocol(*words, model="deeplabv3", dataset="citys") -> Protocol:
     return ProtocolConfig(**given).protocol(default_protocol(model, dataset))
 
 
-def test_segformer_on_cityscapes_is_evaluated_in_halves_unless_told_otherwise():
+def test_segformer_on_cityscapes_is_evaluated_in_halves_by_default():
     halves = Protocol((1024, 1024), (1024, 1024))
     assert protocol(model="segformer") == halves
     assert "windows of 1024x1024 every 1024x1024" in str(halves)

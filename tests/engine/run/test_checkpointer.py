@@ -1,4 +1,4 @@
-"""A state that cannot be written: the last good one stays, and the run ends or goes on as --on-save-error says."""
+"""A state that cannot be written: the last good one stays, and the run ends or continues by --on-save-error."""
 
 import errno
 import os
@@ -37,7 +37,7 @@ def test_full_disk_stops_the_run_with_the_last_good_state(run_main, baseline, tm
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 1
 
 
-def test_full_disk_is_passed_over_and_tried_again(run_main, baseline, tmp_path, monkeypatch, capsys):
+def test_full_disk_is_tried_again(run_main, baseline, tmp_path, monkeypatch, capsys):
     tries = full_from(monkeypatch, tmp_path, 2, 3)
     words = [*baseline, "--save-per-iters", 1, "--on-save-error", "continue", "--val-per-iters", 2]
     run_main("train_baseline", *words)
@@ -58,7 +58,7 @@ def test_last_save_must_not_fail(run_main, baseline, tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer
-def test_folder_that_vanishes_is_said_and_training_goes_on(run_main, baseline, tmp_path, monkeypatch, capsys):
+def test_folder_that_vanishes_is_reported_and_training_continues(run_main, baseline, tmp_path, monkeypatch, capsys):
     step = engine.training.loop.train_step
 
     def moved(model, training, *rest):
@@ -102,9 +102,9 @@ def fail_on_main_process() -> str:
         Checkpointer(_Training(), {}, None, run, Logger()).save()
     except PermissionError as error:
         return f"{type(error).__name__} {error.errno}"
-    return "went on"
+    return "continued"
 
 
 @pytest.mark.slow
-def test_all_processes_hear_of_a_failure():
+def test_all_processes_get_the_error():
     assert run_processes(fail_on_main_process, 2) == [f"PermissionError {errno.EACCES}"] * 2

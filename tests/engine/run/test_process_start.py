@@ -1,4 +1,4 @@
-"""Several processes start alike, or all of them end at once with the reason."""
+"""Processes that differ end at the start with the reason."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_what_differs_is_named_with_where(monkeypatch):
     )
 
 
-def test_fingerprint_tells_weights_apart():
+def test_fingerprint_distinguishes_weights():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)]
     before = fingerprint(layers)

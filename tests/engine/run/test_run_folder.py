@@ -84,8 +84,8 @@ def test_damaged_state_gives_way_to_the_one_before(config, folder, how, capsys):
         path.write_bytes({"cut": path.read_bytes()[:-100], "empty": b"", "text": b"not found"}[how])
     run = begin(config)
     assert run.iteration == 2 and run.continues_in_place
-    said = capsys.readouterr().out
-    assert "WARNING" in said and "last_state.pth" in said and "last_state.pth.previous" in said
+    output = capsys.readouterr().out
+    assert "WARNING" in output and "last_state.pth" in output and "last_state.pth.previous" in output
     assert (folder / "net.pth").exists() and yaml.safe_load((folder / "args.yaml").read_text())
     # the good one stays the previous one while the next is written, and after
     assert names(folder) >= {"last_state.pth.previous", "last_state.pth.set_aside"}
@@ -163,7 +163,7 @@ def test_folder_that_was_made_since_it_was_looked_for_is_refused(config, tmp_pat
     assert load_file(tmp_path / "run" / "net.pth") == {}
 
 
-def test_overwriting_removes_all_states_and_what_killed_saves_left(config, folder):
+def test_overwriting_removes_all_states_and_leftovers_of_killed_saves(config, folder):
     (folder / ".last_state.pth.elsewhere-1-0.tmp").write_bytes(b"part")
     (folder / "last_state.pth.set_aside").write_bytes(b"old")
     config = with_run(config, resume=None, overwrite=True)
@@ -171,7 +171,7 @@ def test_overwriting_removes_all_states_and_what_killed_saves_left(config, folde
     assert names(folder) <= {".lock", "args.yaml", "log.txt"}
 
 
-def test_a_state_set_aside_in_the_same_folder_survives_until_it_is_written_anew(config, folder):
+def test_a_state_set_aside_in_the_same_folder_survives_until_the_next_save(config, folder):
     aside = folder / "last_state.pth.set_aside"
     (folder / "last_state.pth").rename(aside)
     save_atomic({"best": 4}, folder / "net_best_model.pth")

@@ -1,4 +1,4 @@
-"""Bad training samples in a run: told of once, replaced, summed up; one too many stops it, and a resume goes on."""
+"""Bad training samples in a run: logged once, replaced, counted; one too many stops it, and it can be resumed."""
 
 import re
 
@@ -13,7 +13,7 @@ from utils.checkpoint import load_file
 
 @pytest.fixture
 def run(tmp_path, run_main, monkeypatch):
-    """Four iterations on six samples: one that is bad stands in the first batch, another one in the third."""
+    """Four iterations on six samples: a bad one is in the first batch, another in the third."""
     monkeypatch.setattr(engine.setup.data, "CHECKED_SAMPLES", 0)  # else both are found before training
     root = write_pseudo_dataset("custom", tmp_path / "data", (48, 64), 6)
     order = StreamOrder(6, seed=0)

@@ -1,4 +1,4 @@
-"""--estimate: what it prints, what it leaves alone, and the sums behind it."""
+"""--estimate: what it prints, what it does not touch, and the sums behind it."""
 
 import re
 import shutil
@@ -44,7 +44,7 @@ def figures(capsys) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("module", ["train_baseline", "train_cirkdv2"])
-def test_an_estimate_says_what_the_run_takes_and_writes_nothing(
+def test_an_estimate_shows_what_the_run_takes_and_writes_nothing(
     module, run_main, baseline, distillation, tmp_path, capsys
 ):
     words = baseline if module == "train_baseline" else distillation
@@ -67,7 +67,7 @@ def test_estimate_leaves_a_run_alone_and_counts_from_where_it_stands(run_main, b
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     capsys.readouterr()
     words = [*baseline, "--max-seconds", 1000, "--estimate"]
-    run_main("train_baseline", *words)  # the folder holds a run, which is no matter here
+    run_main("train_baseline", *words)  # the folder holds a run, which does not matter here
     assert figures(capsys)["training"].startswith("4 iterations")
     run_main("train_baseline", *words, "--resume", "auto")
     assert figures(capsys)["training"].startswith("0 iterations")
@@ -80,8 +80,8 @@ def test_full_memory_is_explained(run_main, baseline, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(engine.setup.dry_run, "train_step", full)
     run_main("train_baseline", *baseline, "--estimate")
-    verdict = figures(capsys)["fits"]
-    assert verdict.startswith("no. ") and "2 image(s) of 40x56" in verdict and "--amp bf16" in verdict
+    answer = figures(capsys)["fits"]
+    assert answer.startswith("no. ") and "2 image(s) of 40x56" in answer and "--amp bf16" in answer
     assert not list(tmp_path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""What a teacher's file tells of itself need not be said again to distil it."""
+"""A teacher's network follows from its file's name or content."""
 
 from pathlib import Path
 
@@ -12,28 +12,28 @@ from tests.conftest import STUDENT, TEACHER
 
 
 def teacher_args(path: Path, model: str | None = None, backbone: str | None = None) -> tuple[tuple, list[str]]:
-    """(model, backbone) that were settled on, and what was said."""
-    said: list[str] = []
+    """(model, backbone) chosen, and the messages."""
+    messages: list[str] = []
     networks = DistillationConfig(path, model, backbone)
-    networks = infer_teacher(networks, "citys", said.append)
-    return (networks.teacher_model, networks.teacher_backbone), said
+    networks = infer_teacher(networks, "citys", messages.append)
+    return (networks.teacher_model, networks.teacher_backbone), messages
 
 
-def test_a_teacher_is_what_its_name_says_unless_flags_say_otherwise(tmp_path):
-    path = tmp_path / "segformer_MiT_B4_citys_best_model.pth"  # told by the name alone: the file is not opened
+def test_a_teacher_is_the_network_of_its_name_unless_flags_differ(tmp_path):
+    path = tmp_path / "segformer_MiT_B4_citys_best_model.pth"  # by the name alone: the file is not opened
     assert teacher_args(path) == (
         ("segformer", "MiT_B4"),
         [f"{path.name}: inferred from its name: --teacher-model segformer, --teacher-backbone MiT_B4"],
     )
     assert teacher_args(path, "segformer", "mit_b4") == (("segformer", "mit_b4"), [])
-    network, said = teacher_args(path, backbone="MiT_B2")
+    network, messages = teacher_args(path, backbone="MiT_B2")
     assert network == ("segformer", "MiT_B2")
-    assert said[0].startswith("WARNING") and said[0].endswith("what is given wins: --teacher-backbone MiT_B2")
-    _, said = teacher_args(tmp_path / "deeplabv3_resnet101_voc_best_model.pth")
-    assert said[0].endswith("what is given wins: --dataset citys")
+    assert messages[0].startswith("WARNING") and messages[0].endswith("what is given wins: --teacher-backbone MiT_B2")
+    _, messages = teacher_args(tmp_path / "deeplabv3_resnet101_voc_best_model.pth")
+    assert messages[0].endswith("what is given wins: --dataset citys")
 
 
-def test_a_teacher_whose_file_does_not_tell_is_the_published_one(tmp_path):
+def test_a_teacher_without_a_known_name_is_the_published_one(tmp_path):
     path = tmp_path / "teacher.pth"
     torch.save({"a": torch.zeros(1)}, path)
     assert teacher_args(path) == (("deeplabv3", "resnet101"), [])

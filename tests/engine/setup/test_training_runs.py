@@ -177,7 +177,7 @@ def test_compiled_network_keeps_its_names(run_main, baseline, tmp_path):
     assert not any("_orig_mod" in name for name in saved)
 
 
-def test_a_run_says_what_it_is_at_its_start_and_how_to_go_on_at_its_end(run_main, baseline, distillation, tmp_path):
+def test_the_log_shows_the_setup_first_and_the_next_command_last(run_main, baseline, distillation, tmp_path):
     run_main("train_baseline", *baseline)
     log = (tmp_path / "run/log.txt").read_text()
     for text in (

@@ -1,4 +1,4 @@
-"""Signals end a training run after its step, with its state saved, and the run goes on as if it had not been."""
+"""Signals end a training run after its step, with its state saved, and the resumed run equals an undisturbed one."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from utils.signals import SIGNALS, Interrupted, SignalHandler
 
 
 def assert_continues_as_unbroken(run_main, words: list, folder: Path) -> None:
-    """Resumes the run in `folder`, and compares its end with that of a run that nobody disturbed."""
+    """Resumes the run in `folder`, and compares its end with that of an undisturbed run."""
     run_main("train_baseline", *words, "--resume", "auto")
     run_main("train_baseline", *words, "--save-dir-name", "whole")
     assert_same_runs(folder.parent / "whole", folder)
@@ -72,7 +72,7 @@ def test_signal_breaks_validation_off_and_resuming_makes_it_again(run_main, base
 
 
 def dying_at(write, ending: str, after_lines: int, folder: Path):
-    """`save_atomic` that stands for SIGKILL before it writes a file, once the run has logged so much."""
+    """`save_atomic` that ends as SIGKILL would before it writes a file, once the run has logged so much."""
 
     def dies(weights, path, *rest, **also):
         if path.name.endswith(ending) and len(metric_lines(folder)) > after_lines:
@@ -94,7 +94,7 @@ def test_killed_between_the_files_of_every_save(run_main, baseline, tmp_path, mo
         assert_same(*(dict(load_file(p)) for p in (path, folder / path.name)))
 
 
-def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline, tmp_path, monkeypatch):
+def test_best_checkpoint_is_completed_before_training_continues(run_main, baseline, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpointer, "save_atomic", dying_at(checkpointer.save_atomic, "best_model.pth", 0, folder))
@@ -180,7 +180,7 @@ def test_all_processes_stop_after_the_same_step():
 
 
 def test_restart_by_torchrun_continues_even_with_overwrite(run_main, baseline, tmp_path, monkeypatch):
-    run_main("train_baseline", *baseline, "--skip-val")  # somebody's earlier run, to be overwritten
+    run_main("train_baseline", *baseline, "--skip-val")  # an earlier run, to be overwritten
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     words = [*baseline, "--overwrite", "--skip-val"]

@@ -44,21 +44,21 @@ def spoil(monkeypatch, iteration: int, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind, said",
+    "kind, message",
     [
         ("loss", "loss_task is not finite at iteration 3"),
         ("gradient", r"the gradient of network\.\S+ is not finite at iteration 3"),
         ("images", "loss_task is not finite at iteration 3"),
     ],
 )
-def test_bad_step_ends_the_run_at_the_next_look_and_the_last_state_goes_on(
-    run_main, baseline, data_root, tmp_path, monkeypatch, kind, said
+def test_bad_step_ends_the_run_at_the_next_look_and_the_last_state_resumes(
+    run_main, baseline, data_root, tmp_path, monkeypatch, kind, message
 ):
     words = [*baseline, "--ema-decay", 0.9, "--skip-val", "--log-iter", 2, "--save-per-iters", 2, "--clip-grad", 5]
     with monkeypatch.context() as patch:
         spoil(patch, 3, kind)
         with pytest.raises(
-            FloatingPointError, match=said + r"\. The last state before it, of iteration 2, is"
+            FloatingPointError, match=message + r"\. The last state before it, of iteration 2, is"
         ) as error:
             run_main("train_baseline", *words)
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 2
@@ -72,7 +72,7 @@ def test_bad_step_ends_the_run_at_the_next_look_and_the_last_state_goes_on(
     assert_same_runs(tmp_path / "run", tmp_path / "good")
 
 
-def test_a_run_without_a_state_says_so(run_main, baseline, monkeypatch):
+def test_a_run_without_a_state_reports_so(run_main, baseline, monkeypatch):
     spoil(monkeypatch, 1, "loss")
     with pytest.raises(FloatingPointError, match=r"at iteration 1\. No state was saved before it"):
         run_main("train_baseline", *baseline, "--skip-val", "--save-per-iters", 4)
@@ -150,7 +150,7 @@ def scaled_step(training: TrainState, nonfinite: NonFiniteCheck, rows: Tensor, f
     training.iteration += 1
 
 
-def test_scaler_goes_on_after_a_bad_step():
+def test_scaler_continues_after_a_bad_step():
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=99)
     training, nonfinite = make_training(scaler=scaler)
     weights = []
@@ -198,7 +198,7 @@ def bad_on_rank_1() -> list:
     return [bool(nonfinite.masked), nonfinite.first_bad()]
 
 
-def test_all_processes_leave_out_a_step_that_is_bad_in_one():
+def test_all_processes_skip_a_step_that_is_bad_in_one():
     assert run_processes(bad_on_rank_1, 2) == [[True, "loss_task is not finite at iteration 1"]] * 2
 
 

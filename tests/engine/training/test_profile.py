@@ -1,4 +1,4 @@
-"""--profile: the files it leaves, and a run that is what it would have been."""
+"""--profile: the files it writes, and a run that it does not change."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def test_trace_holds_the_named_parts_of_its_steps_and_the_run_is_the_same(run_ma
     assert losses[0] == losses[1]
 
 
-def test_a_run_that_ends_early_traces_what_it_has_or_says_that_it_has_nothing(run_main, baseline, tmp_path):
+def test_a_run_that_ends_early_traces_what_it_has_or_logs_that_it_has_nothing(run_main, baseline, tmp_path):
     run_main("train_baseline", *baseline, "--max-iterations", WARMUP_STEPS + 1, "--skip-val", "--profile")
     assert "profile of 1 steps" in (tmp_path / "run/log.txt").read_text()
     json.loads((tmp_path / "run/profile/trace.json").read_text())
