@@ -16,6 +16,8 @@ from utils.checkpoint import load_file
 TEACHER = ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")
 STUDENT = ("psp_mobile", "mobilenetv3_small")
 
+torch.set_num_threads(1)  # as in the processes that tests start: sums of several threads round in another way
+
 
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
