@@ -151,7 +151,8 @@ find_machines() {
     esac
     [ "$NNODES" -gt 1 ] || return 0
     if [ -z "${MASTER_ADDR:-}" ] && [ -n "${SLURM_JOB_NODELIST:-}" ] && command -v scontrol >/dev/null 2>&1; then
-        MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"
+        MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST")"
+        MASTER_ADDR="${MASTER_ADDR%%$'\n'*}" # not by `head`, under which scontrol may die of SIGPIPE
     fi
     [ -n "${MASTER_ADDR:-}" ] || fail "NNODES=$NNODES machines need MASTER_ADDR, the name or address of the first one."
 }

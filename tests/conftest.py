@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -10,9 +11,12 @@ import torch
 
 import engine.training.loop
 from tests.pseudo_datasets import write_pseudo_dataset
+from utils.checkpoint import load_file
 
 TEACHER = ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")
 STUDENT = ("psp_mobile", "mobilenetv3_small")
+
+torch.set_num_threads(1)  # as in the processes that tests start: sums of several threads round in another way
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +69,16 @@ def distillation(common, teacher_file) -> list:
     return [*common, *words, "--pixel-contrast-size", 64, "--region-contrast-size", 24, "--channel-contrast-size", 64]
 
 
+class Bomb:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target):
+        self.target = str(target)
+
+    def __reduce__(self):
+        return os.mkdir, (self.target,)
+
+
 def at_step(monkeypatch, iteration: int, do) -> None:
     """Calls `do` before the step that makes so many."""
     step = engine.training.loop.train_step
@@ -77,13 +91,33 @@ def at_step(monkeypatch, iteration: int, do) -> None:
     monkeypatch.setattr(engine.training.loop, "train_step", disturbed)
 
 
-def interrupt() -> None:
-    """What Ctrl-C does outside the loop's handler."""
+def interrupt(*_, **__) -> None:
+    """What Ctrl-C does outside the loop's handler; takes the place of any function."""
     raise KeyboardInterrupt
 
 
 def metric_lines(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[dict]:
+    """What a run logged that does not depend on the time it took."""
+    return [
+        {key: value for key, value in line.items() if key in ("iteration", "validation", "lr") or key[:4] == "loss"}
+        for line in metric_lines(folder)
+    ]
+
+
+def assert_same_runs(folder: Path, other: Path, *settings: str) -> None:
+    """The last states of two runs are equal but for their folders and `settings`."""
+    states = [load_file(path / "last_state.pth") for path in (folder, other)]
+    for state in states:
+        state["arguments"] = {
+            name: value
+            for name, value in state["arguments"].items()
+            if name not in ("save_dir_name", "resume", *settings)
+        }
+    assert_same(*states)
 
 
 def assert_same(left, right, place: str = "") -> None:

@@ -101,7 +101,7 @@ def state_words(name: str) -> list[str]:
 
 
 def write_state(name: str, data: Path, teacher: Path, output: Path) -> Path:
-    """The state that a run of 6 iterations writes after 4; `metrics.jsonl` beside it goes on to the end."""
+    """The state that a run of 6 iterations writes after 4; `metrics.jsonl` beside it reaches the end."""
     run_program(STATES[name], [*training_words(name, data, teacher, output), *state_words(name), "--overwrite"])
     return previous_of(output / name / "last_state.pth")
 

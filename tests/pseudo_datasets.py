@@ -80,19 +80,20 @@ def write_mask(path: Path, mask: np.ndarray, palette: bool = False) -> None:
 
 
 def write_pseudo_dataset(
-    name: str, root: Path, size: tuple[int, int] = (32, 48), count: int = 1, seed: int = 0
+    name: str, root: Path, size: tuple[int, int] = (32, 48), count: int = 1, seed: int = 0, sizes=()
 ) -> Path:
-    """Writes `count` samples per split in the layout of the data set `name` and returns its root."""
+    """Writes `count` samples per split, of `size` or of `sizes` in turn, in the layout of `name`; returns its root."""
     root.mkdir(parents=True, exist_ok=True)
+    sizes = sizes or [size]
     for number, split in enumerate(SPLITS[name]):
         lines = []
         for index in range(count):
             stem = f"{split}_{index:03d}"
             image, mask = sample_paths(name, split, stem)
-            sample_seed = seed + 1000 * number + index
-            write_image(root / image, textured_image(size, sample_seed))
+            shape, sample_seed = sizes[index % len(sizes)], seed + 1000 * number + index
+            write_image(root / image, textured_image(shape, sample_seed))
             if mask is not None:
-                write_mask(root / mask, block_mask(size, MASK_VALUES[name], sample_seed), palette=name == "voc")
+                write_mask(root / mask, block_mask(shape, MASK_VALUES[name], sample_seed), palette=name == "voc")
             lines.append(stem if name == "voc" else f"{image} {mask}")
         listing = {"voc": f"ImageSets/Segmentation/{split}{'aug' * (split == 'train')}.txt"}.get(name, f"{split}.txt")
         if name in ("voc", "custom", "synthetic"):
@@ -105,15 +106,7 @@ def write_pseudo_dataset(
 
 def write_source(name, root, count=5, sizes=((32, 48), (41, 29), (7, 90))):
     """A pseudo data set whose samples differ in size."""
-    write_pseudo_dataset(name, root, sizes[0], count)
-    for number, split in enumerate(SPLITS[name]):
-        for index in range(count):
-            image, mask = sample_paths(name, split, f"{split}_{index:03d}")
-            size, seed = sizes[index % len(sizes)], 1000 * number + index
-            write_image(root / image, textured_image(size, seed))
-            if mask is not None:
-                write_mask(root / mask, block_mask(size, MASK_VALUES[name], seed), palette=name == "voc")
-    return root
+    return write_pseudo_dataset(name, root, count=count, sizes=sizes)
 
 
 def assert_same_samples(first, second):

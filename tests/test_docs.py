@@ -128,27 +128,7 @@ def wrong_commands(text: str) -> list[str]:
     ]
 
 
-def citation_problems(text: str) -> list[str]:
-    """What a CITATION.cff lacks of the format's required keys."""
-    content = yaml.safe_load(text)
-    if not isinstance(content, dict):
-        return ["no mapping"]
-    found = [f"no {key}" for key in ("cff-version", "message", "title", "authors") if not content.get(key)]
-    cited = [content.get("preferred-citation"), *content.get("references", [])]
-    for entry in filter(None, cited):
-        found += [f"a reference has no {key}" for key in ("type", "title", "authors") if not entry.get(key)]
-        names = [author for author in entry.get("authors") or [] if not {"family-names", "name"} & set(author)]
-        found += [f"an author has no name: {author}" for author in names]
-    return found
-
-
 # --- the committed pages ----------------------------------------------------------------------------------------------
-
-
-def test_all_pages_are_looked_at():
-    names = {page.name for page in DOCUMENTS}
-    assert names >= {"README.md", "results.md", "data.md", "training.md", "distillation.md", "evaluation.md", "faq.md"}
-    assert names >= {"networks.md", "reliability.md", "architecture.md", "corrections.md", "CONTRIBUTING.md"}
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -206,7 +186,11 @@ def test_published_figures_are_those_of_the_recipes():
 
 
 def test_citation():
-    assert citation_problems((ROOT / "CITATION.cff").read_text(encoding="utf-8")) == []
+    content = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert all(content[key] for key in ("cff-version", "message", "title", "authors"))
+    for entry in [content["preferred-citation"], *content.get("references", [])]:
+        assert all(entry[key] for key in ("type", "title", "authors")), entry
+        assert all({"family-names", "name"} & set(author) for author in entry["authors"]), entry
 
 
 def test_workflow_runs_the_tests():
@@ -259,18 +243,6 @@ def test_flags_of_another_program_are_found():
     lines = "python eval.py --pretrained x \\\n    --lambda-kd 1   # --comment\n"
     lines += "torchrun --nproc-per-node=2 eval.py --lr=1\n"
     assert wrong_commands(f"```bash\n{lines}```") == ["eval.py --lambda-kd", "eval.py --lr"]
-
-
-@pytest.mark.parametrize(
-    "text, problem",
-    [
-        ("- a list", "no mapping"),
-        ("cff-version: 1.2.0\nmessage: m\ntitle: t\n", "no authors"),
-        ("cff-version: 1.2.0\nmessage: m\ntitle: t\nauthors: [{name: a}]\nreferences: [{title: t}]", "no type"),
-    ],
-)
-def test_incomplete_citations_are_found(text, problem):
-    assert any(problem in found for found in citation_problems(text))
 
 
 def test_a_changed_table_is_found():

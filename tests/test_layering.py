@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check: who imports whom, and how long a file may be."""
+"""Rules that can be checked: who imports whom, and how long a file may be."""
 
 import ast
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENTRY_POINTS = {"train_baseline", "train_cirkdv2", "train_kd", "eval", "predict", "compare", "visualize_embeddings"}
 FLOORS = {"utils": 0, "models": 1, "losses": 1, "dataset": 1, "engine": 2, "comparison": 3}
-ENGINE_FLOORS = {"config": 0, "run": 0, "evaluation": 1, "training": 1, "setup": 2}  # siblings are strangers
+ENGINE_FLOORS = {"config": 0, "run": 0, "evaluation": 1, "training": 1, "setup": 2}  # siblings do not import each other
 FLOORS |= dict.fromkeys(ENTRY_POINTS, 4)
 OUTSIDE = {"tests", "benchmarks", "examples", "scripts"}  # may import every floor, and none of them may import these
 TORCH_MODULES = {"torch", "torch.backends", "torch.version"}  # whose attribute `cuda` moves nothing
@@ -58,7 +58,7 @@ def broken_rules(root: Path) -> list[str]:
             if floor == other == "engine":
                 own, theirs = place.parts[1], (module.split(".") + [""])[1]
                 if own not in ENGINE_FLOORS or theirs not in ENGINE_FLOORS:
-                    found.append(f"{place}:{line}: engine's modules lie in {', '.join(ENGINE_FLOORS)}")
+                    found.append(f"{place}:{line}: engine's modules are in {', '.join(ENGINE_FLOORS)}")
                 elif own != theirs and ENGINE_FLOORS[theirs] >= ENGINE_FLOORS[own]:
                     found.append(f"{place}:{line}: engine.{own} imports engine.{theirs}, which is not below it")
             if other in OUTSIDE:
@@ -137,7 +137,7 @@ def test_a_good_tree_passes(tmp_path):
         ("engine/training/bad.py", "from engine.setup.fit import x\n", "engine.training imports engine.setup"),
         ("engine/training/bad.py", "import engine.evaluation.x\n", "engine.training imports engine.evaluation"),
         ("engine/config/bad.py", "from engine import run\n", "engine.config imports engine.run"),
-        ("engine/bad.py", "from engine.run import x\n", "engine's modules lie in config, run"),
+        ("engine/bad.py", "from engine.run import x\n", "engine's modules are in config, run"),
         ("engine/bad.py", "import train_baseline\n", "engine imports train_baseline"),
         ("engine/bad.py", "from comparison import jobs\n", "engine imports comparison"),
         ("predict.py", "from eval import main\n", "predict imports eval"),

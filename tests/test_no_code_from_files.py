@@ -1,4 +1,4 @@
-"""No place in the source runs code that lies in a file, or gives words of a user's to a shell."""
+"""The source never runs code from a file, and never gives user input to a shell."""
 
 import ast
 from pathlib import Path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("bash", "dirname", "awk", "cmp", "mkdir", "df", "cat", "grep", "head")
+TOOLS = ("bash", "dirname", "awk", "cmp", "mkdir", "df", "cat", "grep", "head", "touch")
 Run = Callable[..., subprocess.CompletedProcess]
 
 

@@ -1,4 +1,4 @@
-"""What the shell scripts say when the machine lacks something; in a copy, so that nothing is installed."""
+"""Messages of the shell scripts where the machine lacks something; in a copy, so that nothing is installed."""
 
 import shlex
 import shutil
@@ -10,7 +10,7 @@ from losses.methods.cirkdv2 import CIRKDV2Config
 
 
 @pytest.mark.parametrize("script", ["test.sh", "quickstart.sh"])
-def test_missing_python_is_said(run, script):
+def test_missing_python_is_reported(run, script):
     done = run(script)
     assert done.returncode == 1
     assert done.stderr.startswith("error: no Python of version 3.11 or newer found")
@@ -22,7 +22,7 @@ def test_old_python_is_not_taken(run, program):
 
 
 @pytest.mark.parametrize("script", ["test.sh", "quickstart.sh"])
-def test_full_disk_is_said_before_anything_is_installed(project, run, program, script):
+def test_full_disk_is_reported_before_anything_is_installed(project, run, program, script):
     program("python3", "exit 0")
     program("df", "echo Filesystem; echo '/dev/x 10 9 123 98% /'")
     done = run(script)
@@ -31,7 +31,7 @@ def test_full_disk_is_said_before_anything_is_installed(project, run, program, s
     assert not (project / ".venv").exists()
 
 
-def test_failed_install_is_said_and_tried_again(project, run, program):
+def test_failed_install_is_reported_and_tried_again(project, run, program):
     program("cp", "exit 0")
     program("python3", '[ "$2" = venv ] && mkdir -p "$3/bin"; exit 0')  # an environment without pip
     done = run("test.sh")

@@ -1,5 +1,6 @@
 """Every recipe is complete, is what was published, and is understood by the program it starts."""
 
+import functools
 import importlib
 import json
 import shlex
@@ -86,6 +87,7 @@ def dry_run(tmp_path_factory):
         (tools / tool).symlink_to(shutil.which(tool))
     before = sorted(copy.rglob("*"))
 
+    @functools.cache
     def call(script: str, *words: str, **variables: str) -> list[str]:
         done = subprocess.run(
             ["bash", str(copy / "scripts" / script), *words],
@@ -159,7 +161,7 @@ def test_evaluation_takes_the_released_checkpoint(dry_run, row):
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_rival_writes_out_its_published_weights(dry_run, method):
+def test_method_writes_out_its_published_weights(dry_run, method):
     words = dry_run(f"train_kd/{method}.sh")
     given = flags(words[2:])
     expected = {"--batch-size": 16, "--crop-size": [512, 1024], "--max-iterations": 40000, "--lr": 0.02}
@@ -185,17 +187,14 @@ def test_program_understands_the_recipe(dry_run, script):
     assert checked or script == "visualize/embeddings.sh"
 
 
-@pytest.mark.parametrize("path", sorted(SCRIPTS.rglob("*.sh")), ids=lambda path: str(path.relative_to(SCRIPTS)))
-def test_script_is_executable_and_parses(path):
-    assert path.stat().st_mode & 0o111
-    assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
-
-
-def test_shellcheck_finds_nothing():
+def test_scripts_are_executable_and_shellcheck_finds_nothing():
+    assert not [path for path in SCRIPTS.rglob("*.sh") if not path.stat().st_mode & 0o111]
     shellcheck = Path(sys.executable).with_name("shellcheck")
-    paths = [str(path) for path in sorted(SCRIPTS.rglob("*.sh"))]
-    done = subprocess.run([shellcheck, "--external-sources", "--source-path=SCRIPTDIR", *paths], capture_output=True)
-    assert done.returncode == 0, done.stdout.decode()
+    recipes = [path for kind in KINDS for path in (SCRIPTS / kind).rglob("*.sh")]
+    follow, skip = ["--external-sources", "--source-path=SCRIPTDIR"], ["--exclude=SC1091,SC2034"]
+    for words in ([*follow, *SCRIPTS.glob("*.sh")], [*skip, *recipes]):  # reading common.sh for each recipe takes 10 s
+        done = subprocess.run([shellcheck, *words], capture_output=True)
+        assert done.returncode == 0, done.stdout.decode()
 
 
 def test_own_words_come_last_and_win(dry_run):
@@ -254,21 +253,19 @@ def test_all_gpus_take_part_by_default(run, program, variables, expected):
 
 
 @pytest.mark.parametrize(
-    "words, variables, said",
+    "words, variables, message",
     [
         ((), {"NPROC": "3"}, "NPROC that do: 1 2 4 8 16"),
         (("--batch_size=12", "--accumulation-steps", "2"), {"NPROC": "4"}, "NPROC that do: 1 2 3 6"),
-        ((), {"NPROC": "many"}, "NPROC is 'many'"),
-        ((), {"NPROC": "0"}, "NPROC is '0'"),
         ((), {"NNODES": "2"}, "MASTER_ADDR"),
     ],
 )
-def test_what_cannot_run_is_said_at_once(run, words, variables, said):
+def test_what_cannot_run_is_refused_at_once(run, words, variables, message):
     done = run("train_baseline/ade20k/deeplabv3_resnet18.sh", *words, DRY_RUN="1", **variables)
-    assert done.returncode == 1 and said in done.stderr and not done.stdout
+    assert done.returncode == 1 and message in done.stderr and not done.stdout
 
 
-def test_missing_data_and_files_are_said_before_python_starts(run, project):
+def test_missing_data_and_files_are_reported_before_python_starts(run, project):
     script = "train_cirkdv2/ade20k/deeplabv3_resnet18.sh"
     done = run(script, DATA_ROOT="/nowhere", PYTHON="/no/python")
     assert done.returncode == 1 and "/nowhere/ADEChallengeData2016 does not exist" in done.stderr

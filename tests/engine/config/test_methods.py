@@ -5,13 +5,14 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 import pytest
+import torch
 
 import train_kd
 from engine.config.methods import KDConfig, method_names, other_methods
 from losses.methods.at import AT
 from tests.configs import make_config
-from tests.conftest import assert_same, at_step, interrupt, metric_lines
-from tests.engine.training.test_processes import launch
+from tests.conftest import assert_same_runs, at_step, interrupt, metric_lines
+from tests.processes import run_mains, run_processes
 from utils.checkpoint import load_file
 from utils.flags import differences, record
 from utils.settings import AT_LEAST_1, POSITIVE, setting
@@ -48,7 +49,7 @@ def weights(configs: dict) -> dict[str, float]:
 
 
 @pytest.fixture
-def rival(distillation) -> list:
+def words_of_kd(distillation) -> list:
     """The tiny distillation without the flags that are CIRKDV2's own."""
     words = list(distillation)
     for flag in ("--channel-memory-size", "--channel-contrast-size"):
@@ -93,20 +94,16 @@ def test_methods_combine_and_flags_win():
 
 
 @pytest.mark.parametrize(
-    "method, flags, said",
+    "method, flags, message",
     [
         ("at+nothing", {}, "there is no 'nothing'"),
         ("cirkdv2", {}, "train_cirkdv2.py"),
         (None, {}, "nothing to distil by"),
         ("kd", {"kd_weight": 0.0}, "nothing to distil by"),
-        ("at", {"at_weight": -1.0}, "--lambda-at -1"),
-        ("at", {"at_weight": math.nan}, "--lambda-at nan"),
-        ("kd", {"kd_temperature": 0.0}, "--kd-temperature 0"),
-        ("kd", {"distill_warmup_iters": -1}, "--distill-warmup-iters -1"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(method, flags, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_cannot_be_trained_is_refused(method, flags, message):
+    with pytest.raises(ValueError, match=message):
         resolve(method, **flags)
 
 
@@ -119,8 +116,8 @@ def test_methods_do_not_share_a_folder():
     "method",
     [name if name in ("skd", "cirkd", "mgd") else pytest.param(name, marks=pytest.mark.slow) for name in TERMS],
 )
-def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, monkeypatch, method):
-    words = [*rival, "--method", method, "--skip-val", "--max-iterations", 2]
+def test_each_method_trains_and_resumes_bit_for_bit(run_main, words_of_kd, tmp_path, monkeypatch, method):
+    words = [*words_of_kd, "--method", method, "--skip-val", "--max-iterations", 2]
     run_main("train_kd", *words)
     (first, _) = metric_lines(tmp_path / "run")
     assert {name.removeprefix("loss_") for name in first if name.startswith("loss_")} == TERMS[method] | {"task"}
@@ -132,21 +129,14 @@ def test_each_method_trains_and_resumes_bit_for_bit(run_main, rival, tmp_path, m
         at_step(patch, 2, interrupt)
         run_main("train_kd", *half)
     run_main("train_kd", *half, "--resume", "auto")
-    whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "half"))
-    for state in (whole, resumed):
-        for name in ("save_dir_name", "resume", "save_per_iters"):
-            state["arguments"].pop(name)
-    assert_same(whole, resumed)
+    assert_same_runs(tmp_path / "run", tmp_path / "half", "save_per_iters")
 
 
-def test_all_methods_together_do_not_depend_on_the_number_of_processes(rival, tmp_path):
-    words = ["train_kd.py", *rival, "--method", "+".join(method_names()), "--batch-size", 4, "--max-iterations", 1]
+def test_all_methods_together_do_not_depend_on_the_number_of_processes(run_main, words_of_kd, tmp_path):
+    words = [*words_of_kd, "--method", "+".join(method_names()), "--batch-size", 4, "--max-iterations", 1]
     words += ["--skip-val", "--freeze-bn", "--no-dropout", "--bank-dtype", "float32"]
-    for processes in (1, 2):
-        done = launch(processes, *words, "--save-dir-name", f"with_{processes}")
-        assert done.returncode == 0, done.stderr
-    import torch
-
+    run_main("train_kd", *words, "--save-dir-name", "with_1")
+    run_processes(run_mains, 2, ("train_kd", [*words, "--save-dir-name", "with_2"]))
     one, two = (metric_lines(tmp_path / f"with_{processes}")[0] for processes in (1, 2))
     terms = [name for name in one if name.startswith("loss_")]
     assert len(terms) == 1 + len(set().union(*TERMS.values()))
@@ -158,8 +148,8 @@ def test_all_methods_together_do_not_depend_on_the_number_of_processes(rival, tm
             torch.testing.assert_close(two[part][name], value, rtol=1e-4, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_warm_up_scales_the_weights_but_not_the_discriminators(run_main, rival, tmp_path):
-    words = [*rival, "--method", "skd", "--skip-val", "--max-iterations", 1]
+def test_warm_up_scales_the_weights_but_not_the_discriminators(run_main, words_of_kd, tmp_path):
+    words = [*words_of_kd, "--method", "skd", "--skip-val", "--max-iterations", 1]
     run_main("train_kd", *words)
     run_main("train_kd", *words, "--save-dir-name", "warm", "--distill-warmup-iters", 4)
     (whole,), (warm,) = (metric_lines(tmp_path / name) for name in ("run", "warm"))
@@ -195,7 +185,7 @@ def test_hyper_parameters_of_every_type_are_one_line_each(grown):
             train_kd.parse([*base, word, value])
 
 
-def test_a_state_from_before_a_hyper_parameter_goes_on(grown):
+def test_a_state_from_before_a_hyper_parameter_resumes(grown):
     older = record(resolve("at"))
     for name in ("at_mean", "at_limit", "at_depth", "at_kind", "at_scales"):
         del older[name]

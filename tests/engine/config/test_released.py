@@ -1,4 +1,4 @@
-"""A checkpoint's name, or the arguments in it, tells what it holds, and its tensors have to agree."""
+"""A checkpoint's name, or the arguments in it, identify its network, and its tensors have to agree."""
 
 import json
 from pathlib import Path
@@ -88,8 +88,8 @@ def test_a_released_file_evaluates_by_its_name_alone(file, evaluate, tmp_path, c
     classes = len(DATASETS[dataset].CLASSES)
     path = save(filled_state(model, backbone, classes), tmp_path / file)
     results = evaluate(path, dataset)
-    said = f"{file}: inferred from its name: --model {model}, --backbone {backbone}, --dataset {dataset}"
-    assert said in capsys.readouterr().out.splitlines()
+    expected = f"{file}: inferred from its name: --model {model}, --backbone {backbone}, --dataset {dataset}"
+    assert expected in capsys.readouterr().out.splitlines()
     assert results["images"] == 1 and len(results["confusion_matrix"]) == classes
     assert [results["network"][name] for name in ("model", "backbone")] == [model, backbone]
     assert [results["arguments"][name] for name in ("model", "backbone", "dataset")] == [model, backbone, dataset]
@@ -143,7 +143,7 @@ def test_a_name_that_contradicts_the_content_is_refused(name, claim, voc_state, 
     assert len(message.splitlines()) == 1
 
 
-def test_flags_win_over_the_name_and_one_line_says_so(voc_state, evaluate, tmp_path, capsys):
+def test_flags_win_over_the_name_with_one_warning(voc_state, evaluate, tmp_path, capsys):
     path = save(voc_state, tmp_path / "kd_psp_mobile_mobilenetv3_large_citys_best_model.pth")
     results = evaluate(path, "voc", "--backbone", "mobilenetv3_small", "--dataset", "voc")
     lines = capsys.readouterr().out.splitlines()
@@ -155,12 +155,12 @@ def test_flags_win_over_the_name_and_one_line_says_so(voc_state, evaluate, tmp_p
 
 
 @pytest.mark.parametrize("words", [["--model", "pspnet", "--dataset", "voc"], ["--backbone", "MobileNetV3_Small"]])
-def test_an_alias_of_what_the_name_says_is_no_contradiction(words, voc_state, evaluate, tmp_path, capsys):
+def test_an_alias_does_not_contradict_the_name(words, voc_state, evaluate, tmp_path, capsys):
     assert evaluate(save(voc_state, tmp_path / VOC), "voc", *words)["network"]["model"] == "psp_mobile"
     assert "WARNING" not in capsys.readouterr().out
 
 
-def test_a_name_that_does_not_tell_is_refused_with_the_flags_needed(voc_state, refused, tmp_path):
+def test_an_unknown_name_is_refused_with_the_flags_needed(voc_state, refused, tmp_path):
     path = save({"state_dict": voc_state}, tmp_path / "best.pth")
     message = refused(path, "voc")
     for text in ("best.pth", "--model, --backbone and --dataset are needed", "<model>_<backbone>_<dataset>"):
@@ -190,7 +190,7 @@ ARGUMENTS = {
 
 
 @pytest.mark.parametrize("kind", ARGUMENTS)
-def test_a_state_tells_by_its_arguments(kind, voc_state, evaluate, tmp_path, capsys):
+def test_a_state_is_identified_by_its_arguments(kind, voc_state, evaluate, tmp_path, capsys):
     state = {"network": voc_state, "iteration": 4, "arguments": ARGUMENTS[kind] | {"dataset": "voc", "lr": 0.02}}
     path = save(state, tmp_path / "last_state.pth")
     assert read_run_arguments(state["arguments"]) == Identity(
@@ -200,22 +200,22 @@ def test_a_state_tells_by_its_arguments(kind, voc_state, evaluate, tmp_path, cap
     assert "last_state.pth: inferred from its arguments: --model psp_mobile" in capsys.readouterr().out
 
 
-def test_the_folder_of_a_run_stands_for_its_best_checkpoint_or_else_its_last(tmp_path):
-    said: list[str] = []
+def test_the_folder_of_a_run_means_its_best_checkpoint_or_else_its_last(tmp_path):
+    messages: list[str] = []
     with pytest.raises(FileNotFoundError, match="without checkpoints"):
-        find_checkpoint(tmp_path, said.append)
+        find_checkpoint(tmp_path, messages.append)
     for name in ("last_state.pth", "psp_resnet18_voc.pth", "psp_resnet18_voc_best_model.pth"):
         (tmp_path / name).touch()
-        assert find_checkpoint(tmp_path, said.append) == tmp_path / name
-        assert said[-1].endswith(f"taking {name}")
+        assert find_checkpoint(tmp_path, messages.append) == tmp_path / name
+        assert messages[-1].endswith(f"taking {name}")
     for name in ("psp_resnet18_voc_best_model.pt", "psp_resnet18_voc_best_model.safetensors"):  # exported beside it
         (tmp_path / name).touch()
-        assert find_checkpoint(tmp_path, said.append) == tmp_path / "psp_resnet18_voc_best_model.pth"
+        assert find_checkpoint(tmp_path, messages.append) == tmp_path / "psp_resnet18_voc_best_model.pth"
     (tmp_path / "kd_psp_resnet18_voc_best_model.pth").touch()
     with pytest.raises(ValueError, match="several.*kd_psp_resnet18_voc_best_model.pth, psp_resnet18_voc_best_model"):
-        find_checkpoint(tmp_path, said.append)
-    assert find_checkpoint(tmp_path / "psp_resnet18_voc.pth", said.append).name == "psp_resnet18_voc.pth"
-    assert len(said) == 5
+        find_checkpoint(tmp_path, messages.append)
+    assert find_checkpoint(tmp_path / "psp_resnet18_voc.pth", messages.append).name == "psp_resnet18_voc.pth"
+    assert len(messages) == 5
 
 
 @pytest.mark.parametrize("network", [("segformer", "MiT_B1"), ("upernet", "resnet18"), ("psp_mobile", "mobilenetv2")])

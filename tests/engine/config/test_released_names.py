@@ -1,4 +1,4 @@
-"""A checkpoint's name tells what it holds, for every released file and every run of ours."""
+"""A checkpoint's name identifies its content, for every released file and every run."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def test_class_counts_are_those_of_the_data_sets():
 
 
 @pytest.mark.parametrize("file", BY_FILE)
-def test_released_names_tell_the_network_and_the_data_set(file):
+def test_released_names_identify_network_and_data_set(file):
     assert len(BY_FILE) == 24
     entry = BY_FILE[file]
     expected = Identity(entry["model"], entry["backbone"], entry["dataset"])
@@ -35,8 +35,8 @@ def test_released_names_tell_the_network_and_the_data_set(file):
 
 @pytest.mark.parametrize("file", BY_FILE)
 def test_the_tensors_of_every_released_file_agree_with_its_name(file):
-    told = read_name(file)
-    network = f"{told.model}_{told.backbone}"
+    identity = read_name(file)
+    network = f"{identity.model}_{identity.backbone}"
     dependent = json.loads((MANIFESTS / "summary.json").read_text())[network]["class_dependent_keys"]
     tensors = json.loads((MANIFESTS / f"{network}_19.json").read_text())
 
@@ -48,10 +48,10 @@ def test_the_tensors_of_every_released_file_agree_with_its_name(file):
         }
         return StateFile(file, state)
 
-    classes = {"citys": 19, "voc": 21, "ade20k": 150, "coco_stuff_164k": 182}[told.dataset]
-    check_content(file_for(classes), told, told.model, told.backbone, told.dataset)
-    with pytest.raises(ValueError, match=f"it holds {told.model} with {told.backbone} for 18 classes"):
-        check_content(file_for(18), told, told.model, told.backbone, told.dataset)
+    classes = {"citys": 19, "voc": 21, "ade20k": 150, "coco_stuff_164k": 182}[identity.dataset]
+    check_content(file_for(classes), identity, identity.model, identity.backbone, identity.dataset)
+    with pytest.raises(ValueError, match=f"it holds {identity.model} with {identity.backbone} for 18 classes"):
+        check_content(file_for(18), identity, identity.model, identity.backbone, identity.dataset)
 
 
 @pytest.mark.parametrize("distilled", [False, True])
@@ -73,7 +73,7 @@ def test_a_run_is_named_by_the_resolved_network_which_is_read_back(network, data
     assert read_name(f"{stem}.pth") == read_name(f"{stem}_best_model.pth") == expected
 
 
-def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_that_tells_nothing():
+def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_without_identity():
     stem = checkpoint_stem("psp", "timm:hf-hub:timm/resnet18.a1_in1k", "voc")
     assert stem == "psp_timm-hf-hub-timm-resnet18.a1_in1k_voc" and read_name(f"{stem}.pth") is None
 
@@ -93,5 +93,5 @@ def test_a_timm_name_that_cannot_be_restored_makes_a_file_name_that_tells_nothin
         "psp_mobile_mobilenetv3_small_voc",
     ],
 )
-def test_other_names_tell_nothing(name):
+def test_other_names_identify_nothing(name):
     assert read_name(name) is None

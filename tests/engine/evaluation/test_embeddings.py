@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Coarse(nn.Module):
-    """Features at a quarter of the size that tell where they stand: (row + 1, column + 1, image's first value)."""
+    """Features at a quarter of the size that give their position: (row + 1, column + 1, image's first value)."""
 
     def forward(self, images, need_aux=True):
         assert not need_aux and not self.training

@@ -11,47 +11,10 @@ from torch import nn
 
 from dataset import build_dataset
 from engine.evaluation.evaluator import evaluate, evaluation_mode
-from engine.evaluation.inference import multi_scale, whole_image
 from engine.setup.teacher import check_teacher
 from models import build_model
 from tests.conftest import STUDENT
 from utils.types import Batch, SegOutput
-
-
-class ByColumn(nn.Module):
-    """Predicts from the input alone: logits are the first channels at a third of the size."""
-
-    def forward(self, images, need_aux=True):
-        assert not need_aux
-        logits = nn.functional.interpolate(images, scale_factor=1 / 3, mode="bilinear", align_corners=True)
-        return SegOutput(logits, logits)
-
-
-def test_whole_image_resizes_logits_with_aligned_corners():
-    images = torch.randn(2, 3, 31, 45)
-    network = ByColumn()
-    expected = nn.functional.interpolate(
-        network(images, need_aux=False).logits, size=(31, 45), mode="bilinear", align_corners=True
-    )
-    torch.testing.assert_close(whole_image(network, images), expected)
-    torch.testing.assert_close(multi_scale(network, images), expected)
-
-
-def test_multi_scale_averages_logits_of_scales_and_mirrors():
-    images = torch.randn(1, 3, 30, 42)
-    network = ByColumn()
-
-    def predict(scale, mirror):
-        size = (round(30 * scale), round(42 * scale))
-        view = nn.functional.interpolate(images, size=size, mode="bilinear") if scale != 1 else images
-        logits = whole_image_of(view.flip(-1)).flip(-1) if mirror else whole_image_of(view)
-        return nn.functional.interpolate(logits, size=(30, 42), mode="bilinear", align_corners=True)
-
-    def whole_image_of(view):
-        return network(view, need_aux=False).logits
-
-    expected = sum(predict(scale, mirror) for scale in (0.5, 1, 1.5) for mirror in (False, True)) / 6
-    torch.testing.assert_close(multi_scale(network, images, (0.5, 1, 1.5), flip=True), expected)
 
 
 def test_evaluation_mode_gives_every_module_its_mode_back():

@@ -37,6 +37,13 @@ def test_tiles_are_joined_before_the_one_resize():
     assert (got - whole).abs().max() > 1e-2 * whole.abs().max()  # a window does not see the other one
 
 
+def test_whole_image_resizes_logits_with_aligned_corners():
+    images, network = torch.randn(2, 3, 31, 45), Pointwise(4)
+    expected = F.interpolate(network(images).logits, size=(31, 45), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(whole_image(network, images), expected)
+    torch.testing.assert_close(multi_scale(network, images), expected)
+
+
 @pytest.mark.parametrize("size", [(16, 24), (17, 29), (8, 40)])
 @pytest.mark.parametrize(
     "crop, stride", [((8, 8), (8, 8)), ((8, 12), (4, 6)), ((64, 64), (64, 64)), ((8, 16), (3, 16))]

@@ -13,8 +13,8 @@ from engine.config.identify import count_classes
 from engine.evaluation.unlabeled_images import ImageFiles, find_images, image_names
 from models import build_model
 from tests.conftest import STUDENT
-from tests.engine.training.test_processes import launch
 from tests.networks import build_varied
+from tests.processes import run_processes, run_program
 from tests.pseudo_datasets import textured_image, write_image, write_pseudo_dataset
 from utils.visualize import generated_palette
 
@@ -102,8 +102,9 @@ def test_two_processes_share_the_images(words, tmp_path):
     (folder / "bad.png").write_bytes(b"")
     outputs = []
     for processes in (1, 2):
-        done = launch(processes, "predict.py", *words, "--images", folder, "--save-dir-name", f"out_{processes}")
-        assert done.returncode != 0 and done.stderr.count("1 of 4 images could not be read") == 1, done.stderr
+        flags = ["--images", folder, "--save-dir-name", f"out_{processes}"]
+        ends = run_processes(run_program, processes, "predict", [*words, *flags])
+        assert ends[0][0] == 2 and "".join(error for *_, error in ends).count("1 of 4 images could not be read") == 1
         files = sorted((tmp_path / f"out_{processes}").rglob("*.png"))
         outputs.append({file.relative_to(tmp_path / f"out_{processes}"): file.read_bytes() for file in files})
     assert len(outputs[0]) == 9 and outputs[0] == outputs[1]

@@ -106,7 +106,7 @@ def test_name_that_leads_out_is_refused(name, tmp_path):
     dataset = build_dataset("custom", write_pseudo_dataset("custom", tmp_path / "data", count=1), "val")
     (tmp_path / "out").mkdir()
     before = below(tmp_path)
-    if name == "..":  # a file of that name, "...png", lies in the folder
+    if name == "..":  # its file, "...png", is in the folder
         write_all(dataset, tmp_path / "out", masks=True, names=[name])
         assert below(tmp_path / "out") == ["masks/...png"]
         return

@@ -1,70 +1,62 @@
-"""Several processes start alike, or all of them end at once with the reason."""
-
-import contextlib
-import io
-import sys
+"""Processes that differ end at the start with the reason."""
 
 import pytest
 import torch
 from torch import nn
 
 import engine.run.rank_checks
-import train_baseline
 from engine.run.rank_checks import fingerprint, require_equal_across_ranks
 from models import build_model
 from tests.conftest import STUDENT
-from tests.processes import run_processes
+from tests.processes import run_mains, run_processes, run_program
 from tests.pseudo_datasets import write_pseudo_dataset
-from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
+from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR
 from utils.distributed import get_rank
 
 
-def start_each(all_words: list[list[list[str]]]) -> list[str | None]:
-    """Exit code and message of one training after the other; `all_words` holds each process's command line."""
-    found = []
-    for words in all_words:
-        sys.argv = ["train_baseline.py", *words[get_rank()]]
-        errors, code = io.StringIO(), None
+def start_each(all_words: list[list[list]]) -> list:
+    """How one training after the other ends; `all_words` holds each process's command line."""
+    found, rank = [], get_rank()
+    for words in all_words[:-1]:
         try:
-            with contextlib.redirect_stderr(errors):
-                train_baseline.main() if words is not all_words[-1] else run_cli(train_baseline.main)
+            found.append(run_mains(("train_baseline", words[rank])))
         except ValueError as error:
-            code = str(error)
-        except SystemExit as end:
-            code = f"{end.code}: {errors.getvalue()}"
-        found.append(code)
-    return found
+            found.append(str(error))
+    return [*found, run_program("train_baseline", all_words[-1][rank])]
 
 
 def test_processes_that_differ_end_with_what_differs(baseline, tmp_path):
-    words = [str(word) for word in (*baseline, "--max-iterations", 1, "--freeze-bn", "--skip-val")]
+    words = [*baseline, "--max-iterations", 1, "--freeze-bn", "--skip-val"]
     other_data = write_pseudo_dataset("custom", tmp_path / "five", size=(48, 64), count=5)
     torch.manual_seed(1)
     torch.save(build_model(*STUDENT, 3).state_dict(), tmp_path / "other.pth")
 
-    def pair(name: str, *more) -> list[list[str]]:
+    def pair(name: str, *more) -> list[list]:
         own = [*words, "--save-dir-name", name]
-        return [own, [*own, *map(str, more)]]
+        return [own, [*own, *more]]
 
     cases = [
         pair("arguments", "--lr", 0.5, "--no-dropout"),
         pair("data", "--data", other_data),
         pair("weights", "--pretrained", tmp_path / "other.pth"),
+        [[*words, "--batch-size", 3]] * 2,
         pair("own", "--workers", 1),  # which may differ
         pair("error", "--data", tmp_path / "nowhere"),  # the last one: the group ends
     ]
     zero, one = run_processes(start_each, 2, cases)
-    assert zero[:3] == one[:3]
-    arguments, data, weights, own, _ = zero
+    assert zero[:4] == one[:4]
+    arguments, data, weights, indivisible, own, (code, _, error) = zero
     assert "--lr is 0.02 on process 0 and 0.5 on process 1" in arguments and "--no-dropout is False" in arguments
     assert "training samples is 4 on process 0 and 5 on process 1" in data and "--data" in data
     assert "the weights' hash is" in weights and "training samples" not in weights
+    assert "batch size 3" in indivisible and "batch sizes that do: 2, 4" in indivisible
     assert own is None
     assert (tmp_path / "own/last_state.pth").exists()
     assert not (tmp_path / "arguments").exists() and not (tmp_path / "error").exists()
-    assert one[-1].startswith(f"{EXIT_USER_ERROR}: error") and "nowhere does not exist" in one[-1]
-    assert zero[-1].startswith(f"{EXIT_LOST_PROCESSES}: error (process 0): lost the other processes")
-    assert "process 1: FileNotFoundError" in zero[-1] and "nowhere" in zero[-1] and zero[-1].count("\n") == 1
+    assert code == EXIT_LOST_PROCESSES and error.startswith("error (process 0): lost the other processes")
+    assert "process 1: FileNotFoundError" in error and "nowhere" in error and error.count("\n") == 1
+    code, _, error = one[-1]
+    assert code == EXIT_USER_ERROR and error.startswith("error") and "nowhere does not exist" in error
 
 
 def test_what_differs_is_named_with_where(monkeypatch):
@@ -79,7 +71,7 @@ def test_what_differs_is_named_with_where(monkeypatch):
     )
 
 
-def test_fingerprint_tells_weights_apart():
+def test_fingerprint_distinguishes_weights():
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)]
     before = fingerprint(layers)
@@ -89,11 +81,3 @@ def test_fingerprint_tells_weights_apart():
     with torch.no_grad():
         layers[0].weight[0, 0, 0, 0] = torch.nextafter(layers[0].weight[0, 0, 0, 0], torch.tensor(2.0))
     assert before != fingerprint(layers)
-
-
-def test_timeout_is_checked_at_the_door(baseline):
-    words = [*map(str, baseline), "--dist-timeout"]
-    for bad in ("0", "-1", "nan", "soon"):
-        with pytest.raises(ValueError, match="--dist-timeout"):
-            train_baseline.parse([*words, bad])
-    assert train_baseline.parse([*words, "90"]).machine.dist_timeout == 90

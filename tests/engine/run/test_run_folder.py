@@ -1,6 +1,5 @@
 """What a run does with its folder: the lock, the state it continues from, and the one before it."""
 
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,6 +13,7 @@ from engine.config.schema import BaselineConfig
 from engine.run.resume import STATE_FORMAT, find_state
 from engine.setup.start import open_run
 from tests.configs import make_config
+from tests.conftest import Bomb
 from utils.checkpoint import load_file, save_atomic
 from utils.files import previous_of
 from utils.flags import record
@@ -24,22 +24,11 @@ ROOT = Path(__file__).parents[3]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from utils.flags import record
 from utils.lock import hold_folder
 hold_folder(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
 """
-
-
-class Bomb:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, target):
-        self.target = str(target)
-
-    def __reduce__(self):
-        return os.mkdir, (self.target,)
 
 
 @pytest.fixture
@@ -95,8 +84,8 @@ def test_damaged_state_gives_way_to_the_one_before(config, folder, how, capsys):
         path.write_bytes({"cut": path.read_bytes()[:-100], "empty": b"", "text": b"not found"}[how])
     run = begin(config)
     assert run.iteration == 2 and run.continues_in_place
-    said = capsys.readouterr().out
-    assert "WARNING" in said and "last_state.pth" in said and "last_state.pth.previous" in said
+    output = capsys.readouterr().out
+    assert "WARNING" in output and "last_state.pth" in output and "last_state.pth.previous" in output
     assert (folder / "net.pth").exists() and yaml.safe_load((folder / "args.yaml").read_text())
     # the good one stays the previous one while the next is written, and after
     assert names(folder) >= {"last_state.pth.previous", "last_state.pth.set_aside"}
@@ -174,7 +163,7 @@ def test_folder_that_was_made_since_it_was_looked_for_is_refused(config, tmp_pat
     assert load_file(tmp_path / "run" / "net.pth") == {}
 
 
-def test_overwriting_removes_all_states_and_what_killed_saves_left(config, folder):
+def test_overwriting_removes_all_states_and_leftovers_of_killed_saves(config, folder):
     (folder / ".last_state.pth.elsewhere-1-0.tmp").write_bytes(b"part")
     (folder / "last_state.pth.set_aside").write_bytes(b"old")
     config = with_run(config, resume=None, overwrite=True)
@@ -182,7 +171,7 @@ def test_overwriting_removes_all_states_and_what_killed_saves_left(config, folde
     assert names(folder) <= {".lock", "args.yaml", "log.txt"}
 
 
-def test_a_state_set_aside_in_the_same_folder_survives_until_it_is_written_anew(config, folder):
+def test_a_state_set_aside_in_the_same_folder_survives_until_the_next_save(config, folder):
     aside = folder / "last_state.pth.set_aside"
     (folder / "last_state.pth").rename(aside)
     save_atomic({"best": 4}, folder / "net_best_model.pth")

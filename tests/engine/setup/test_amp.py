@@ -1,4 +1,4 @@
-"""--amp auto measures, says what it takes and keeps it on resume; bf16 on a CPU that lacks it is warned of."""
+"""--amp auto measures, logs its choice and keeps it on resume; bf16 on a CPU without it warns."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def test_measuring_changes_nothing_and_runs_both():
 
 
 @pytest.mark.parametrize(("off", "bf16", "taken"), [(2.0, 0.5, "bf16"), (0.5, 1.25, "off")])
-def test_the_faster_one_is_taken_said_and_kept(run_main, baseline, tmp_path, measured, off, bf16, taken):
+def test_the_faster_one_is_chosen_logged_and_kept(run_main, baseline, tmp_path, measured, off, bf16, taken):
     calls = measured(off, bf16)
     run_main("train_baseline", *baseline, "--amp", "auto", "--max-iterations", 2)
     assert len(calls) == 1 and calls[0][2] == (2, 3, 40, 56)
@@ -92,30 +92,32 @@ def test_what_was_chosen_on_a_gpu_is_refused_at_once_on_a_cpu():
         networks.settle_amp(make_config(amp="auto"), None, run, CPU, print)
 
 
-def test_a_measured_choice_is_not_warned_of(measured, monkeypatch, tmp_path):
+def test_a_measured_choice_does_not_warn(measured, monkeypatch, tmp_path):
     measured(2.0, 0.5)
     monkeypatch.setattr(amp_module.slow_bf16_warning, "__defaults__", (cpuinfo(tmp_path, "avx2"),))
-    said, flags = [], {"batch_size": 2, "accumulation_steps": 1, "crop_size": (8, 8)}
-    config = networks.settle_amp(make_config(amp="auto", **flags), None, RunDirectory(Path("x"), "x"), CPU, said.append)
+    notes, flags = [], {"batch_size": 2, "accumulation_steps": 1, "crop_size": (8, 8)}
+    config = networks.settle_amp(
+        make_config(amp="auto", **flags), None, RunDirectory(Path("x"), "x"), CPU, notes.append
+    )
     assert config.machine.amp == "bf16"
-    assert len(said) == 1 and "WARNING" not in said[0]
+    assert len(notes) == 1 and "WARNING" not in notes[0]
 
 
 def test_on_a_gpu_nothing_is_measured(monkeypatch, measured):
-    calls, said = measured(1.0, 2.0), []
+    calls, notes = measured(1.0, 2.0), []
     for supported, expected in ((True, "bf16"), (False, "off")):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)  # noqa: B023
-        config = networks.settle_amp(make_config(amp="auto"), None, RunDirectory(Path("x"), "x"), GPU, said.append)
+        config = networks.settle_amp(make_config(amp="auto"), None, RunDirectory(Path("x"), "x"), GPU, notes.append)
         assert config.machine.amp == expected == settle_inference_amp("auto", GPU)
-    assert not calls and "has bfloat16" in said[0] and "has no bfloat16" in said[1]
+    assert not calls and "has bfloat16" in notes[0] and "has no bfloat16" in notes[1]
 
 
 @pytest.mark.parametrize("flags", ["avx512_bf16 avx512f", "amx_bf16", "bf16"])
-def test_no_warning_where_the_cpu_multiplies_bfloat16(tmp_path, flags):
+def test_no_warning_where_the_cpu_has_bfloat16(tmp_path, flags):
     assert slow_bf16_warning(CPU, "bf16", cpuinfo(tmp_path, flags)) is None
 
 
-def test_a_slow_choice_is_warned_of_once_at_the_start(run_main, baseline, tmp_path, monkeypatch, capsys):
+def test_a_slow_choice_warns_once_at_the_start(run_main, baseline, tmp_path, monkeypatch, capsys):
     path = cpuinfo(tmp_path, "avx512f")
     for device, amp, file in ((CPU, "off", path), (GPU, "bf16", path), (CPU, "bf16", tmp_path / "none")):
         assert slow_bf16_warning(device, amp, file) is None

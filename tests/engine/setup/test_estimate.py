@@ -1,9 +1,7 @@
-"""--estimate: what it prints, what it leaves alone, and the sums behind it."""
+"""--estimate: what it prints, what it does not touch, and the sums behind it."""
 
-import importlib
 import re
 import shutil
-import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -17,7 +15,7 @@ from engine.run import checkpointer
 from engine.run.directory import RunDirectory
 from engine.setup.dry_run import GIB, MIB, Measured, disk_rows, memory_rows, time_rows
 from tests.configs import make_config
-from tests.processes import run_processes
+from tests.processes import run_processes, run_program
 
 CPU = torch.device("cpu")
 SETTINGS = {"batch_size": 8, "workers": 2, "max_iterations": 1000, "val_per_iters": 300}
@@ -46,7 +44,7 @@ def figures(capsys) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("module", ["train_baseline", "train_cirkdv2"])
-def test_an_estimate_says_what_the_run_takes_and_writes_nothing(
+def test_an_estimate_shows_what_the_run_takes_and_writes_nothing(
     module, run_main, baseline, distillation, tmp_path, capsys
 ):
     words = baseline if module == "train_baseline" else distillation
@@ -69,7 +67,7 @@ def test_estimate_leaves_a_run_alone_and_counts_from_where_it_stands(run_main, b
     before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     capsys.readouterr()
     words = [*baseline, "--max-seconds", 1000, "--estimate"]
-    run_main("train_baseline", *words)  # the folder holds a run, which is no matter here
+    run_main("train_baseline", *words)  # the folder holds a run, which does not matter here
     assert figures(capsys)["training"].startswith("4 iterations")
     run_main("train_baseline", *words, "--resume", "auto")
     assert figures(capsys)["training"].startswith("0 iterations")
@@ -82,8 +80,8 @@ def test_full_memory_is_explained(run_main, baseline, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(engine.setup.dry_run, "train_step", full)
     run_main("train_baseline", *baseline, "--estimate")
-    verdict = figures(capsys)["fits"]
-    assert verdict.startswith("no. ") and "2 image(s) of 40x56" in verdict and "--amp bf16" in verdict
+    answer = figures(capsys)["fits"]
+    assert answer.startswith("no. ") and "2 image(s) of 40x56" in answer and "--amp bf16" in answer
     assert not list(tmp_path.iterdir())
 
 
@@ -130,14 +128,9 @@ def test_a_disk_that_is_too_small_is_an_answer(tmp_path, monkeypatch):
     assert f"{run.folder} has 319 MiB" in disk_rows(state, CONFIG, run)[1][0]
 
 
-def estimate_in_process(words: list[str]) -> None:
-    sys.argv = ["train_cirkdv2.py", *words]
-    importlib.import_module("train_cirkdv2").main()
-
-
 @pytest.mark.slow
-def test_two_processes_estimate_together(distillation, tmp_path, capfd):
-    run_processes(estimate_in_process, 2, [*map(str, distillation), "--estimate", "--batch-size", "4"])
-    output = capfd.readouterr().out
+def test_two_processes_estimate_together(distillation, tmp_path):
+    words = [*distillation, "--estimate", "--batch-size", 4]
+    output = "".join(output for _, output, _ in run_processes(run_program, 2, "train_cirkdv2", words))
     assert output.count("fits: yes") == 1 and "2 process(es), " in output
     assert not list(tmp_path.iterdir())

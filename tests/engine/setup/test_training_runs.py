@@ -4,9 +4,8 @@ import pytest
 import torch
 import yaml
 
-import engine.setup.tasks
 import engine.training.loop
-from tests.conftest import assert_same, at_step, interrupt, metric_lines
+from tests.conftest import assert_same, assert_same_runs, at_step, interrupt, losses, metric_lines
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.checkpoint import load_file
 
@@ -59,52 +58,32 @@ def test_resumed_run_ends_as_an_unbroken_one(entry, run_main, tmp_path, monkeypa
     assert load_file(tmp_path / "broken/last_state.pth")["iteration"] == 2
     run_main(module, *broken, "--resume", "auto", "--workers", 1)
 
-    whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "broken"))
-    for state in (whole, resumed):
-        for name in ("save_dir_name", "resume", "workers"):
-            state["arguments"].pop(name)
-    assert_same(whole, resumed)
-    logs = [
-        [
-            {key: line[key] for key in line if key == "iteration" or key.startswith("loss")}
-            for line in metric_lines(folder)
-        ]
-        for folder in (tmp_path / "run", tmp_path / "broken")
-    ]
-    assert logs[0] == logs[1]
+    assert_same_runs(tmp_path / "run", tmp_path / "broken", "workers")
+    assert losses(tmp_path / "run") == losses(tmp_path / "broken")
 
 
-def test_folder_in_use_is_refused_and_overwrite_starts_anew(run_main, baseline, tmp_path):
+def test_folder_with_a_run_is_refused_or_continued_or_overwritten(run_main, baseline, tmp_path):
     run_main("train_baseline", *baseline)
-    with pytest.raises(FileExistsError, match="--resume auto.*--overwrite"):
-        run_main("train_baseline", *baseline)
+    weights = tmp_path / "run/psp_mobile_mobilenetv3_small_custom.pth"
+    other = write_pseudo_dataset("custom", tmp_path / "other", size=(48, 64), count=5)
+    resume, settings = ["--resume", "auto"], ["--lr", 0.5, "--seed", 3, "--log-iter", 7]
+    for flags, error, message in (
+        ([], FileExistsError, "--resume auto.*--overwrite"),
+        ([*resume, "--overwrite"], ValueError, "one of the two"),
+        (["--overwrite", "--pretrained", tmp_path / "none.pth"], FileNotFoundError, "none.pth"),
+        ([*resume, *settings], ValueError, "--lr was 0.02 and is now 0.5; --seed was 0 and is now 3"),
+        ([*resume, "--data", other], ValueError, "training samples: 4 then, 5 now"),
+        (["--resume", weights], ValueError, "expected the full state"),
+        (["--resume", tmp_path], FileNotFoundError, r"last_state\.pth"),
+    ):
+        with pytest.raises(error, match=message):
+            run_main("train_baseline", *baseline, *flags)
+    assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 4 and weights.exists()
+    run_main("train_baseline", *baseline, *resume, "--save-dir-name", "new", "--max-iterations", 2)  # none there: anew
+    assert (tmp_path / "new/last_state.pth").exists()
     run_main("train_baseline", *baseline, "--overwrite", "--skip-val")
     assert [line["iteration"] for line in metric_lines(tmp_path / "run")] == [1, 2, 3, 4]
     assert not list((tmp_path / "run").glob("*best*"))
-
-
-def test_failing_start_with_overwrite_keeps_the_old_run(run_main, baseline, tmp_path):
-    run_main("train_baseline", *baseline)
-    with pytest.raises(FileNotFoundError):
-        run_main("train_baseline", *baseline, "--overwrite", "--pretrained", tmp_path / "none.pth")
-    assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 4
-
-
-def test_resume_names_all_differences(run_main, baseline):
-    run_main("train_baseline", *baseline)
-    with pytest.raises(ValueError, match=r"--lr was 0.02 and is now 0.5; --seed was 0 and is now 3"):
-        run_main("train_baseline", *baseline, "--resume", "auto", "--lr", 0.5, "--seed", 3, "--log-iter", 7)
-
-
-def test_resume_refuses_bare_weights_and_missing_states(run_main, baseline, tmp_path):
-    run_main("train_baseline", *baseline)
-    weights = tmp_path / "run/psp_mobile_mobilenetv3_small_custom.pth"
-    with pytest.raises(ValueError, match="expected the full state"):
-        run_main("train_baseline", *baseline, "--resume", weights)
-    with pytest.raises(FileNotFoundError, match=r"last_state\.pth"):
-        run_main("train_baseline", *baseline, "--resume", tmp_path)
-    run_main("train_baseline", *baseline, "--save-dir-name", "new", "--resume", "auto")  # nothing there: starts anew
-    assert (tmp_path / "new/last_state.pth").exists()
 
 
 def test_accumulated_step_equals_the_whole_batch(run_main, baseline, tmp_path):
@@ -114,19 +93,6 @@ def test_accumulated_step_equals_the_whole_batch(run_main, baseline, tmp_path):
     whole, parts = (load_file(tmp_path / name / "last_state.pth")["network"] for name in ("whole", "parts"))
     for name in whole:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-6)
-
-
-def test_non_finite_loss_stops_with_term_and_iteration_and_saves_nothing(run_main, baseline, tmp_path, monkeypatch):
-    forward = engine.setup.tasks.SegmentationTask.forward
-
-    def broken(self, images, target, step):
-        losses = forward(self, images, target, step)
-        return losses | {"loss_task": losses["loss_task"] * (float("nan") if step.iteration == 2 else 1.0)}
-
-    monkeypatch.setattr(engine.setup.tasks.SegmentationTask, "forward", broken)
-    with pytest.raises(FloatingPointError, match="loss_task is not finite at iteration 3"):
-        run_main("train_baseline", *baseline)
-    assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 2
 
 
 def test_teacher_near_chance_is_refused(run_main, distillation):
@@ -145,37 +111,21 @@ def test_ema_is_what_is_saved(run_main, baseline, tmp_path):
 
 
 def test_replaced_flags_are_accepted_and_explained(run_main, baseline, capsys):
-    run_main(
-        "train_baseline", *baseline, "--gpu-id", "0,1", "--local_rank", 0, "--log-dir", "x", "--aux", "--start_epoch", 0
-    )
+    replaced = ["--gpu-id", "0,1", "--local_rank", 0, "--log-dir", "x", "--aux", "--start_epoch", 0]
+    run_main("train_baseline", *baseline, *replaced, "--max-iterations", 1, "--skip-val")
     text = capsys.readouterr().err
     assert "--gpu-id has no effect: choose GPUs with CUDA_VISIBLE_DEVICES" in text
     assert text.count("has no effect") == 5
 
 
-@pytest.mark.parametrize("flag", ["--channels-last", "--freeze-bn", "--no-dropout", "--deterministic"])
-def test_flags_train(run_main, baseline, flag):
-    run_main("train_baseline", *baseline, "--max-iterations", 1, "--skip-val", flag)
+def test_deterministic_channels_last_run_trains(run_main, baseline):
+    run_main("train_baseline", *baseline, "--max-iterations", 1, "--skip-val", "--channels-last", "--deterministic")
     torch.use_deterministic_algorithms(False)
 
 
-def test_bf16_trains(run_main, distillation):
-    run_main("train_cirkdv2", *distillation, "--max-iterations", 2, "--amp", "bf16")
-
-
 def test_adamw_with_head_multiplier_and_warmup(run_main, baseline, tmp_path):
-    run_main(
-        "train_baseline",
-        *baseline,
-        "--optimizer-type",
-        "adamw",
-        "--lr",
-        1e-3,
-        "--head-lr-mult",
-        10,
-        "--warmup-iters",
-        2,
-    )
+    flags = ["--optimizer-type", "adamw", "--lr", 1e-3, "--head-lr-mult", 10, "--warmup-iters", 2, "--skip-val"]
+    run_main("train_baseline", *baseline, *flags)
     groups = load_file(tmp_path / "run/last_state.pth")["optimizer"]["param_groups"]
     assert groups[1]["lr"] == pytest.approx(10 * groups[0]["lr"])
     assert metric_lines(tmp_path / "run")[0]["lr"] == pytest.approx(5e-4)
@@ -193,6 +143,7 @@ def test_infinite_gradient_is_never_saved(run_main, baseline, tmp_path, monkeypa
     monkeypatch.setattr(engine.training.loop, "train_step", poisoned)
     with pytest.raises(FloatingPointError, match="parameters are not finite after iteration 4"):
         run_main("train_baseline", *baseline)
+    assert (tmp_path / "run/bad_batches.txt").read_text().splitlines()[-1].startswith("4\t0\t")
     state = load_file(tmp_path / "run/last_state.pth")
     assert state["iteration"] == 2
     assert all(value.isfinite().all() for value in state["network"].values())
@@ -212,23 +163,10 @@ def test_checkpoint_without_a_state_is_not_deleted(run_main, baseline, tmp_path)
     (tmp_path / "run").mkdir()
     best = tmp_path / "run" / f"{CHECKPOINT['train_baseline']}_best_model.pth"
     best.write_bytes(b"weeks of work")
-    with pytest.raises(FileExistsError, match="best_model"):
-        run_main("train_baseline", *baseline)
-    with pytest.raises(FileExistsError, match="best_model"):
-        run_main("train_baseline", *baseline, "--resume", "auto")
+    for flags in ([], ["--resume", "auto"]):
+        with pytest.raises(FileExistsError, match="best_model"):
+            run_main("train_baseline", *baseline, *flags)
     assert best.read_bytes() == b"weeks of work"
-
-
-def test_resume_on_other_data_is_refused(run_main, baseline, tmp_path):
-    run_main("train_baseline", *baseline)
-    other = write_pseudo_dataset("custom", tmp_path / "other", size=(48, 64), count=5)
-    with pytest.raises(ValueError, match="training samples: 4 then, 5 now"):
-        run_main("train_baseline", *baseline, "--resume", "auto", "--data", other)
-
-
-def test_resume_and_overwrite_exclude_each_other(run_main, baseline):
-    with pytest.raises(ValueError, match="one of the two"):
-        run_main("train_baseline", *baseline, "--resume", "auto", "--overwrite")
 
 
 @pytest.mark.slow
@@ -239,7 +177,7 @@ def test_compiled_network_keeps_its_names(run_main, baseline, tmp_path):
     assert not any("_orig_mod" in name for name in saved)
 
 
-def test_a_run_says_what_it_is_at_its_start_and_how_to_go_on_at_its_end(run_main, baseline, distillation, tmp_path):
+def test_the_log_shows_the_setup_first_and_the_next_command_last(run_main, baseline, distillation, tmp_path):
     run_main("train_baseline", *baseline)
     log = (tmp_path / "run/log.txt").read_text()
     for text in (

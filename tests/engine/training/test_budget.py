@@ -40,7 +40,7 @@ def test_ends_at_the_first_step_at_or_after_the_limit(seconds, steps):
     assert budget.seconds == (steps - 1) * seconds and 10.0 <= budget.seconds < 10.0 + seconds
 
 
-def test_validation_is_not_counted_and_a_resume_goes_on():
+def test_validation_is_not_counted_and_a_resume_continues():
     clock = Clock()
     budget = TimeBudget(10.0, clock=clock)
     for _ in range(4):
@@ -73,7 +73,7 @@ def test_schedule_follows_the_larger_part():
 
 
 def differing_clocks() -> list[tuple[int, float, float, bool]]:
-    """Steps of 0.01 s on the main process, of 3 s on the other; what the budget says after each."""
+    """Steps of 0.01 s on the main process, of 3 s on the other; the budget after each."""
     from utils.distributed import get_rank
 
     clock = Clock()
@@ -131,13 +131,7 @@ def test_time_survives_a_resume_and_a_spent_run_is_left_alone(run_main, baseline
     assert metric_lines(tmp_path / "run") == lines
 
 
-@pytest.mark.parametrize("value", [0, -1, "inf", "nan"])
-def test_impossible_budgets_are_refused(run_main, baseline, value):
-    with pytest.raises(ValueError, match="--max-seconds"):
-        run_main("train_baseline", *baseline, "--max-seconds", value)
-
-
-def test_without_a_budget_the_log_tells_the_time_and_the_state_holds_none(run_main, baseline, tmp_path):
+def test_without_a_budget_the_log_holds_the_time_and_the_state_holds_none(run_main, baseline, tmp_path):
     words = [*baseline, "--max-iterations", 2, "--skip-val"]
     run_main("train_baseline", *words)
     assert load_file(tmp_path / "run/last_state.pth")["train_seconds"] is None

@@ -1,20 +1,17 @@
-"""Runs that are killed with SIGKILL again and again end as one that nobody disturbed."""
+"""Runs that are killed with SIGKILL again and again end as an undisturbed one."""
 
 import os
 import random
 import signal
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import assert_same, metric_lines
+from tests.conftest import assert_same, assert_same_runs, metric_lines
+from tests.processes import start_python
 from utils.checkpoint import load_file
 
-ROOT = Path(__file__).resolve().parents[3]
 TIMES = ("images_per_second", "seconds_per_iteration", "data_seconds", "memory_mib", "train_seconds")
 KILLS = 10
 SECONDS_PER_LIFE = 120
@@ -32,28 +29,9 @@ class Life:
     """
 
     def __init__(self, words: list, folder: Path, processes: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         self.folder, self.started = folder, time.monotonic()
         self.begin = self._lines()
-        self.processes = []
-        for rank in range(processes):
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            if processes > 1:
-                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(processes)}
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, *map(str, words)],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                    start_new_session=True,  # its loader workers are killed with it
-                )
-            )
+        self.processes = start_python(words, processes)
 
     def wait_for(self, sign: str, lines: int = 0) -> bool:
         """Waits for so many new lines of figures and then for a sign of life; False if the run has ended before."""
@@ -80,9 +58,12 @@ class Life:
 
     def finish(self) -> None:
         """Waits for the end and checks that it was a good one."""
-        for process in self.processes:
-            _, errors = process.communicate(timeout=SECONDS_PER_LIFE)
-            assert process.returncode == 0, errors[-2000:]
+        try:
+            for process in self.processes:
+                _, errors = process.communicate(timeout=SECONDS_PER_LIFE)
+                assert process.returncode == 0, errors[-2000:]
+        finally:
+            self.kill()
 
     def _saving(self) -> bool:
         return self.folder.is_dir() and any(
@@ -97,10 +78,9 @@ class Life:
         return [line for line in self._lines() if line not in self.begin]
 
 
-def run_through(words: list, folder: Path, processes: int, seed: int = 0) -> list[tuple]:
-    """Kills and resumes a run KILLS times at random moments, then lets it end; returns what happened at each kill."""
-    dice = random.Random(seed)
-    table = []
+def run_through(words: list, folder: Path, processes: int, seed: int = 0) -> int:
+    """Kills and resumes a run KILLS times at random moments, then lets it end; returns how often it was alive."""
+    dice, killed = random.Random(seed), 0
     moments = MOMENTS + [dice.choice(MOMENTS) for _ in range(KILLS - len(MOMENTS))]
     moments[1:] = dice.sample(moments[1:], len(moments) - 1)
     for sign, spread in moments:
@@ -108,28 +88,11 @@ def run_through(words: list, folder: Path, processes: int, seed: int = 0) -> lis
         try:
             alive = life.wait_for(sign, dice.randrange(4))
             time.sleep(dice.random() * spread)
+            killed += alive and all(process.poll() is None for process in life.processes)
         finally:
-            alive = alive and all(process.poll() is None for process in life.processes)
             life.kill()
-        unfinished = sorted(entry.name.split(".")[1] for entry in folder.glob(".*.tmp")) if folder.is_dir() else []
-        lines = metric_lines_so_far(folder)
-        state = next((p for p in (folder / "last_state.pth", folder / "last_state.pth.previous") if p.exists()), None)
-        saved = load_file(state)["iteration"] if state else 0
-        where = f"while writing {', '.join(unfinished)}" if unfinished else ""
-        table.append((sign, where, lines, saved, lines - saved, alive))
-    last = Life([*words, "--resume", "auto"], folder, processes)
-    try:
-        last.finish()
-    finally:
-        last.kill()
-    return table
-
-
-def metric_lines_so_far(folder: Path) -> int:
-    try:
-        return max((line["iteration"] for line in metric_lines(folder)), default=0)
-    except (OSError, ValueError):
-        return 0
+    Life([*words, "--resume", "auto"], folder, processes).finish()
+    return killed
 
 
 def figures(folder: Path) -> list[dict]:
@@ -137,7 +100,7 @@ def figures(folder: Path) -> list[dict]:
 
 
 def curves(folder: Path) -> list[tuple[str, int, float]]:
-    """Every value in the event files, as they lie there."""
+    """Every value in the event files, speeds apart."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     found = [
@@ -151,11 +114,7 @@ def curves(folder: Path) -> list[tuple[str, int, float]]:
 
 
 def assert_equal_runs(whole: Path, broken: Path) -> None:
-    states = [load_file(folder / "last_state.pth") for folder in (whole, broken)]
-    for state in states:
-        for name in ("save_dir_name", "resume"):
-            state["arguments"].pop(name)
-    assert_same(*states)
+    assert_same_runs(whole, broken)
     assert figures(whole) == figures(broken)
     names = [sorted(path.name for path in folder.glob("*psp_mobile*.pth")) for folder in (whole, broken)]
     assert names[0] == names[1] and len(names[0]) == 2
@@ -175,21 +134,12 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(RUNS))
-def test_killed_run_ends_as_an_unbroken_one(request, tmp_path, name, capsys):
+def test_killed_run_ends_as_an_unbroken_one(request, tmp_path, name):
     entry, processes, extra = RUNS[name]
     words = list(request.getfixturevalue("baseline" if name == "baseline" else "distillation"))
     if name == "adversarial":
         words = words[: words.index("--pixel-memory-size")]
     words = [entry, *words, *TINY, *extra]
-    whole = Life([*words, "--save-dir-name", "whole"], tmp_path / "whole", processes)
-    try:
-        whole.finish()
-    finally:
-        whole.kill()
-    table = run_through([*words, "--save-dir-name", "broken"], tmp_path / "broken", processes)
-    with capsys.disabled():
-        print(f"\n{name}, {processes} process(es): killed after, where, last logged, state at, repeated, was training")
-        for row in table:
-            print("  ", *row, sep="  ")
-    assert sum(row[-1] for row in table) == KILLS
+    Life([*words, "--save-dir-name", "whole"], tmp_path / "whole", processes).finish()
+    assert run_through([*words, "--save-dir-name", "broken"], tmp_path / "broken", processes) == KILLS
     assert_equal_runs(tmp_path / "whole", tmp_path / "broken")

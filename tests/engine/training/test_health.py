@@ -33,16 +33,16 @@ def test_gradients_on_the_features_by_hand():
 def test_warnings_come_once_and_again_after_they_were_over():
     watch = LossHealth()
 
-    def said(**ratios):
+    def warnings(**ratios):
         return watch.warnings({f"loss_{name}": {"ratio": ratio} for name, ratio in ratios.items()})
 
-    assert said(task=1.0, kd=0.5, at=1e-6, cwd=11.0) != []
-    first = said(task=1.0, kd=0.0, at=1e-7, cwd=12.0)
+    assert warnings(task=1.0, kd=0.5, at=1e-6, cwd=11.0) != []
+    first = warnings(task=1.0, kd=0.0, at=1e-7, cwd=12.0)
     assert len(first) == 1 and first[0].startswith("kd vanishes")
-    assert said(task=1.0, kd=1.0, at=1e-7, cwd=1.0) == []
-    again = said(task=1.0, kd=1.0, at=20.0, cwd=30.0)
+    assert warnings(task=1.0, kd=1.0, at=1e-7, cwd=1.0) == []
+    again = warnings(task=1.0, kd=1.0, at=20.0, cwd=30.0)
     assert [text.split(":")[0] for text in again] == ["at dominates the task", "cwd dominates the task"]
-    assert said(task=100.0, kd=1.0) == []  # the task is not compared with itself
+    assert warnings(task=100.0, kd=1.0) == []  # the task is not compared with itself
 
 
 def test_filling_of_banks():

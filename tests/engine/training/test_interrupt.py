@@ -1,9 +1,7 @@
-"""Signals end a training run after its step, with its state saved, and the run goes on as if it had not been."""
+"""Signals end a training run after its step, with its state saved, and the resumed run equals an undisturbed one."""
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,32 +14,19 @@ from engine.evaluation import evaluator
 from engine.run import checkpointer
 from engine.training import loop
 from engine.training.stopping import StopController, ValidationStopped
-from tests.conftest import assert_same, at_step, metric_lines
-from tests.processes import run_processes
+from tests.conftest import assert_same, assert_same_runs, at_step, interrupt, losses, metric_lines
+from tests.processes import TORCHRUN, run_processes, start_python
 from utils.checkpoint import load_file
 from utils.cli import EXIT_RESUMABLE, run_cli
 from utils.distributed import get_rank
 from utils.signals import SIGNALS, Interrupted, SignalHandler
 
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def losses(folder: Path) -> list[dict]:
-    return [
-        {k: v for k, v in line.items() if k in ("iteration", "validation", "lr") or k.startswith("loss")}
-        for line in metric_lines(folder)
-    ]
-
 
 def assert_continues_as_unbroken(run_main, words: list, folder: Path) -> None:
-    """Resumes the run in `folder`, and compares its end with that of a run that nobody disturbed."""
+    """Resumes the run in `folder`, and compares its end with that of an undisturbed run."""
     run_main("train_baseline", *words, "--resume", "auto")
     run_main("train_baseline", *words, "--save-dir-name", "whole")
-    whole, resumed = (load_file(path / "last_state.pth") for path in (folder.parent / "whole", folder))
-    for state in (whole, resumed):
-        for name in ("save_dir_name", "resume"):
-            state["arguments"].pop(name)
-    assert_same(whole, resumed)
+    assert_same_runs(folder.parent / "whole", folder)
     assert losses(folder.parent / "whole") == losses(folder)
 
 
@@ -77,7 +62,7 @@ def test_signal_breaks_validation_off_and_resuming_makes_it_again(run_main, base
     # killed after the validation was logged, before the state that knows of it: it is made once more and logged once
     save = loop.Checkpointer.save
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop.Checkpointer, "save", killed)
+        patch.setattr(loop.Checkpointer, "save", interrupt)
         run_main("train_baseline", *baseline, "--resume", "auto")
     assert loop.Checkpointer.save is save
     assert [line["iteration"] for line in metric_lines(folder) if "validation" in line] == [2]
@@ -86,12 +71,8 @@ def test_signal_breaks_validation_off_and_resuming_makes_it_again(run_main, base
     assert text.count("resumed at iteration 2") == 2 and text.count("iteration 2/4") == 1
 
 
-def killed(*unused, **also) -> None:
-    raise KeyboardInterrupt
-
-
 def dying_at(write, ending: str, after_lines: int, folder: Path):
-    """`save_atomic` that stands for SIGKILL before it writes a file, once the run has logged so much."""
+    """`save_atomic` that ends as SIGKILL would before it writes a file, once the run has logged so much."""
 
     def dies(weights, path, *rest, **also):
         if path.name.endswith(ending) and len(metric_lines(folder)) > after_lines:
@@ -113,7 +94,7 @@ def test_killed_between_the_files_of_every_save(run_main, baseline, tmp_path, mo
         assert_same(*(dict(load_file(p)) for p in (path, folder / path.name)))
 
 
-def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline, tmp_path, monkeypatch):
+def test_best_checkpoint_is_completed_before_training_continues(run_main, baseline, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(checkpointer, "save_atomic", dying_at(checkpointer.save_atomic, "best_model.pth", 0, folder))
@@ -121,7 +102,7 @@ def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline
     state = load_file(tmp_path / "run/last_state.pth")
     assert state["iteration"] == state["best"]["iteration"] == 2 and not list((tmp_path / "run").glob("*best*"))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        at_step(patch, 3, killed)
+        at_step(patch, 3, interrupt)
         run_main("train_baseline", *baseline, "--resume", "auto")
     (best,) = (tmp_path / "run").glob("*best*")
     assert_same(dict(load_file(best)), dict(state["network"]))
@@ -129,7 +110,7 @@ def test_best_checkpoint_is_completed_before_training_goes_on(run_main, baseline
 
 def test_run_killed_before_its_first_state_starts_anew(run_main, baseline, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        at_step(patch, 2, killed)
+        at_step(patch, 2, interrupt)
         run_main("train_baseline", *baseline)
     assert_continues_as_unbroken(run_main, baseline, tmp_path / "run")
     assert (tmp_path / "run/log.txt").read_text().count("iteration 1/4") == 1
@@ -199,12 +180,12 @@ def test_all_processes_stop_after_the_same_step():
 
 
 def test_restart_by_torchrun_continues_even_with_overwrite(run_main, baseline, tmp_path, monkeypatch):
-    run_main("train_baseline", *baseline, "--skip-val")  # somebody's earlier run, to be overwritten
+    run_main("train_baseline", *baseline, "--skip-val")  # an earlier run, to be overwritten
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     words = [*baseline, "--overwrite", "--skip-val"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # not this launch's: overwritten
-        at_step(patch, 4, killed)
+        at_step(patch, 4, interrupt)
         run_main("train_baseline", *words)
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 2
     run_main("train_baseline", *words)  # this launch's: continued
@@ -230,11 +211,8 @@ def test_deterministic_run_on_a_gpu_continues_bit_for_bit(run_main, baseline, tm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 def test_torchrun_passes_the_signal_on_and_the_run_can_be_continued(baseline, tmp_path, number):
     words = [*baseline, "--max-iterations", 2000, "--save-per-iters", 2000, "--val-per-iters", 2000, "--batch-size", 4]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-    command += ["--nproc-per-node=2", "train_baseline.py", *map(str, words), "--workers", "1"]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True
-    )
+    command = [*TORCHRUN, "--nproc-per-node=2", "train_baseline.py", *words, "--workers", 1]
+    (process,) = start_python(command)
     try:
         deadline = time.monotonic() + 120
         while not (tmp_path / "run/metrics.jsonl").exists() and time.monotonic() < deadline:

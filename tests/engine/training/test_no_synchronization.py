@@ -53,7 +53,7 @@ VARIANTS = {
     "bf16_all": ALL | {"amp": "bf16"},
     "fp16_all": ALL | {"amp": "fp16"},
 }
-SKD = "skd+adversarial"  # the discriminator has an optimiser of its own
+SKD = "skd+adversarial"  # the discriminator has its own optimiser
 ALONE = [*sorted(METHODS), SKD]
 CASES = [pytest.param(method, {}, id=method) for method in ALONE]
 CASES += [pytest.param("cirkdv2", flags, id=f"cirkdv2-{name}") for name, flags in VARIANTS.items()]
@@ -74,7 +74,7 @@ def build_training(method: str, config: BaselineConfig, device: torch.device, sc
         method: one, or several joined by +.
         config: as `prepare` takes them.
         device: where the training is put.
-        scaled: gives it a scaler, with so small a scale that no step has to be left out.
+        scaled: gives it a scaler, with so small a scale that no step is skipped.
     """
     torch.manual_seed(0)
     student, teacher = build_model("psp_mobile", "mobilenetv3_small", CLASSES), build_model("psp", "resnet18", CLASSES)
@@ -152,7 +152,7 @@ def train_watched(
 
 
 def check_trained(training: TrainState, before: list[Tensor], steps: int) -> None:
-    """The steps did what they do in a run, so that nothing was left out of what was watched."""
+    """The steps did what they do in a run, so that all of it was watched."""
     network = training.task.network
     assert training.iteration == steps
     assert any(not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))

@@ -63,7 +63,8 @@ def test_flags_refuse_numbers_that_cannot_be(entry):
     assert accepts(entry, [])
     flags = numeric_flags(ENTRIES[entry][0])
     assert len(flags) > (6 if entry == "eval" else 18), flags
-    assert entry == "eval" or {"--lr", "--batch-size", "--crop-size", "--max-seconds"} <= set(flags)
+    training = "--lr --batch-size --crop-size --max-seconds --dist-timeout --profile --skip-bad-samples".split()
+    assert set(["--scales", "--slide-crop", "--window-batch"] if entry == "eval" else training) <= set(flags)
     taken = []
     for flag in flags:
         values = [*NOT_NUMBERS, BELOW_ZERO_IS_FINE.get(flag, "-1")]

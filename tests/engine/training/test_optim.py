@@ -33,10 +33,7 @@ def test_head_multiplier_applies_to_all_but_the_backbone():
 
 
 def test_sgd_has_the_published_settings():
-    optimizer = build_optimizer(
-        nn.Linear(1, 1), [], kind="sgd", lr=0.02, weight_decay=1e-4, momentum=0.9
-    )  # fmt: skip
-    group = optimizer.param_groups[0]
+    group = build_optimizer(nn.Linear(1, 1), [], kind="sgd", lr=0.02, weight_decay=1e-4, momentum=0.9).param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 1e-4, False)
 
 
@@ -83,8 +80,8 @@ def test_the_fused_step_is_the_plain_one(kind):
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])
 @pytest.mark.parametrize(("before", "after"), [(False, True), (True, False)])
-def test_a_state_goes_on_in_another_implementation_and_memory_format(kind, before, after):
-    """Fused kernels go through memory as it lies, so a momentum of other strides would be taken for another one."""
+def test_a_state_loads_into_another_implementation_and_memory_format(kind, before, after):
+    """Fused kernels go through memory in storage order: a momentum of other strides would be read wrongly."""
     start = Pair(before)
     optimizer = plain_optimizer(start, kind)
     start.gradients()
@@ -102,7 +99,7 @@ def test_a_state_goes_on_in_another_implementation_and_memory_format(kind, befor
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-7)
 
 
-def test_gradients_lie_in_memory_as_their_parameters():
+def test_gradients_have_the_strides_of_their_parameters():
     """What the fused step relies on, of convolutions in both formats whatever that of the images."""
     for channels_last in (False, True):
         task = Pair(channels_last)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 import uuid
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import free_port
+from tests.processes import TORCHRUN, run_processes, run_program, start_python
 from utils.checkpoint import load_file
 from utils.cli import EXIT_LOST_PROCESSES, EXIT_USER_ERROR, run_cli
 
@@ -20,9 +19,8 @@ FAULT_AFTER = 3  # iterations; the state is of iteration 2
 CODE = "import json, sys; from tests.engine.training.test_process_faults import run_with_fault; run_with_fault()"
 
 
-def run_with_fault() -> None:
-    """train_baseline whose process 1 meets the fault named in the environment after its third step."""
-    import train_baseline
+def set_fault() -> None:
+    """Lets process 1 meet the fault named in the environment after its third step."""
     from utils.meters import RateMeter
 
     step_done = RateMeter.step_done
@@ -33,7 +31,8 @@ def run_with_fault() -> None:
         steps.append(None)
         if len(steps) != FAULT_AFTER or os.environ["RANK"] != "1":
             return
-        Path(os.environ["FAULT_FILE"]).write_text(str(time.time()))
+        if "FAULT_FILE" in os.environ:
+            Path(os.environ["FAULT_FILE"]).write_text(str(time.time()))
         if os.environ["FAULT"] == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if os.environ["FAULT"] == "hang":
@@ -41,53 +40,56 @@ def run_with_fault() -> None:
         raise ValueError("cannot read bad.png\nas it is no image")
 
     RateMeter.step_done = faulty
+
+
+def run_with_fault() -> None:
+    import train_baseline
+
+    set_fault()
     sys.argv = ["train_baseline.py", *json.loads(os.environ["WORDS"])]
     run_cli(train_baseline.main)
+
+
+def end_with_error(words: list) -> tuple[int, str, str]:
+    os.environ["FAULT"] = "error"
+    set_fault()
+    return run_program("train_baseline", words)
 
 
 class Group:
     """Processes of one run with a fault, started one by one or by torchrun; everything is bounded."""
 
     def __init__(self, fault: str, world_size: int, words: list, folder: Path, torchrun: bool = False) -> None:
-        self.folder, self.token = folder, uuid.uuid4().hex
-        environment = os.environ | {
-            "FAULT": fault, "FAULT_FILE": str(folder / "fault"), "WORDS": json.dumps([str(word) for word in words]),
-            "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "TEST_TOKEN": self.token,
-        }  # fmt: skip
+        self.folder, self.token, command, processes = folder, uuid.uuid4().hex, ["-c", CODE], world_size
         if torchrun:
-            script = folder / "start.py"
-            script.write_text(f"if __name__ == '__main__':\n    {CODE}\n")
-            command = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-            starts = [([*command, f"--nproc-per-node={world_size}", str(script)], {})]
-        else:
-            shared = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": free_port()}
-            starts = [(["-c", CODE], shared | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(world_size)]
-        self.processes = []
-        for index, (arguments, more) in enumerate(starts):
-            with open(folder / f"errors_{index}", "wb") as errors:
-                self.processes.append(
-                    subprocess.Popen(
-                        [sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors,
-                        env=environment | {name: str(value) for name, value in more.items()}
-                        | {"MASTER_ADDR": "127.0.0.1"},
-                    )
-                )  # fmt: skip
+            (folder / "start.py").write_text(f"if __name__ == '__main__':\n    {CODE}\n")
+            command, processes = [*TORCHRUN, f"--nproc-per-node={world_size}", folder / "start.py"], 1
+        self.processes = start_python(
+            command, processes, FAULT=fault, FAULT_FILE=str(folder / "fault"), PYTHONPATH=str(ROOT),
+            WORDS=json.dumps(list(map(str, words))), TEST_TOKEN=self.token,
+        )  # fmt: skip
 
     def __enter__(self) -> "Group":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for process in self.processes:
-            process.kill()
-            process.wait()
         for pid in self.alive():
             os.kill(pid, signal.SIGKILL)
+        for process in self.processes:
+            process.wait()
 
     def wait(self, index: int, timeout: float = 150) -> tuple[int, float, str]:
-        """Exit code, seconds from the fault to the end, and what a process said on stderr."""
+        """Exit code, seconds from the fault to the end, and stderr of a process."""
         code = self.processes[index].wait(timeout)
         seconds = time.time() - float((self.folder / "fault").read_text())
-        return code, seconds, (self.folder / f"errors_{index}").read_text()
+        return code, seconds, self.processes[index].stderr.read()
+
+    def wait_for_all(self) -> None:
+        """No process is left within half a minute: a killed one's loader worker looks every few seconds."""
+        deadline = time.monotonic() + 30
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not self.alive()
 
     def alive(self) -> list[int]:
         """Processes of this group, their loaders' workers included, that still run."""
@@ -107,21 +109,18 @@ def words(baseline) -> list:
 
 
 def check_state(folder: Path) -> None:
-    """The last good state lies there alone."""
+    """The last good state is there, and no part of another."""
     assert load_file(folder / "run/last_state.pth")["iteration"] == 2
     assert not list((folder / "run").glob("*.tmp*"))
 
 
 def test_error_of_one_process_reaches_the_others(words, tmp_path):
-    with Group("error", 2, words, tmp_path) as group:
-        code, seconds, text = group.wait(0)
-        assert code == EXIT_LOST_PROCESSES and seconds < 60
-        reason = "process 1: ValueError: cannot read bad.png"
-        assert f"error (process 0): lost the other processes after iteration 3: {reason}" in text
-        assert "--resume auto" in text and "Traceback" not in text and "as it is no" not in text
-        code, _, text = group.wait(1)
-        assert code == EXIT_USER_ERROR and "error (process 1): cannot read bad.png\nas it is no image" in text
-        assert not group.alive()
+    (code, _, text), failed = run_processes(end_with_error, 2, words)
+    reason = "process 1: ValueError: cannot read bad.png"
+    assert code == EXIT_LOST_PROCESSES
+    assert f"error (process 0): lost the other processes after iteration 3: {reason}" in text
+    assert "--resume auto" in text and "Traceback" not in text and "as it is no" not in text
+    assert failed[0] == EXIT_USER_ERROR and "error (process 1): cannot read bad.png\nas it is no image" in failed[2]
     check_state(tmp_path)
 
 
@@ -134,10 +133,7 @@ def test_killed_process_ends_the_others(words, tmp_path):
             assert "lost the other processes after iteration 3" in text and "killed" in text
             assert "Traceback" not in text
         assert group.wait(1)[0] == -signal.SIGKILL
-        deadline = time.monotonic() + 30
-        while group.alive() and time.monotonic() < deadline:  # the killed one's worker looks every few seconds
-            time.sleep(0.2)
-        assert not group.alive()
+        group.wait_for_all()
     check_state(tmp_path)
 
 
@@ -158,8 +154,5 @@ def test_torchrun_ends_all(fault, words, tmp_path):
         assert code != 0 and seconds < (110 if fault == "hang" else 60)  # torchrun gives what it ends 30 s
         wanted = {"kill": "SIGKILL", "error": "error (process 1): cannot read bad.png", "hang": "no answer within 30 s"}
         assert wanted[fault] in text
-        deadline = time.monotonic() + 30
-        while group.alive() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert not group.alive()
+        group.wait_for_all()
     check_state(tmp_path)

@@ -1,53 +1,24 @@
 """Entry points in several processes on the CPU against one process on the same global batch."""
 
-import importlib
-import os
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 
 from engine.config.methods import method_names
-from tests.conftest import TEACHER, assert_same, at_step, interrupt, metric_lines
-from tests.processes import run_processes
+from tests.conftest import TEACHER, assert_same_runs, at_step, interrupt, metric_lines
+from tests.processes import TORCHRUN, run_mains, run_processes, start_python
 from utils.checkpoint import load_file
-
-ROOT = Path(__file__).resolve().parents[3]
-
-
-def launch(processes: int, *words, timeout: int = 180) -> subprocess.CompletedProcess:
-    """An entry point under `processes` processes; the rendezvous takes a free port on the loopback."""
-    command = [sys.executable]
-    if processes > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
-        command += [f"--nproc-per-node={processes}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
-    )
-
-
-def train_in_turn(runs: list[tuple[str, list[str]]]) -> None:
-    """Runs of entry points, (module, command line), one after the other in the processes there are."""
-    for module, words in runs:
-        sys.argv = [f"{module}.py", *words]
-        with torch.random.fork_rng(devices=[]):
-            importlib.import_module(module).main()
 
 
 def compare_processes(runs: dict[str, tuple[str, list]], folder: Path, worlds=(1, 2, 3)) -> None:
     """Losses of the first step, what has trained and figures of validation do not depend on the processes."""
     for world in worlds:
-        own = [
-            (module, [*map(str, words), "--save-dir-name", f"{name}_{world}"]) for name, (module, words) in runs.items()
-        ]
+        own = [(module, [*words, "--save-dir-name", f"{name}_{world}"]) for name, (module, words) in runs.items()]
         if world == 1:
-            train_in_turn(own)
+            run_mains(*own)
         else:
-            run_processes(train_in_turn, world, own, timeout=120 + 60 * len(own))
+            run_processes(run_mains, world, *own, timeout=120 + 60 * len(own))
     for name in runs:
         expected, *others = (folder / f"{name}_{world}" for world in worlds)
         for other in others:
@@ -89,43 +60,30 @@ def test_no_method_depends_on_the_number_of_processes(distillation, baseline, tm
     compare_processes(runs, tmp_path)
 
 
-def test_evaluation_does_not_depend_on_the_number_of_processes(data_root, teacher_file, run_main, tmp_path):
+def test_evaluation_under_torchrun_equals_one_process(data_root, teacher_file, run_main, tmp_path):
     words = ["--dataset", "custom", "--data", data_root, "--model", TEACHER[0], "--backbone", TEACHER[1]]
     words += ["--pretrained", teacher_file, "--device", "cpu", "--save-dir", tmp_path, "--workers", 0]
     run_main("eval", *words, "--save-dir-name", "eval_1")
-    done = launch(3, "eval.py", *words, "--save-dir-name", "eval_3")
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "eval_1/results.csv").read_text() == (tmp_path / "eval_3/results.csv").read_text()
+    torchrun = [*TORCHRUN, "--nproc-per-node=2", "eval.py"]
+    (process,) = start_python([*torchrun, *words, "--save-dir-name", "eval_2"])
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 0, errors
+    assert (tmp_path / "eval_1/results.csv").read_text() == (tmp_path / "eval_2/results.csv").read_text()
 
 
-def test_indivisible_batch_says_what_divides(baseline):
-    done = launch(2, "train_baseline.py", *baseline, "--batch-size", 3)
-    assert done.returncode != 0
-    assert 'Traceback (most recent call last):\n  File "/' not in done.stderr.split("error")[0]
-    assert "batch" in done.stderr and "3" in done.stderr
-
-
-def train_interrupted(words: list[str], interrupt_at: int | None) -> None:
+def train_interrupted(words: list, interrupt_at: int | None) -> None:
     """Runs train_cirkdv2 in this process; Ctrl-C before the step of the given iteration."""
-    import train_cirkdv2
-
     with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
-        patch.setattr(sys, "argv", ["train_cirkdv2.py", *words])
         if interrupt_at is not None:
             at_step(patch, interrupt_at + 1, interrupt)
-        train_cirkdv2.main()
+        run_mains(("train_cirkdv2", words))
 
 
 def test_two_processes_resume_where_they_stopped(distillation, tmp_path):
     words = [*distillation, "--batch-size", 8, "--accumulation-steps", 2, "--ema-decay", 0.9, "--log-iter", 3]
-    words = list(map(str, words))
     run_processes(train_interrupted, 2, words, None)
     broken = [*words, "--save-dir-name", "broken"]
     run_processes(train_interrupted, 2, broken, 3)
     assert load_file(tmp_path / "broken/last_state.pth")["iteration"] == 2
     run_processes(train_interrupted, 2, [*broken, "--resume", "auto"], None)
-    whole, resumed = (load_file(tmp_path / name / "last_state.pth") for name in ("run", "broken"))
-    for state in (whole, resumed):
-        for name in ("save_dir_name", "resume"):
-            state["arguments"].pop(name)
-    assert_same(whole, resumed)
+    assert_same_runs(tmp_path / "run", tmp_path / "broken")
