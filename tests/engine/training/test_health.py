@@ -49,7 +49,7 @@ def test_filling_of_banks():
     module = nn.ModuleDict({"pixel": MemoryBank(2, 4, 3)})
     assert bank_filling(module) == {"pixel": 0.0}
     rows = torch.ones(3, 3)
-    module["pixel"].write(rows, torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool))
+    module["pixel"].enqueue(rows, torch.tensor([0, 0, 1]), torch.ones(3, dtype=torch.bool))
     assert bank_filling(module) == {"pixel": 3 / 8}
 
 
