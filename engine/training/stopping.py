@@ -211,6 +211,7 @@ class TimeBudget:
         """Books a step. With a limit, all processes call it together."""
         if not self.running:
             self._since = self._clock()
+            return  # a pace measured now, over no step, would put off the next agreement for ever
         self._steps += 1
         if self.limit is not None and self._steps >= self._next:
             self._agree()
@@ -228,10 +229,9 @@ class TimeBudget:
         return self._agreed + self._steps * self._pace
 
     def _agree(self) -> None:
-        before = self._agreed
+        before, steps, self._steps = self._agreed, self._steps, 0
         self._agreed = broadcast_object(self.seconds)
-        self._pace = (self._agreed - before) / self._steps
-        self._steps = 0
+        self._pace = (self._agreed - before) / steps
         if get_world_size() > 1 and self._pace > 0:
             wait = min(AGREE_SECONDS, (self.limit - self._agreed) / 2)
-            self._next = max(1, int(wait / self._pace))
+            self._next = max(1, min(int(wait / self._pace), 2 * steps))  # the pace of few steps may not last
