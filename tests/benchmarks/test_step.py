@@ -1,7 +1,6 @@
 """The benchmark of the step on small networks, and the comparison of curves."""
 
 import multiprocessing
-import threading
 from types import SimpleNamespace
 
 import pytest
@@ -72,67 +71,26 @@ def test_ratios_and_bounds(device, expected, monkeypatch):
     assert "CIRKDV2 / KD, both in bf16 channels_last 1.25" in lines[-1]
 
 
-class InThread:
-    """A thread instead of a process, which would not have the small networks."""
-
-    def __init__(self, target, args, daemon):
-        def run():
-            with args[0]:  # as when a process ends
-                target(*args)
-
-        self.thread = threading.Thread(target=run, daemon=daemon)
-
-    def start(self):
-        self.thread.start()
-
-    def join(self):
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-
-
 def test_the_best_of_the_steps_counts_and_the_peak_of_all(monkeypatch):
-    class Peak:
-        def __init__(self, device):
-            self.values = iter((1.0, 3.0, 7.0))
+    def process(target, args, daemon):
+        """Works at its start and in this process, where the small networks are; the pipe holds what it sends."""
+        return SimpleNamespace(start=lambda: target(*args), join=lambda: None)
 
-        def restart(self):
-            pass
-
-        def mib(self):
-            return next(self.values)
-
+    peaks = iter((1.0, 3.0, 7.0))
+    peak = SimpleNamespace(restart=lambda: None, mib=lambda: next(peaks))
     sizes, own, taken = step.Sizes((40, 56), 2), step.Stepper.step, []
 
     def slow_at_first(self, *batch):
         taken.append(own(self, *batch) + (100 if not taken else 0))
         return taken[-1]
 
-    monkeypatch.setattr(step, "PeakMemory", Peak)
+    monkeypatch.setattr(step, "PeakMemory", lambda device: peak)
     monkeypatch.setattr(step.Stepper, "step", slow_at_first)
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: SimpleNamespace(Process=InThread, Pipe=pipe))
+    context = SimpleNamespace(Process=process, Pipe=multiprocessing.Pipe)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: context)
     seconds, parts, mib = step.measure("small", step.PLAIN, sizes, CPU, 3)
     assert len(taken) == 3 and seconds == min(taken) and mib == 7.0
     assert sum(parts.values()) == pytest.approx(seconds)
-
-
-def pipe():
-    """Both ends; the parent's closing of the other end is left to the thread that has it."""
-    ours, theirs = multiprocessing.Pipe()
-    return ours, KeptOpen(theirs)
-
-
-class KeptOpen:
-    def __init__(self, connection):
-        self.connection, self.send = connection, connection.send
-
-    def close(self):
-        pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.connection.close()
 
 
 def test_curves_are_compared_with_the_spread_over_seeds():

@@ -79,11 +79,9 @@ def published_file(backbone):
     """A made-up published ImageNet file's content, the backbone's tensors by our names, the names that are ignored."""
     described = json.loads((MANIFESTS / f"backbone_{backbone}.json").read_text())
     own = random_values(described["keys"])
-    if backbone.startswith("resnet"):
-        left = {"fc.weight": torch.zeros(1000, 8), "fc.bias": torch.zeros(1000)}
-        return own | left, own, list(left)
-    if backbone.startswith("MiT"):
-        left = {"head.weight": torch.zeros(1000, 8), "head.bias": torch.zeros(1000)}
+    if backbone.startswith(("resnet", "MiT")):
+        classifier = "fc" if backbone.startswith("resnet") else "head"
+        left = {f"{classifier}.weight": torch.zeros(1000, 8), f"{classifier}.bias": torch.zeros(1000)}
         return own | left, own, list(left)
     if backbone == "mobilenetv2":
         last = {f"features.18.1.{leaf}": torch.zeros(1280) for leaf in ("weight", "bias", "running_mean")}

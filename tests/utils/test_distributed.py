@@ -143,40 +143,6 @@ def test_others_that_do_not_come_are_an_error(monkeypatch):
     assert not du.is_distributed()
 
 
-def _lose_others(how: str) -> str:
-    try:
-        with du.lost_processes_explained(lambda: "after iteration 7"):
-            du.barrier()
-            if du.get_rank() == 1:
-                if how == "error":
-                    du.note_failure("ValueError: bad file")
-                    du.note_failure("a later one")
-                if how == "hang":
-                    time.sleep(25)
-                du.cleanup_distributed()
-                return "left"
-            du.all_reduce_sum(torch.ones(1))
-    except du.LostProcesses as error:
-        assert "gloo" in str(error.__cause__)
-        return str(error)
-    return "nothing"
-
-
-@pytest.mark.parametrize(
-    ("how", "words"),
-    [
-        ("error", ["process 1: ValueError: bad file"]),
-        pytest.param("silence", ["ended without a word"], marks=pytest.mark.slow),
-        pytest.param("hang", ["no answer within 15 s", "--dist-timeout"], marks=pytest.mark.slow),
-    ],
-)
-def test_lost_processes_are_explained(how, words):
-    results = run_processes(_lose_others, 2, how, dist_timeout=15 if how == "hang" else 60)
-    assert results[1] == "left"
-    for text in ["lost the other processes after iteration 7", *words]:
-        assert text in results[0]
-
-
 def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="^mine$"), du.lost_processes_explained(lambda: ""):
         raise RuntimeError("mine")
