@@ -10,12 +10,7 @@ from benchmarks.banks import LARGEST_SHARE, RECIPES, LoopBank, wire_share, write
 from benchmarks.host_reads import HostReads
 
 PUBLISHED = Path(__file__).parents[1] / "data/recipes.json"
-NAMES = {
-    "citys": "Cityscapes",
-    "ade20k": "ADE20K",
-    "coco_stuff_164k": "COCO-Stuff",
-    "voc": "Pascal VOC",
-}
+NAMES = {"citys": "Cityscapes", "ade20k": "ADE20K", "coco_stuff_164k": "COCO-Stuff", "voc": "Pascal VOC"}
 
 
 def test_sizes_are_those_of_the_recipes():

@@ -8,17 +8,7 @@ from losses.relation import autograd
 from losses.relation import rows as row_blocks
 from losses.relation.precision import MatmulPrecision
 from tests.losses import plain
-from tests.losses.relation_cases import (
-    ALL,
-    AMX,
-    active,
-    as_on_cuda,
-    bank,
-    close,
-    clustered,
-    half_tolerance,
-    images,
-)
+from tests.losses.relation_cases import ALL, AMX, active, as_on_cuda, bank, close, clustered, half_tolerance, images
 
 
 @pytest.fixture
