@@ -21,14 +21,11 @@ def test_sizes_are_those_of_the_recipes():
         assert [side * stride for side in size] == recipe["crop_size"] and batch == recipe["batch_size"]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if "SegFormer" not in name])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "Cityscapes SegFormer" else n for n in RECIPES]
+)
 def test_banks_send_at_most_a_twentieth(name):
     assert 0.001 < wire_share(*RECIPES[name]) <= LARGEST_SHARE
-
-
-@pytest.mark.slow
-def test_segformers_banks_send_at_most_a_twentieth():
-    assert 0.001 < wire_share(*RECIPES["Cityscapes SegFormer"]) <= LARGEST_SHARE
 
 
 def test_larger_batches_share_the_channel_rows():

@@ -19,22 +19,14 @@ Spoil = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to spoil the second of three training samples, or the list.
+    """A way to spoil the second of three training samples, or the list."""
 
-    Attributes:
-        spoil: changes the data set in this folder.
-        error: pattern of the message; None: training works.
-        one_sample: whether another sample can replace it.
-    """
-
-    spoil: Spoil
-    error: str | None = None
-    one_sample: bool = True
+    spoil: Spoil  # changes the data set in a folder
+    error: str | None = None  # pattern of the message; None: training works
+    one_sample: bool = True  # whether another sample can replace it
 
 
 def put(name: str, content: bytes | np.ndarray | Image.Image, **options) -> Spoil:
-    """Writes a file with these bytes or this picture."""
-
     def spoil(root: Path) -> None:
         if isinstance(content, bytes):
             (root / name).write_bytes(content)
@@ -82,8 +74,6 @@ def rename(image: str, mask: str, line: str, encoding: str = "utf-8") -> Spoil:
 
 
 def replace_image(create: Callable[[Path, Path], object]) -> Spoil:
-    """Renames the image to real.png and calls `create` with its old path and the folder."""
-
     def spoil(root: Path) -> None:
         (root / IMAGE).rename(root / "images/real.png")
         create(root / IMAGE, root)
@@ -157,7 +147,6 @@ FAULTS = {
 
 
 def spoiled(case: str, root: Path) -> Path:
-    """Writes a small data set with this fault."""
     write_pseudo_dataset("custom", root, SIZE, COUNT)
     FAULTS[case].spoil(root)
     return root

@@ -66,8 +66,6 @@ def test_an_ignored_mask_stays_ignored(tmp_path):
 
 @pytest.fixture
 def train(run_main, capsys):
-    """Calls a short training of a tiny network on a data set; returns its exit code and output."""
-
     def run(root, *words):
         command = ["--dataset", "custom", "--data", root, "--save-dir", root / "runs", "--device", "cpu", "--skip-val"]
         command += ["--model", STUDENT[0], "--backbone", STUDENT[1], "--crop-size", *CROP, "--batch-size", 2]

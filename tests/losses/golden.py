@@ -58,7 +58,6 @@ def result(case: str) -> dict[str, Any]:
 
 
 def statistics(values: Tensor) -> dict[str, float]:
-    """Of a gradient, as the reference holds them; in float64."""
     flat = values.detach().double().flatten()
     probe = np.random.default_rng(999).normal(0, 1, tuple(values.shape)).astype(np.float32)
     return {
@@ -69,7 +68,6 @@ def statistics(values: Tensor) -> dict[str, float]:
 
 
 def fill_parameters(module: nn.Module, names: Mapping[str, str] | None = None) -> None:
-    """Gives parameters and buffers the values of the reference; `names` (our name -> its name) are all by default."""
     state = module.state_dict()
     names = {name: name for name in state} if names is None else names
     filled = {ours: torch.from_numpy(fill(theirs, tuple(state[ours].shape))) for ours, theirs in names.items()}

@@ -24,7 +24,6 @@ LOGITS = {"CriterionCWD_logit", "CriterionKD_T1", "CriterionKD_T4"}
 
 
 def stored_case(case: str, name: str, **options):
-    """The distiller's term with the stored inputs as features and as logits."""
     method, weights = CASES[case]
     maps, teacher = golden.tensor(name, grad=True), golden.tensor("logit_t" if name == "logit_s" else "ft512")
     config = METHODS[method].Config(**weights | options)

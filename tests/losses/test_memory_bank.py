@@ -14,7 +14,6 @@ def rows_of(values, dim=2):
 
 
 def kept(bank, ring=0):
-    """The numbers in the filled slots of a ring, in order."""
     count = int(bank.queue_count[ring])
     return bank.queue[ring * bank.size : ring * bank.size + count, 0].tolist()
 

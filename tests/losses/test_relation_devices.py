@@ -26,7 +26,6 @@ SHAPES = {  # anchors, keys, embedding of student and teacher
 
 
 def unit_rows(count, dim, generator, active):
-    """Unit rows; with ``active`` all positive, so that they share a mean."""
     values = torch.randn(count, dim, generator=generator)
     return F.normalize(values.abs() if active else values, dim=1)
 

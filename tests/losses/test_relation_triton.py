@@ -18,7 +18,6 @@ SHAPES = [(3, 37), (2, 1), (2, 64), (2, 300)]
 
 
 def check_kernels(device: str, longest: int) -> None:
-    """Both kernels give what the elementwise operations give, for masks, weights and both dtypes of the gradient."""
     triton_rows.LONGEST_ROW = longest
     for count, num_keys in SHAPES:
         for masked, weighted, out in [(0, 0, "own"), (1, 1, "half"), (1, 0, "own"), (2, 1, "own"), (0, 1, None)]:

@@ -9,8 +9,6 @@ from tests.models.weight_files import MANIFESTS, small, write_file
 
 @pytest.fixture(scope="session")
 def fill_network():
-    """Function that sets every tensor of a network to values by its name and shape; returns the network."""
-
     def apply(network: torch.nn.Module) -> torch.nn.Module:
         state = network.state_dict()
         network.load_state_dict(
@@ -35,5 +33,4 @@ def released(fill_network):
 
 @pytest.fixture
 def save(tmp_path):
-    """Function that saves something as a file and returns the path."""
     return write_file(tmp_path)

@@ -105,9 +105,7 @@ def test_failed_download_is_one_clear_error(monkeypatch):
 
     backbone = TimmBackbone("test_resnet")
     monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(
-        ValueError, match="weights of test_resnet cannot be downloaded: ConnectionError: no route to host"
-    ):
+    with pytest.raises(ValueError, match="test_resnet cannot be downloaded: ConnectionError: no route to host"):
         backbone.pretrained_state()
 
 

@@ -36,14 +36,9 @@ def test_every_wrapping_of_our_checkpoints_loads_with_convention_and_eps(save, w
     report = load_weights(network, save(wrap(source.state_dict())), log=lines.append)
     assert (network.input_convention, network.batch_norm_eps) == (FOREIGN, 1e-3)
     expected = source.state_dict()
-    assert (
-        report.complete
-        and same(network, expected)
-        and sorted(report.loaded) == sorted(expected.keys() - {CONVENTION_KEY})
-    )
-    assert (
-        report.dropped == [] and f"{len(expected) - 1} of {len(expected) - 1} tensors of the network loaded" in lines[0]
-    )
+    assert report.complete and report.dropped == [] and same(network, expected)
+    assert sorted(report.loaded) == sorted(expected.keys() - {CONVENTION_KEY})
+    assert f"{len(expected) - 1} of {len(expected) - 1} tensors of the network loaded" in lines[0]
     assert "mean (0.5, 0.4, 0.3)" in lines[0] and "batch-norm eps 0.001" in lines[0]
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(network.eval()(image).logits, source.eval()(image).logits, rtol=0, atol=0)

@@ -55,8 +55,6 @@ def small(num_classes=4, **options):
 
 
 def write_file(folder):
-    """Return a function that saves something into `folder` and gives the path."""
-
     def write(content, name="file.pth"):
         torch.save(content, folder / name)
         return folder / name
@@ -65,7 +63,6 @@ def write_file(folder):
 
 
 def random_values(shapes, seed=0):
-    """Different values for every tensor of name -> (dtype, shape)."""
     generator = torch.Generator().manual_seed(seed)
     return {
         name: torch.rand(shape, generator=generator)

@@ -186,8 +186,7 @@ def test_a_missing_compiler_is_one_error(monkeypatch):
         raise RuntimeError("\nInvalidCxxCompiler: No working C++ compiler found\nand a long trace")
 
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: missing)
-    with pytest.raises(
-        ValueError, match=r"--compile: .*No working C\+\+ compiler found\).*leave --compile out"
-    ) as caught:
+    message = r"--compile: .*No working C\+\+ compiler found\).*leave --compile out"
+    with pytest.raises(ValueError, match=message) as caught:
         check_compiler(torch.device("cpu"))
     assert "\n" not in str(caught.value)

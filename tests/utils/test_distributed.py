@@ -65,7 +65,6 @@ def test_missing_gpus_are_refused(monkeypatch):
 
 
 def _cross_batch_loss(output: torch.Tensor, everything: torch.Tensor) -> torch.Tensor:
-    """Mean over own rows of a function of every row of the batch."""
     return torch.log_softmax(output @ everything.T, dim=1).square().mean()
 
 

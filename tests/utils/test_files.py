@@ -137,8 +137,6 @@ def test_who_alone_may_write_removes_what_others_left(tmp_path):
 
 
 def test_readers_never_see_a_part(tmp_path):
-    """A thread that writes all the time, and one that reads."""
-
     def save(number):
         save_atomic({"n": number, "w": torch.full((20_000,), float(number))}, path, keep_previous=True)
 

@@ -8,7 +8,6 @@ from utils.seed import hash_bits, hash_randint, hash_uniform, seed_everything, s
 
 
 def plain_hash(*keys: int) -> int:
-    """The same hash in unsigned Python integers."""
     state = 0
     for key in keys:
         word = ((key & 0xFFFFFFFF) ^ (((key >> 32) & 0xFFFFFFFF) * 0x2C1B3C6D)) & 0xFFFFFFFF

@@ -12,8 +12,6 @@ from utils.sinks import LOGGERS
 
 
 class Service(ModuleType):
-    """Records what both services are called with."""
-
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.__spec__ = ModuleSpec(name, None)
