@@ -196,7 +196,7 @@ def test_networks_that_only_look_alike_are_refused_with_the_reason(save, title):
     path = save(build().state_dict())
     for allowed in (False, True):
         with Untouched(network, f"{reason}.*--backbone timm:<name>; take the published file"):
-            load_backbone_weights(network, path, allow_partial=partial, log=silent)
+            load_backbone_weights(network, path, allow_partial=allowed, log=silent)
 
 
 def test_timms_mobilevit_differs_by_that_activation_and_by_nothing_else():
