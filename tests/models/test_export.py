@@ -26,7 +26,6 @@ NETWORKS = [
     ("segformer", "MiT_B0", False),
     ("psp_mobile", "mobilenetv3_small", True),
     ("deeplab_mobile", "mobilevit_xx_small", False),
-    ("psp_mobile", "mobilenetv2", False),
     ("upernet_lite", "resnet18", False),
     ("deeplabv3", "timm:test_convnext", False),
 ]
@@ -108,9 +107,8 @@ def test_size_that_cannot_stay_variable_is_fixed_and_reported(kind, tmp_path):
     network.head.register_forward_hook(lambda head, args, out: (out[0] * float(args[0][0].shape[-1]), out[1]))
     metadata = export(network, path, kind, size=(64, 96), log=lines.append)
     assert metadata["size"] == "64x96"
-    assert (
-        "cannot stay variable (at 128x192" in lines[0] and "fixing them at 64x96" in lines[0] and "fixed" in lines[-1]
-    )
+    assert "cannot stay variable (at 128x192" in lines[0] and "fixing them at 64x96" in lines[0]
+    assert "fixed" in lines[-1]
     images, expected = scores(network, 64, 96)
     assert_equal_scores(RUN[kind](path, images), expected)
 
@@ -161,11 +159,10 @@ def test_a_size_that_the_network_does_not_allow_is_refused_with_its_message(tmp_
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "torchscript"])
-def test_files_have_the_mode_of_any_new_file(kind, tmp_path):
+def test_files_have_the_mode_of_any_new_file(tmp_path):
     path, before = tmp_path / "x.safetensors", os.umask(0o027)
     try:
-        export(fresh("psp_mobile", "mobilenetv3_small"), path, kind, size=(64, 96), fixed_size=True, log=silent)
+        export(fresh("psp_mobile", "mobilenetv3_small"), path, "safetensors", log=silent)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o640

@@ -79,14 +79,19 @@ def test_recipe_networks_compile(model, backbone, checkpointed):
         torch.testing.assert_close(b, a, rtol=tolerance, atol=tolerance / 10, msg=lambda text, at=name: f"{at}: {text}")
 
 
-def test_validation_runs_uncompiled_and_training_compiled():
-    """Counted by a back end that compiles nothing."""
+def counting(compiler: str):
+    """A back end and the list of the graphs that it was given."""
     graphs = []
 
     def backend(graph, inputs):
         graphs.append(graph)
-        return graph.forward
+        return lookup_backend(compiler)(graph, inputs)
 
+    return backend, graphs
+
+
+def test_validation_runs_uncompiled_and_training_compiled():
+    backend, graphs = counting("eager")
     network = tiny_network().train()
     network.compile(backend=backend)
     network(torch.randn(2, 3, 8, 8))
@@ -150,14 +155,9 @@ def test_compiled_training_in_half_precision_equals_eager(checkpointed):
 
 
 def test_a_compiled_teacher_in_half_precision(monkeypatch):
-    """Compiled once, by a back end that counts; then used again."""
+    """Compiled once, then used again."""
     network = tiny_network().eval()
-    graphs = []
-
-    def backend(graph, inputs):
-        graphs.append(graph)
-        return lookup_backend("aot_eager")(graph, inputs)
-
+    backend, graphs = counting("aot_eager")
     compile_module = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda module: compile_module(module, backend=backend, fullgraph=True))
     options = {"device": torch.device("cpu"), "fold": False, "amp": "bf16", "channels_last": True}
