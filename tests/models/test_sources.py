@@ -85,10 +85,8 @@ REFUSED = {
     "timm:resnet50": ("psp", "resnet50", "not known to be the same network as resnet50.*timm:resnet50s"),
     "timm:mobilevit_xxs": ("psp_mobile", "mobilevit_xx_small", "no library is known to have the same network"),
     "timm": ("psp_mobile", "mobilenetv3_small", "not known to be the same.*timm:tf_mobilenetv3_small_100, timm"),
-    "timm:nothing": ("psp_mobile", "mobilenetv3_small", "not known to be the same"),
     "timm:mobilenetv3_small_100.fast": ("psp_mobile", "mobilenetv3_small", "no weights 'fast'.*lamb_in1k"),
     "timm:mobilenetv3_small_100.": ("psp_mobile", "mobilenetv3_small", "'mobilenetv3_small_100.' ends with a dot"),
-    "torchvision:mobilenet_v2.": ("psp_mobile", "mobilenetv2", "'mobilenet_v2.' ends with a dot"),
     "timm:resnet5": ("segformer", "MiT_B0", "published file of MiT_B0, or that of Hugging Face's nvidia/mit-b0$"),
     "torchvision:mobilenet_v2.V9": ("psp_mobile", "mobilenetv2", "no weights 'V9'.*IMAGENET1K_V2"),
 }

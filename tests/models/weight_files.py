@@ -54,14 +54,6 @@ def small(num_classes=4, **options):
     return build_model("psp_mobile", "mobilenetv3_small", num_classes, **options)
 
 
-def write_file(folder):
-    def write(content, name="file.pth"):
-        torch.save(content, folder / name)
-        return folder / name
-
-    return write
-
-
 def random_values(shapes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {
