@@ -18,6 +18,7 @@ from models.base import IMAGENET_RGB, PUBLISHED
 from models.export import formats
 from models.export.exporter import export
 from models.weights import load_weights
+from tests.models.test_fold import randomize_norms
 from tests.models.weight_files import same, silent
 from utils.trust import CHECKSUM
 
@@ -32,14 +33,8 @@ NETWORKS = [
 
 
 def fresh(model: str, backbone: str, num_classes: int = 5, **options):
-    """A network whose batch norms do something."""
     torch.manual_seed(0)
-    network = build_model(model, backbone, num_classes, **options)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2)
-    return network.eval()
+    return randomize_norms(build_model(model, backbone, num_classes, **options))
 
 
 @torch.no_grad()
@@ -53,11 +48,7 @@ def onnx_run(path: Path, images: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
 
 
-def torchscript_run(path: Path, images: torch.Tensor) -> torch.Tensor:
-    return torch.jit.load(str(path))(images)
-
-
-RUN = {"onnx": onnx_run, "torchscript": torchscript_run}
+RUN = {"onnx": onnx_run, "torchscript": lambda path, images: torch.jit.load(str(path))(images)}
 
 
 def assert_equal_scores(got, expected):

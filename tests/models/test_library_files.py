@@ -14,7 +14,7 @@ from models import build_model
 from models.base import IMAGENET_RGB, PUBLISHED, InputConvention
 from models.layers import ConvBlock
 from models.weights import describe_file, load_backbone_weights
-from tests.models.weight_files import Untouched, batches, published_file, randomise, same, silent
+from tests.models.weight_files import batches, published_file, randomise, same, silent, untouched
 
 
 class Case(NamedTuple):
@@ -101,7 +101,7 @@ def test_networks_have_the_features_of_libraries_files(save, title):
     network, lines = build_model(case.network, case.backbone, 3), []
     state = dict(source.state_dict())
     name = [key for key in state if key.endswith("running_var")][-3]
-    with Untouched(network, rf"1 missing in the file: (\S+ \(there )?{re.escape(name)}"):
+    with untouched(network, rf"1 missing in the file: (\S+ \(there )?{re.escape(name)}"):
         load_backbone_weights(network, save({key: state[key] for key in state if key != name}), log=silent)
     report = load_backbone_weights(network, save(state), log=lines.append)
     assert report.complete and f"read as {re.sub('_(small|large)$', '', title)}" in lines[0]
@@ -171,9 +171,9 @@ def test_hugging_face_segformers_keys_and_values_are_joined(save, prefix):
     assert report.complete and report.dropped == ["classifier.weight", "classifier.bias"]
     assert network.input_convention == IMAGENET_RGB and "read as Hugging Face SegFormer" in lines[0]
     value = f"{prefix}encoder.block.2.1.attention.self.value.weight"
-    with Untouched(network, rf"block3\.1\.attn\.kv\.weight \(there \S+key\.weight and {re.escape(value)}\)"):
+    with untouched(network, rf"block3\.1\.attn\.kv\.weight \(there \S+key\.weight and {re.escape(value)}\)"):
         load_backbone_weights(network, save({k: v for k, v in content.items() if k != value}), log=silent)
-    with Untouched(network, r"1 of another shape or kind: block3\.1\.attn\.kv\.weight"):
+    with untouched(network, r"1 of another shape or kind: block3\.1\.attn\.kv\.weight"):
         load_backbone_weights(network, save(content | {value: torch.zeros(160, 150)}), log=silent)
 
 
@@ -195,7 +195,7 @@ def test_networks_that_only_look_alike_are_refused_with_the_reason(save, title):
     network = build_model("deeplab_mobile" if backbone.startswith("mobile") else "psp", backbone, 3)
     path = save(build().state_dict())
     for allowed in (False, True):
-        with Untouched(network, f"{reason}.*--backbone timm:<name>; take the published file"):
+        with untouched(network, f"{reason}.*--backbone timm:<name>; take the published file"):
             load_backbone_weights(network, path, allow_partial=allowed, log=silent)
 
 

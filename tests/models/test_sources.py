@@ -11,7 +11,7 @@ from models import build_model
 from models.base import IMAGENET_RGB, InputConvention
 from models.weights import load_backbone_weights, sources
 from models.weights.conversions import PUBLIC_EQUIVALENTS
-from tests.models.weight_files import Untouched, same, silent
+from tests.models.weight_files import same, silent, untouched
 
 HALVES = InputConvention("RGB", 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 PLAIN = InputConvention("RGB", 1 / 255, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -96,7 +96,7 @@ REFUSED = {
 def test_other_networks_are_refused_before_the_download(downloads, source):
     name, backbone, message = REFUSED[source]
     network = build_model(name, backbone, 3)
-    with Untouched(network, message):
+    with untouched(network, message):
         load_backbone_weights(network, source, log=silent)
     assert downloads == []
 
@@ -108,7 +108,7 @@ def test_a_failed_download_is_reported_with_name_and_cause(monkeypatch):
     monkeypatch.setattr(sources, "download", download)
     network = build_model("psp_mobile", "mobilenetv3_small", 3)
     message = r"timm:mobilenetv3_small_100: the weights cannot be downloaded \(ConnectionError: no route to host\)"
-    with Untouched(network, message):
+    with untouched(network, message):
         load_backbone_weights(network, "timm:mobilenetv3_small_100", log=silent)
 
 
@@ -164,9 +164,9 @@ def test_backbones_of_timms_own(monkeypatch):
         assert load_backbone_weights(network, source, log=silent).complete
         assert calls == [name]
     assert load_backbone_weights(network, "TIMM", log=silent).complete
-    with Untouched(network, "timm has no weights 'fast' of resnet18d; there are: .*ra2_in1k"):
+    with untouched(network, "timm has no weights 'fast' of resnet18d; there are: .*ra2_in1k"):
         load_backbone_weights(network, "timm:resnet18d.fast", log=silent)
-    with Untouched(network, "expected weights of timm:resnet18d: timm, or timm:resnet18d.<tag>"):
+    with untouched(network, "expected weights of timm:resnet18d: timm, or timm:resnet18d.<tag>"):
         load_backbone_weights(network, "timm:resnet18", log=silent)
 
 
@@ -181,5 +181,5 @@ def test_a_file_of_timms_classifier_fills_timms_backbone(tmp_path):
     state = dict(source.state_dict())
     del state["layer4.1.conv2.weight"]
     torch.save(state, tmp_path / "file.pth")
-    with Untouched(network, r"1 missing in the file: network\.layer4\.1\.conv2\.weight"):
+    with untouched(network, r"1 missing in the file: network\.layer4\.1\.conv2\.weight"):
         load_backbone_weights(network, tmp_path / "file.pth", log=silent)

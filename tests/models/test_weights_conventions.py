@@ -17,7 +17,7 @@ from models.weights import (
     read_file,
     read_state,
 )
-from tests.models.weight_files import WRAPPINGS, Untouched, same, silent, small
+from tests.models.weight_files import WRAPPINGS, same, silent, small, untouched
 
 NAN = float("nan")
 FOREIGN = InputConvention("RGB", 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -52,12 +52,12 @@ def test_a_checkpoint_without_convention_sets_the_published_one(released, save):
 
 def test_impossible_conventions_are_refused_before_anything_is_written(released, save):
     network = trained_elsewhere()
-    with Untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
+    with untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
         load_weights(network, save(released | {CONVENTION_KEY: torch.zeros(3)}))
     for place, value in ((1, NAN), (3, float("inf")), (5, NAN), (8, -1e-3), (8, NAN)):
         entry = network.weights_convention()
         entry[place] = value
-        with Untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
+        with untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
             load_weights(network, save(released | {CONVENTION_KEY: entry}))
 
 
@@ -86,7 +86,7 @@ def test_averaged_weights_are_preferred_and_reported(save):
     assert same(network, plain.state_dict()) and "averaged weights" not in lines[1]
     broken = last_state(plain, AveragedModel(averaged))
     del broken["ema"]["module.head.classifier.bias"]
-    with Untouched(network, "1 missing in the file: head.classifier.bias"):
+    with untouched(network, "1 missing in the file: head.classifier.bias"):
         load_weights(network, save(broken))
 
 
