@@ -28,11 +28,6 @@ def test_banks_send_at_most_a_twentieth(name):
     assert 0.001 < wire_share(*RECIPES[name]) <= LARGEST_SHARE
 
 
-def test_larger_batches_share_the_channel_rows():
-    classes, size, channels, batch = RECIPES["CamVid"]
-    assert wire_share(classes, size, channels, 2 * batch) < wire_share(classes, size, channels, batch)
-
-
 def test_the_loop_waits_and_the_banks_do_not(monkeypatch):
     monkeypatch.setattr("benchmarks.banks.SIZE", (16, 16))
     monkeypatch.setattr("benchmarks.banks.TEACHER_CHANNELS", 8)

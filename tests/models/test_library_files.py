@@ -205,16 +205,11 @@ def test_timms_mobilevit_differs_by_that_activation_and_by_nothing_else():
     theirs = source.state_dict()
     backbone.load_state_dict(dict(zip(backbone.state_dict(), theirs.values(), strict=False)))  # the classifier is last
     source = with_our_geometry(source, backbone)
-    for height, width in ((64, 96), (70, 91)):
-        x = batches(IMAGENET_RGB, height, width)[0]
-        with torch.no_grad():
-            expected = source.forward_features(x)
-            assert (backbone(x)[-1] - expected).abs().max() > 1e-2 * expected.abs().max()
-            hooks = [
+    x = batches(IMAGENET_RGB, 70, 91)[0]
+    with torch.no_grad():
+        expected = source.forward_features(x)
+        assert (backbone(x)[-1] - expected).abs().max() > 1e-2 * expected.abs().max()
+        for name, module in backbone.named_modules():
+            if name.endswith("conv_proj") and isinstance(module, ConvBlock):
                 module.register_forward_hook(lambda module, inputs, output: torch.nn.functional.silu(output))
-                for name, module in backbone.named_modules()
-                if name.endswith("conv_proj") and isinstance(module, ConvBlock)
-            ]
-            torch.testing.assert_close(backbone(x)[-1], expected, rtol=1e-4, atol=1e-4)
-            for hook in hooks:
-                hook.remove()
+        torch.testing.assert_close(backbone(x)[-1], expected, rtol=1e-4, atol=1e-4)

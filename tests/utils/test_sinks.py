@@ -1,4 +1,4 @@
-"""--logger sends settings and curves to a service; a fake module stands for each."""
+"""--logger sends settings and curves to a service; both are replaced by fake modules."""
 
 import sys
 from importlib.machinery import ModuleSpec
