@@ -10,12 +10,7 @@ from benchmarks.banks import LARGEST_SHARE, RECIPES, LoopBank, wire_share, write
 from benchmarks.host_reads import HostReads
 
 PUBLISHED = Path(__file__).parents[1] / "data/recipes.json"
-NAMES = {
-    "citys": "Cityscapes",
-    "ade20k": "ADE20K",
-    "coco_stuff_164k": "COCO-Stuff",
-    "voc": "Pascal VOC",
-}
+NAMES = {"citys": "Cityscapes", "ade20k": "ADE20K", "coco_stuff_164k": "COCO-Stuff", "voc": "Pascal VOC"}
 
 
 def test_sizes_are_those_of_the_recipes():
@@ -26,19 +21,11 @@ def test_sizes_are_those_of_the_recipes():
         assert [side * stride for side in size] == recipe["crop_size"] and batch == recipe["batch_size"]
 
 
-@pytest.mark.parametrize("name", [name for name in RECIPES if "SegFormer" not in name])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "Cityscapes SegFormer" else n for n in RECIPES]
+)
 def test_banks_send_at_most_a_twentieth(name):
     assert 0.001 < wire_share(*RECIPES[name]) <= LARGEST_SHARE
-
-
-@pytest.mark.slow
-def test_segformers_banks_send_at_most_a_twentieth():
-    assert 0.001 < wire_share(*RECIPES["Cityscapes SegFormer"]) <= LARGEST_SHARE
-
-
-def test_larger_batches_share_the_channel_rows():
-    classes, size, channels, batch = RECIPES["CamVid"]
-    assert wire_share(classes, size, channels, 2 * batch) < wire_share(classes, size, channels, batch)
 
 
 def test_the_loop_waits_and_the_banks_do_not(monkeypatch):

@@ -44,8 +44,3 @@ def test_an_unknown_name_is_refused_with_the_known_ones(monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         driver.main()
     assert ended.value.code == 2 and "relations, banks, input, step" in capsys.readouterr().err
-
-
-def test_every_benchmark_is_a_module():
-    for name in driver.BENCHMARKS:
-        __import__(f"benchmarks.{name}")

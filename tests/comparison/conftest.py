@@ -50,7 +50,6 @@ def spec(values) -> Spec:
 
 
 def leave_training(job: Job) -> None:
-    """What a finished training leaves."""
     curve = CURVES[job.method.method, job.seed]
     job.folder.mkdir(parents=True, exist_ok=True)
     lines = []
@@ -78,7 +77,6 @@ def leave_evaluation(folder: Path, spec: Spec, miou: float, class_iou: list, mas
 
 
 def leave_run(job: Job, spec: Spec) -> None:
-    """A run with its evaluation and record."""
     key = job.method.method, job.seed
     leave_training(job)
     leave_evaluation(job.folder / EVALUATION, spec, FINAL[key], CLASS_IOU[key], job.save_predictions)
@@ -101,13 +99,11 @@ def leave_runs(spec: Spec) -> list[Job]:
 
 @pytest.fixture
 def finished(spec) -> list[Job]:
-    """All four runs and the teacher's evaluation."""
     leave_teacher(spec)
     return leave_runs(spec)
 
 
 def report(spec: Spec, jobs: list[Job], *words: str) -> tuple[dict, str]:
-    """Writes the report; its figures and its page."""
     summary = write_report(spec, jobs, ["compare.py", *words])
     return summary, (spec.output / "report.html").read_text()
 
@@ -120,7 +116,6 @@ def summary(spec, finished) -> dict:
 
 
 def change_metrics(job: Job, change) -> None:
-    """Replaces the lines of a run's metrics."""
     lines = change(metric_lines(job.folder))
     (job.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 

@@ -82,7 +82,6 @@ def test_columns_sort_and_pictures_enlarge(browser):
 
 def test_tables_of_five_methods_fit_a_screen_of_1280_pixels(driver, values):
     def lengthen(lines):
-        """Figures as long as those of a published recipe."""
         for line in lines:
             line |= {"iteration": 8000 * line["iteration"], "train_seconds": 80000 * line["train_seconds"]}
         return [line | ({"memory_mib": 131000} if "loss" in line else {}) for line in lines]

@@ -55,7 +55,6 @@ def test_flags_alone_are_enough(tmp_path, data_root):
         ({"iterations": None}, "one of iterations and seconds"),
         ({"seconds": 5}, "one of iterations and seconds"),
         ({"iterations": 0}, "iterations 0: expected a whole number of at least 1"),
-        ({"iterations": 2.5}, "iterations 2.5"),
         ({"split": "train"}, "split 'train': expected val or test"),
         ({"pictures": -1}, "pictures -1"),
         ({"train_flags": "--seed 4"}, "--seed is set by the comparison: use its key seeds"),

@@ -2,6 +2,7 @@ import struct
 import zlib
 
 import pytest
+import torch
 
 from dataset.loading.loaders import build_train_loader
 from dataset.prepared.build import build_cache
@@ -10,7 +11,6 @@ from tests.pseudo_datasets import write_source
 
 @pytest.fixture
 def source(tmp_path):
-    """The folder of a small data set of the user's own."""
     return write_source("custom", tmp_path / "source")
 
 
@@ -20,11 +20,14 @@ def build_small(source, out, splits=("train", "val"), name="custom", **options):
 
 
 def batches(data, **options):
-    """All batches of a small training stream."""
     settings = {"crop_size": (16, 20), "batch_size": 4, "max_iterations": 6, "seed": 5} | options
     return list(build_train_loader(data, **settings))
 
 
+def joined(parts):
+    """The processes' parts of a batch as one."""
+    return type(parts[0])(*(torch.cat(field) for field in zip(*parts, strict=True)))
+
+
 def chunk(kind: bytes, body: bytes) -> bytes:
-    """A chunk of a PNG file."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -19,22 +19,14 @@ Spoil = Callable[[Path], object]
 
 @dataclass(frozen=True)
 class Fault:
-    """A way to spoil the second of three training samples, or the list.
+    """A way to spoil the second of three training samples, or the list."""
 
-    Attributes:
-        spoil: changes the data set in this folder.
-        error: pattern of the message; None: training works.
-        one_sample: whether another sample can replace it.
-    """
-
-    spoil: Spoil
-    error: str | None = None
-    one_sample: bool = True
+    spoil: Spoil  # changes the data set in a folder
+    error: str | None = None  # pattern of the message; None: training works
+    one_sample: bool = True  # whether another sample can replace it
 
 
 def put(name: str, content: bytes | np.ndarray | Image.Image, **options) -> Spoil:
-    """Writes a file with these bytes or this picture."""
-
     def spoil(root: Path) -> None:
         if isinstance(content, bytes):
             (root / name).write_bytes(content)
@@ -82,8 +74,6 @@ def rename(image: str, mask: str, line: str, encoding: str = "utf-8") -> Spoil:
 
 
 def replace_image(create: Callable[[Path, Path], object]) -> Spoil:
-    """Renames the image to real.png and calls `create` with its old path and the folder."""
-
     def spoil(root: Path) -> None:
         (root / IMAGE).rename(root / "images/real.png")
         create(root / IMAGE, root)
@@ -100,10 +90,8 @@ UNREADABLE = r"the image .*train_001\.png cannot be read: "
 
 FAULTS = {
     "image: truncated PNG": Fault(cut(IMAGE, 0.7), UNREADABLE),
-    "image: PNG cut in its header": Fault(cut(IMAGE, 0.005), UNREADABLE),
     "image: PNG without its last bytes": Fault(cut(IMAGE, 0.99), UNREADABLE),
     "image: truncated JPEG": Fault(jpeg(0.7), r"the image .*train_001\.jpg cannot be read: "),
-    "image: JPEG cut in its header": Fault(jpeg(0.02), r"the image .*train_001\.jpg cannot be read: "),
     "image: one broken byte": Fault(
         change(IMAGE, lambda data: data[:1500] + bytes([data[1500] ^ 255]) + data[1501:]), UNREADABLE
     ),
@@ -115,17 +103,12 @@ FAULTS = {
     "image: transparent palette": Fault(put(IMAGE, PICTURE.convert("P"), transparency=bytes(range(256)))),
     "image: RGBA": Fault(put(IMAGE, PICTURE.convert("RGBA"))),
     "image: grey": Fault(put(IMAGE, PICTURE.convert("L"))),
-    "image: grey with alpha": Fault(put(IMAGE, PICTURE.convert("LA"))),
     "image: black and white": Fault(put(IMAGE, PICTURE.convert("1"))),
-    "image: JPEG, whole": Fault(jpeg(1.0)),
     "image: JPEG, CMYK": Fault(jpeg(1.0, "CMYK")),
     "image: missing": Fault(
         lambda root: (root / IMAGE).unlink(), r"(1 of 6 files are missing, first:\n  .*|.*)images/train_001\.png"
     ),
     "image: link to a file": Fault(replace_image(lambda path, root: path.symlink_to(root / "images/real.png"))),
-    "image: link to nothing": Fault(
-        replace_image(lambda path, root: path.symlink_to(root / "images/none.png")), r"images/train_001\.png"
-    ),
     "image: link to itself": Fault(replace_image(lambda path, _: path.symlink_to(path)), r"images/train_001\.png"),
     "image: a folder of its name": Fault(replace_image(lambda path, _: path.mkdir()), r"images/train_001\.png"),
     "mask: truncated PNG": Fault(cut(MASK, 0.7), r"the mask .*train_001\.png cannot be read: "),
@@ -139,7 +122,6 @@ FAULTS = {
         put(MASK, THOUSANDS), r"train_001\.png holds 3068 illegal value\(s\): 3, 4, 5.*, \.\.\. \(3068 pixels\)"
     ),
     "mask: colours": Fault(put(MASK, PICTURE), r"train_001\.png has the colour mode RGB: expected one channel"),
-    "mask: palette": Fault(put(MASK, Image.fromarray(block_mask(SIZE, (0, 1, 2))).convert("P"))),
     "mask: all ignored": Fault(put(MASK, VOID)),
     "mask: every mask all ignored": Fault(several(*(put(f"masks/train_00{i}.png", VOID) for i in range(COUNT)))),
     "sizes: image and mask swapped": Fault(
@@ -148,7 +130,6 @@ FAULTS = {
     "sizes: smaller than the crop": Fault(both((20, 30), (20, 30))),
     "sizes: one row": Fault(both((1, 64), (1, 64))),
     "sizes: 1x1": Fault(both((1, 1), (1, 1))),
-    "list: zero bytes": Fault(put(LIST, b""), r"train\.txt is empty", False),
     "list: blank lines alone": Fault(put(LIST, b"\n \r\n"), r"train\.txt is empty", False),
     "list: Windows line ends, blank lines": Fault(
         several(relist("\n", "\r\n\r\n  \r\n"), change(LIST, lambda data: "\ufeff".encode() + data))
@@ -159,7 +140,6 @@ FAULTS = {
         rename("images/straße.png", MASK, f"images/straße.png {MASK}", "latin-1"), r"train\.txt is not UTF-8", False
     ),
     "paths: with spaces, quoted": Fault(rename("a b/a.png", "masks/a b.png", '"a b/a.png" "masks/a b.png"')),
-    "paths: with spaces, tab": Fault(rename("a b/a.png", "masks/a b.png", "a b/a.png\tmasks/a b.png")),
     "paths: with spaces, tab and quotes": Fault(rename("a b/a.png", "masks/a b.png", 'a b/a.png\t"masks/a b.png"')),
     "paths: with spaces, bare": Fault(rename("my images/a b.png", "masks/a b.png", "my images/a b.png masks/a b.png")),
     "paths: beyond ASCII": Fault(rename("images/straße_道路.png", "masks/м.png", "images/straße_道路.png masks/м.png")),
@@ -167,7 +147,6 @@ FAULTS = {
 
 
 def spoiled(case: str, root: Path) -> Path:
-    """Writes a small data set with this fault."""
     write_pseudo_dataset("custom", root, SIZE, COUNT)
     FAULTS[case].spoil(root)
     return root

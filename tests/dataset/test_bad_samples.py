@@ -5,14 +5,13 @@ import time
 
 import numpy as np
 import pytest
-import torch
 
 from dataset import build_dataset
 from dataset.loading.bad_samples import BadSamples, listed
 from dataset.loading.loaders import TrainStream, build_eval_loader, build_train_loader
 from dataset.loading.transforms import TrainTransform
 from tests.conftest import assert_same
-from tests.dataset.conftest import batches
+from tests.dataset.conftest import batches, joined
 from tests.pseudo_datasets import write_pseudo_dataset
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -108,8 +107,7 @@ def test_workers_and_a_resume_change_nothing(data, whole, workers):
 def test_processes_change_nothing_and_count_their_bad_samples(data, whole):
     counters = [tolerant()[0] for _ in range(2)]
     ranks = [batches(data, bad_samples=counters[rank], rank=rank, world_size=2) for rank in range(2)]
-    joined = [type(a)(*(torch.cat(fields) for fields in zip(a, b, strict=True))) for a, b in zip(*ranks, strict=True)]
-    assert_same(whole, joined)
+    assert_same(whole, [joined(parts) for parts in zip(*ranks, strict=True)])
     assert len(counters[0].found | counters[1].found) == 2
 
 

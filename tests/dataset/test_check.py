@@ -28,7 +28,6 @@ def own(tmp_path):
 
 
 def run(capsys, *arguments):
-    """Exit code, standard output and standard error."""
     code = exit_code(main, [*map(str, arguments), "--workers", "0"])
     return code, *capsys.readouterr()
 

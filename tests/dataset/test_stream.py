@@ -13,7 +13,7 @@ from dataset import build_dataset
 from dataset.loading.loaders import build_eval_loader, build_train_loader
 from dataset.loading.samplers import StreamBatchSampler, StreamOrder
 from tests.conftest import assert_same
-from tests.dataset.conftest import batches
+from tests.dataset.conftest import batches, joined
 from tests.pseudo_datasets import write_pseudo_dataset
 
 # more workers than cores
@@ -31,10 +31,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unlabelled(tmp_path_factory):
     return build_dataset("citys", write_pseudo_dataset("citys", tmp_path_factory.mktemp("citys")), "test")
-
-
-def joined(parts):
-    return type(parts[0])(*(torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 def test_batch_fields(data):

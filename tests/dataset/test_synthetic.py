@@ -50,7 +50,6 @@ def test_scenes_hold_all_classes_some_rare_and_every_pixel_is_legal(difficulty):
 
 
 def test_pictures_are_scenes_and_not_noise():
-    """Neighbouring pixels are similar, and the sky is above the road."""
     for index in range(5):
         image, mask = synthetic_sample("val", index, (96, 160), 0, 0.5)
         steps = np.abs(np.diff(image.astype(int), axis=1)).mean()

@@ -1,9 +1,4 @@
-"""Reference values of the losses in `tests/data/golden/losses/simple.json`: inputs, results, gradients.
-
-x, y = golden.tensor("fs128", grad=True), golden.tensor("ft512")
-golden.fill_parameters(module, {"adapter.weight": "conv.weight"})
-golden.check("CriterionAT_fs128", [at(x, y)], {"fs128": x})
-"""
+"""Reference values of the losses in `tests/data/golden/losses/simple.json`: inputs, results, gradients."""
 
 import hashlib
 import json
@@ -46,13 +41,7 @@ def _array(name: str) -> np.ndarray:
 
 
 def tensor(name: str, grad: bool = False, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A new tensor of an input of the reference, e.g. "fs128", "ft512", "logit_s", "labels" (ignored = 255).
-
-    Args:
-        name: key of "inputs".
-        grad: whether it requires a gradient.
-        dtype: of everything but "labels", which stay int64.
-    """
+    """A new tensor of "inputs", e.g. "fs128" or "logit_s"; "labels" stay int64, 255 = ignored."""
     if name == "labels":
         labels = torch.from_numpy(_array(name).copy())
         return labels.where(labels >= 0, IGNORED)
@@ -60,12 +49,10 @@ def tensor(name: str, grad: bool = False, dtype: torch.dtype = torch.float32) ->
 
 
 def result(case: str) -> dict[str, Any]:
-    """The entry of "results": "outputs", "grads", and what else the case has."""
     return _reference()["results"][case]
 
 
 def statistics(values: Tensor) -> dict[str, float]:
-    """l2, abs_sum and dot_probe of a gradient, as the reference holds them, computed in float64."""
     flat = values.detach().double().flatten()
     probe = np.random.default_rng(999).normal(0, 1, tuple(values.shape)).astype(np.float32)
     return {
@@ -76,12 +63,6 @@ def statistics(values: Tensor) -> dict[str, float]:
 
 
 def fill_parameters(module: nn.Module, names: Mapping[str, str] | None = None) -> None:
-    """Gives parameters and buffers of a module the values of the reference.
-
-    Args:
-        module: in place.
-        names: our name -> the filler's name; entries that are not listed stay. None = all, under their own names.
-    """
     state = module.state_dict()
     names = {name: name for name in state} if names is None else names
     filled = {ours: torch.from_numpy(fill(theirs, tuple(state[ours].shape))) for ours, theirs in names.items()}
@@ -91,12 +72,8 @@ def fill_parameters(module: nn.Module, names: Mapping[str, str] | None = None) -
 def check(case: str, outputs: Sequence[Tensor], inputs: Mapping[str, Tensor], rtol: float = 1e-4) -> None:
     """Compares unweighted outputs and their gradients with the reference.
 
-    Args:
-        case: key of "results" that has "outputs" and "grads".
-        outputs: scalars with their graph, as many as the case has.
-        inputs: name in "grads" -> tensor that requires a gradient; every gradient of the case is looked for. An input
-            without a gradient there (None) must have none, or 0, here.
-        rtol: relative, of values and of each gradient's statistics (dot_probe: relative to the gradient's l2 norm).
+    `inputs` (name in "grads" -> tensor) need every gradient of the case; where it is None there, it is None or 0 here.
+    `rtol` is that of values and of each gradient's statistics (dot_probe: relative to the gradient's l2 norm).
     """
     expected = result(case)
     assert len(outputs) == len(expected["outputs"]), (case, len(outputs))

@@ -16,7 +16,6 @@ def unit(rows: Tensor) -> Tensor:
 
 
 def kl_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of every row of logits."""
     p, q = teacher.softmax(-1), student.softmax(-1)
     return (p * (p.log() - q.log())).sum(-1)
 
@@ -52,7 +51,6 @@ def conv1x1(weight: Tensor, maps: Tensor) -> Tensor:
 
 
 def batch_norm(maps: Tensor) -> Tensor:
-    """Training-mode batch norm with weight 1 and bias 0."""
     mean = maps.mean(dim=(0, 2, 3), keepdim=True)
     variance = ((maps - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
     return (maps - mean) / (variance + 1e-5).sqrt()
@@ -109,7 +107,6 @@ def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Ten
 
 
 def conv3x3(layer, maps: Tensor) -> Tensor:
-    """3x3 convolution with zeros around the map, as the sum over its nine taps."""
     h, w = maps.shape[2:]
     padded = torch.zeros(*maps.shape[:2], h + 2, w + 2, dtype=maps.dtype)
     padded[:, :, 1:-1, 1:-1] = maps

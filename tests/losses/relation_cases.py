@@ -5,7 +5,6 @@ import torch.nn.functional as F
 
 from losses import functional as LF
 from losses.relation.precision import MatmulPrecision
-from tests.losses import plain
 
 ALL = [(i, j) for i in range(3) for j in range(3)]
 AMX = torch.cpu._is_amx_tile_supported()  # bfloat16 products on a CPU; without, oneDNN computes in float32
@@ -75,15 +74,6 @@ def images(batch=3, length=45, dim=24, seed=0):
     teacher = rows(batch * length, dim, generator)
     student = rows(batch * length, dim, generator, teacher)
     return student.view(batch, length, dim).requires_grad_(), teacher.view(batch, length, dim)
-
-
-def exact(s, t, keys, weight=None, mask=None):
-    """Value and gradient of the formula in float64."""
-    s = s.detach().double().requires_grad_()
-    keys = keys.double() if mask is None else keys.double()[mask]
-    values = plain.relation(s, t.double(), keys, keys, 0.1)
-    loss = values.mean() if weight is None else (values * weight).sum() / weight.sum()
-    return loss.detach(), torch.autograd.grad(loss, s)[0]
 
 
 def close(loss, grad, expected, expected_grad, value, gradient):

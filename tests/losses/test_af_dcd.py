@@ -17,11 +17,14 @@ CASES = {
 }
 
 
+def make_pair(channels, size, batch=2):
+    """Features of the student, with gradient, and of the teacher."""
+    return (make_output(channels, size, batch=batch, grad=not seed, seed=seed).features for seed in (0, 1))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_value_and_gradient_of_the_contrast_equal_the_formula(case):
-    channels, size = CASES[case]
-    student = make_output(channels, size, batch=2, grad=True).features
-    teacher = make_output(channels, size, batch=2, seed=1).features
+    student, teacher = make_pair(*CASES[case])
     expected = plain.patch_contrast(student, teacher, 2.0)
     got = patch_contrast(student, teacher, 2.0)
     if case == "one channel":  # one group, no negatives
@@ -32,8 +35,7 @@ def test_value_and_gradient_of_the_contrast_equal_the_formula(case):
 
 
 def test_chunks_change_nothing(monkeypatch):
-    student = make_output(16, (40, 40), batch=2, grad=True).features
-    teacher = make_output(16, (40, 40), batch=2, seed=1).features
+    student, teacher = make_pair(16, (40, 40))
     whole = patch_contrast(student, teacher, 1.0)
     sizes = []
     contrast_sum = af_dcd._contrast_sum
@@ -44,9 +46,9 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_value_without_gradients():
-    student, teacher = make_output(16, (9, 9)).features, make_output(16, (9, 9), seed=1).features
+    student, teacher = make_pair(16, (9, 9))
     with torch.no_grad():
-        alone = patch_contrast(student.requires_grad_(), teacher, 0.5)
+        alone = patch_contrast(student, teacher, 0.5)
     assert not alone.requires_grad
     assert torch.equal(alone, patch_contrast(student, teacher, 0.5).detach())
 

@@ -1,11 +1,7 @@
 """CIRKD: CIRKDV2's relation terms of pixels and regions and nothing else."""
 
-from dataclasses import fields
-
 import torch
 
-from losses.methods.cirkd import CIRKDConfig
-from losses.methods.cirkdv2 import CIRKDV2Config
 from tests.losses.distillers import build, make_batch
 from utils.types import Step
 
@@ -20,8 +16,3 @@ def test_terms_are_those_of_cirkdv2_without_context():
         expected, got = whole(*batch, Step(iteration)), part(*batch, Step(iteration))
         assert list(got) == ["loss_minibatch_pixel", "loss_memory_pixel", "loss_memory_region"]
         assert all(torch.equal(got[name], expected[name]) for name in got)
-
-
-def test_defaults_are_those_of_cirkdv2():
-    same = [field for field in fields(CIRKDConfig) if field.name != "relation_dtype"]
-    assert all(field.default == getattr(CIRKDV2Config(), field.name) for field in same)

@@ -22,10 +22,6 @@ def test_value_and_gradients_equal_the_formula(pooled, channels, size):
     )
 
 
-def test_convolutions_have_no_bias():
-    assert not any(name.endswith("bias") and "1.bias" not in name for name, _ in GraphContext(8).named_parameters())
-
-
 @pytest.mark.parametrize("half", [False, True])
 def test_attention_never_forms_the_whole_matrix(half):
     """Only the flash kernel is allowed, which refuses what it cannot take."""

@@ -51,21 +51,6 @@ def test_weight_zero_computes_and_builds_nothing(method):
     assert module(*batch) == {}
 
 
-@pytest.mark.parametrize(
-    ("method", "settings"),
-    [
-        ("mgd", {"mgd_mask_ratio": 0.75}),
-        ("af_dcd", {"afdcd_mask_ratio": 0.75, "afdcd_temperature": 0.07}),
-        ("dkd", {"dkd_alpha": 1.0, "dkd_beta": 2.0, "dkd_temperature": 1.0}),
-        ("cwd", {"cwd_temperature": 4.0, "cwd_scaling": "corrected"}),
-        ("dist", {"dist_aux_factor": 0.4}),
-    ],
-)
-def test_published_settings(method, settings):
-    """Except for the weights, which tests/engine/config/test_methods.py compares."""
-    assert {name: getattr(METHODS[method].Config(), name) for name in settings} == settings
-
-
 @each_method
 def test_settings_out_of_range_are_refused(method):
     config = METHODS[method].Config()

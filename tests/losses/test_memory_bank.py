@@ -4,11 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.host_reads import HostReads
-from losses.modules.cross_image import ChannelMemory, PixelMemory
 from losses.modules.memory_bank import MemoryBank
 from losses.modules.sampling import class_means, entry_slots, select_class_pixels, select_classes
-from utils.types import Step
 
 
 def rows_of(values, dim=2):
@@ -17,7 +14,6 @@ def rows_of(values, dim=2):
 
 
 def kept(bank, ring=0):
-    """The numbers in the filled slots of a ring, in order."""
     count = int(bank.queue_count[ring])
     return bank.queue[ring * bank.size : ring * bank.size + count, 0].tolist()
 
@@ -29,14 +25,6 @@ def test_rows_go_to_their_class_in_order_and_masked_rows_are_dropped():
     assert [kept(bank, y) for y in range(3)] == [[2], [], [1, 3]]
     assert bank.queue_ptr.tolist() == [1, 0, 2] and bank.queue_count.tolist() == [1, 0, 2]
     assert bank.queue[-1].abs().sum() == 0  # what is dropped leaves no trace
-
-
-def test_ring_wraps_without_gap_or_stale_row():
-    bank = MemoryBank(1, 5, 2, torch.float32)
-    for start in (0, 3, 6):
-        bank.enqueue(rows_of([start, start + 1, start + 2]))
-    assert kept(bank) == [5, 6, 7, 8, 4]
-    assert bank.queue_ptr.tolist() == [4] and bank.queue_count.tolist() == [5]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])
@@ -105,12 +93,10 @@ def test_draws_are_copies():
     assert keys[:, 0].tolist() == [1, 2]
 
 
-def resident_mib():
-    """Resident memory of this process."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
-
-
 def test_large_bank_is_built_at_once():
+    def resident_mib():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
     resident = resident_mib()
     start = time.perf_counter()
     bank = MemoryBank(150, 20000, 512)
@@ -118,16 +104,6 @@ def test_large_bank_is_built_at_once():
     assert resident_mib() - resident < 300  # of 2930 MiB when it is full
     assert bank.queue.dtype == torch.bfloat16 and bank.queue.shape == (150 * 20000 + 1, 512)
     assert bank.queue[::500_000].abs().sum() == 0
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_state_is_restored(dtype):
-    bank, other = MemoryBank(1, 4, 2, dtype), MemoryBank(1, 4, 2, dtype)
-    bank.enqueue(rows_of([1, 2, 3, 4, 5]))
-    other.load_state_dict(bank.state_dict())
-    bank.enqueue(rows_of([6]))
-    other.enqueue(rows_of([6]))
-    assert torch.equal(bank.queue, other.queue) and kept(other) == [5, 6, 3, 4]
 
 
 def test_wrong_sizes_are_refused():
@@ -203,20 +179,6 @@ def test_slots_at_the_published_sizes():
     assert entry_slots(21, 64 * 64, 16) == (336, 21)  # VOC
     assert entry_slots(12, 8 * 12, 16) == (96, 12)  # a small map: all its pixels
     assert entry_slots(150, 64 * 64, 16) == (326, 46)
-
-
-def test_writing_and_drawing_never_wait_for_the_device():
-    pixels = PixelMemory(5, 8, 40, 10, 30, 10, torch.bfloat16, seed=0)
-    channels = ChannelMemory(50, 20, (3, 2), torch.bfloat16, seed=0)
-    features, target = torch.randn(2, 8, 9, 7), torch.randint(0, 5, (2, 20, 20))
-    with HostReads(refuse=True):
-        for iteration in range(3):
-            step = Step(iteration)
-            terms = pixels(features, features + 1, target, step, 0.1, 1.0)
-            terms["memory_channel"] = channels(features[:, :, :3, :2], features[:, :, 1:4, :2], step, 0.1, 1.0)
-    assert len(terms) == 3 and all(value.isfinite() and value > 0 for value in terms.values())
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), HostReads(refuse=True):
-        pixels.pixel_bank.queue_ptr[0].item()
 
 
 def test_class_means():

@@ -29,6 +29,7 @@ def test_as_many_partners_as_images_are_all(partners):
 
 
 def test_groups_are_of_neighbours():
+    assert [parse_partners(text) for text in ("3", "all", "local:4")] == [3, None, "local:4"]
     assert choose_partners(4, "local:1", 0) == [[0], [1], [2], [3]]
     assert choose_partners(6, "local:2", 0) == [[0, 1], [0, 1], [2, 3], [2, 3], [4, 5], [4, 5]]
 
@@ -54,10 +55,6 @@ def test_groups_equal_separate_batches(row_dim, partners):
         torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
         got, want = (torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, expected))
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-14)
-
-
-def test_texts_of_the_flag():
-    assert [parse_partners(text) for text in ("3", "all", "local:4")] == [3, None, "local:4"]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "none", "local:", "local:0", "local:x", "local:-2", "local"])

@@ -5,15 +5,6 @@ from losses.modules.reconstruction import MaskedReconstruction, hidden_positions
 from utils.types import Step
 
 
-def test_hidden_positions_are_zero_in_all_channels():
-    module = MaskedReconstruction(4, 4, mask_ratio=0.75, seed=0)
-    module.generator = torch.nn.Identity()
-    features = torch.rand(2, 4, 8, 8) + 1
-    kept = module(features, features, None) != 0
-    assert torch.equal(kept.all(1), kept.any(1))
-    assert torch.equal(module(features, features, None), features * kept)
-
-
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.75])
 def test_share_of_hidden_positions(ratio):
     hidden = hidden_positions(torch.empty(4, 1, 64, 64), ratio, 0)

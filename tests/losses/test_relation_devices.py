@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from losses import functional as LF
 from losses.relation import triton_rows
 from tests.losses import plain
-from tests.losses.relation_cases import PAIRS, as_on_cuda, close, half_tolerance
+from tests.losses.relation_cases import PAIRS, as_on_cuda, close, half_tolerance, rows
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 FORMS = [("cpu", None), ("cpu", torch.bfloat16), ("cuda form", torch.bfloat16)]
@@ -26,13 +26,8 @@ SHAPES = {  # anchors, keys, embedding of student and teacher
 
 
 def unit_rows(count, dim, generator, active):
-    """Unit rows; with ``active`` all positive, so that they share a mean."""
     values = torch.randn(count, dim, generator=generator)
     return F.normalize(values.abs() if active else values, dim=1)
-
-
-def near(values, generator):
-    return F.normalize(values + 0.5 * F.normalize(torch.randn(values.shape, generator=generator), dim=1), dim=1)
 
 
 def tolerance(kl, anchors, keys, operands):
@@ -65,7 +60,7 @@ def test_relations_equal_the_formula(form, shape, own_keys, limited, active):
     t, kt = (unit_rows(count, teacher_width, generator, active) for count in (n, k))
     s, ks = (unit_rows(count, width, generator, active) for count in (n, k))
     if width == teacher_width:
-        s, ks = near(t, generator), near(kt, generator) if own_keys else kt
+        s, ks = rows(n, width, generator, t), rows(k, width, generator, kt) if own_keys else kt
     weight = (torch.arange(n) % 3 != 1).float() if limited else torch.ones(n)
     mask = torch.arange(k) % 4 != 2 if limited else torch.ones(k, dtype=torch.bool)
 
@@ -97,7 +92,7 @@ def test_relations_between_images_equal_the_formula(form, pairs, transposed, act
     device, operands = form
     generator = torch.Generator().manual_seed(0)
     flat = unit_rows(3 * 131, 67, generator, active)
-    t, s = flat.view(3, 131, 67), near(flat, generator).view(3, 131, 67)
+    t, s = flat.view(3, 131, 67), rows(3 * 131, 67, generator, flat).view(3, 131, 67)
     doubles = s.double().requires_grad_()  # of features: what is along a unit row is cancelled to nothing
     expected = plain.minibatch(plain.unit(doubles), t.double(), pairs, 0.1)
     want = torch.autograd.grad(expected, doubles)[0]

@@ -16,7 +16,6 @@ SIDES = {"cirkdv2": 32, "cirkd": 16}  # 32 is pooled to 8: channels have 64 posi
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The operand dtypes that relations ask for."""
     asked, choose = [], MatmulPrecision.choose
     monkeypatch.setattr(MatmulPrecision, "choose", lambda tensor, dtype: asked.append(dtype) or choose(tensor, dtype))
     return asked

@@ -1,16 +1,12 @@
-import json
-
 import pytest
 import torch
 
 from tests.data.golden.filler import fill
-from tests.models.weight_files import MANIFESTS, small, write_file
+from tests.models.weight_files import small
 
 
 @pytest.fixture(scope="session")
 def fill_network():
-    """Function that sets every tensor of a network to values by its name and shape; returns the network."""
-
     def apply(network: torch.nn.Module) -> torch.nn.Module:
         state = network.state_dict()
         network.load_state_dict(
@@ -21,12 +17,6 @@ def fill_network():
     return apply
 
 
-@pytest.fixture(scope="session")
-def manifest():
-    """Function: name of a manifest -> its content; tensors are name -> [dtype, shape]."""
-    return lambda name: json.loads((MANIFESTS / f"{name}.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def released(fill_network):
     """State of a released-like network with four classes."""
@@ -35,5 +25,9 @@ def released(fill_network):
 
 @pytest.fixture
 def save(tmp_path):
-    """Function that saves something as a file and returns the path."""
-    return write_file(tmp_path)
+
+    def write(content, name="file.pth"):
+        torch.save(content, tmp_path / name)
+        return tmp_path / name
+
+    return write

@@ -71,7 +71,6 @@ def bilinear(x: Tensor, like: Tensor, align_corners: bool) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of (N, length, C) by heads."""
     q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
     weights = (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
     return (weights @ v).transpose(1, 2).flatten(2)

@@ -100,9 +100,8 @@ def test_user_errors_end_with_two_and_one_message(words, message, tmp_path, monk
 )
 def test_a_name_that_contradicts_the_content_is_refused(name, message, tmp_path):
     torch.save(fresh("psp_mobile", "mobilenetv3_small", 21).state_dict(), tmp_path / name)
-    with pytest.raises(
-        ValueError, match=f"{message}.*it holds psp_mobile with mobilenetv3_small for 21 classes"
-    ) as error:
+    holds = "it holds psp_mobile with mobilenetv3_small for 21 classes"
+    with pytest.raises(ValueError, match=f"{message}.*{holds}") as error:
         load_network(tmp_path / name, log=silent)
     assert "--model, --backbone and --num-classes override it" in str(error.value)
     found = load_network(tmp_path / name, backbone="mobilenetv3_small", num_classes=21, log=silent)

@@ -20,7 +20,6 @@ NETWORKS = [
 ]
 SLOW_NETWORKS = [
     ("deeplabv3", "resnet101"),
-    ("psp", "resnet50"),
     ("deeplabv3", "timm:mobilenetv3_small_100"),
     ("deeplabv3", "timm:regnety_002"),
 ]

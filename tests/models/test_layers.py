@@ -65,7 +65,6 @@ def test_fresh_backbone_weights_have_the_stated_spread():
 @pytest.mark.parametrize("size", [(9, 20), (30, 41)])  # smaller than the dilation, and not
 @pytest.mark.parametrize("autocast", [False, True])
 def test_wide_convolution_in_half_precision(size, autocast):
-    """Equal to torch's own in float32 up to the rounding of bfloat16, in value and gradients."""
     torch.manual_seed(0)
     layer = conv(6, 5, 3, dilation=12)
     assert isinstance(layer, WideConv2d)

@@ -15,8 +15,6 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine w
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Calls `python -m models` in this process; returns what it prints."""
-
     def call(*words) -> str:
         monkeypatch.setattr(sys, "argv", ["models", *map(str, words)])
         runpy.run_module("models", run_name="__main__", alter_sys=True)

@@ -17,7 +17,7 @@ from models.weights import (
     read_file,
     read_state,
 )
-from tests.models.weight_files import WRAPPINGS, Untouched, same, silent, small
+from tests.models.weight_files import WRAPPINGS, same, silent, small, untouched
 
 NAN = float("nan")
 FOREIGN = InputConvention("RGB", 1 / 255, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -36,14 +36,9 @@ def test_every_wrapping_of_our_checkpoints_loads_with_convention_and_eps(save, w
     report = load_weights(network, save(wrap(source.state_dict())), log=lines.append)
     assert (network.input_convention, network.batch_norm_eps) == (FOREIGN, 1e-3)
     expected = source.state_dict()
-    assert (
-        report.complete
-        and same(network, expected)
-        and sorted(report.loaded) == sorted(expected.keys() - {CONVENTION_KEY})
-    )
-    assert (
-        report.dropped == [] and f"{len(expected) - 1} of {len(expected) - 1} tensors of the network loaded" in lines[0]
-    )
+    assert report.complete and report.dropped == [] and same(network, expected)
+    assert sorted(report.loaded) == sorted(expected.keys() - {CONVENTION_KEY})
+    assert f"{len(expected) - 1} of {len(expected) - 1} tensors of the network loaded" in lines[0]
     assert "mean (0.5, 0.4, 0.3)" in lines[0] and "batch-norm eps 0.001" in lines[0]
     image = torch.randn(1, 3, 64, 64)
     torch.testing.assert_close(network.eval()(image).logits, source.eval()(image).logits, rtol=0, atol=0)
@@ -57,12 +52,12 @@ def test_a_checkpoint_without_convention_sets_the_published_one(released, save):
 
 def test_impossible_conventions_are_refused_before_anything_is_written(released, save):
     network = trained_elsewhere()
-    with Untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
+    with untouched(network, f"file.pth: {CONVENTION_KEY} has shape"):
         load_weights(network, save(released | {CONVENTION_KEY: torch.zeros(3)}))
     for place, value in ((1, NAN), (3, float("inf")), (5, NAN), (8, -1e-3), (8, NAN)):
         entry = network.weights_convention()
         entry[place] = value
-        with Untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
+        with untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
             load_weights(network, save(released | {CONVENTION_KEY: entry}))
 
 
@@ -91,7 +86,7 @@ def test_averaged_weights_are_preferred_and_reported(save):
     assert same(network, plain.state_dict()) and "averaged weights" not in lines[1]
     broken = last_state(plain, AveragedModel(averaged))
     del broken["ema"]["module.head.classifier.bias"]
-    with Untouched(network, "1 missing in the file: head.classifier.bias"):
+    with untouched(network, "1 missing in the file: head.classifier.bias"):
         load_weights(network, save(broken))
 
 

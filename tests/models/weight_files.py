@@ -1,6 +1,7 @@
 """Weight files for tests, and a check that a refused load changes nothing."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,21 +19,14 @@ def same(network, state):
     return all(torch.equal(own[name], tensor) for name, tensor in state.items()) and own.keys() == state.keys()
 
 
-class Untouched:
+@contextmanager
+def untouched(network, message):
     """Context in which a load has to be refused, with the network, its convention and eps unchanged."""
-
-    def __init__(self, network, message):
-        self.network, self.raises = network, pytest.raises(ValueError, match=message)
-
-    def __enter__(self):
-        self.before = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        self.expects = self.network.input_convention, self.network.batch_norm_eps
-        return self.raises.__enter__()
-
-    def __exit__(self, *error):
-        assert same(self.network, self.before)
-        assert (self.network.input_convention, self.network.batch_norm_eps) == self.expects
-        return self.raises.__exit__(*error)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    settings = network.input_convention, network.batch_norm_eps
+    with pytest.raises(ValueError, match=message) as refused:
+        yield refused
+    assert same(network, before) and (network.input_convention, network.batch_norm_eps) == settings
 
 
 def silent(text):
@@ -54,36 +48,18 @@ def small(num_classes=4, **options):
     return build_model("psp_mobile", "mobilenetv3_small", num_classes, **options)
 
 
-def write_file(folder):
-    """Return a function that saves something into `folder` and gives the path."""
-
-    def write(content, name="file.pth"):
-        torch.save(content, folder / name)
-        return folder / name
-
-    return write
-
-
-def random_values(shapes, seed=0):
-    """Different values for every tensor of name -> (dtype, shape)."""
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        name: torch.rand(shape, generator=generator)
-        if dtype == "float32"
-        else torch.randint(1, 10**6, shape, generator=generator)
-        for name, (dtype, shape) in shapes.items()
-    }
-
-
 def published_file(backbone):
     """A made-up published ImageNet file's content, the backbone's tensors by our names, the names that are ignored."""
     described = json.loads((MANIFESTS / f"backbone_{backbone}.json").read_text())
-    own = random_values(described["keys"])
-    if backbone.startswith("resnet"):
-        left = {"fc.weight": torch.zeros(1000, 8), "fc.bias": torch.zeros(1000)}
-        return own | left, own, list(left)
-    if backbone.startswith("MiT"):
-        left = {"head.weight": torch.zeros(1000, 8), "head.bias": torch.zeros(1000)}
+    generator = torch.Generator().manual_seed(0)
+    counters = {"generator": generator, "low": 1, "high": 10**6}
+    own = {
+        name: torch.rand(shape, generator=generator) if dtype == "float32" else torch.randint(size=shape, **counters)
+        for name, (dtype, shape) in described["keys"].items()
+    }
+    if backbone.startswith(("resnet", "MiT")):
+        classifier = "fc" if backbone.startswith("resnet") else "head"
+        left = {f"{classifier}.weight": torch.zeros(1000, 8), f"{classifier}.bias": torch.zeros(1000)}
         return own | left, own, list(left)
     if backbone == "mobilenetv2":
         last = {f"features.18.1.{leaf}": torch.zeros(1280) for leaf in ("weight", "bias", "running_mean")}

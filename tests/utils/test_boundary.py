@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from utils.boundary import BoundaryCounts, boundary_distance
+from utils.boundary import BoundaryCounts
 
 VOID = 255
 
@@ -60,19 +60,6 @@ def test_values_by_hand():
     # Outlines of class 0: 18 - 4 pixels of 3 columns, 12 of 2; of the 12 that both have, 4 are inner ones in the truth.
     # Of class 1: 18 - 4 of 3 columns, 24 - 8 of 4; of the 18 that both have, 8 are inner ones in one of the two.
     assert counts.compute().tolist() == pytest.approx([8 / (14 + 12 - 8), 10 / (14 + 16 - 10)])
-
-
-def test_right_on_all_labelled_pixels_is_perfect():
-    target = blocks((24, 36), 3, seed=3, void=True)
-    prediction = torch.where(target == VOID, 1, target)
-    counts = BoundaryCounts(4, 0.05)
-    counts.update(prediction, target)
-    assert counts.compute().tolist() == [1, 1, 1, 0]
-
-
-@pytest.mark.parametrize("size, distance", [((1024, 2048), 46), ((360, 480), 12), ((8, 8), 1)])
-def test_distance_is_a_part_of_the_diagonal(size, distance):
-    assert boundary_distance(*size, 0.02) == distance
 
 
 def test_arguments_are_checked():

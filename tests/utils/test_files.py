@@ -16,10 +16,6 @@ from utils.files import atomic_file, previous_of, remove_temporaries, write_text
 ROOT = Path(__file__).parents[2]
 
 
-def entries(folder):
-    return sorted(entry.name for entry in folder.iterdir())
-
-
 @pytest.mark.parametrize("hard_links", [True, False])
 def test_previous_state_is_kept(hard_links, tmp_path, monkeypatch):
     def refuse(*names):
@@ -33,7 +29,7 @@ def test_previous_state_is_kept(hard_links, tmp_path, monkeypatch):
         assert load_file(path) == {"n": number}
         assert previous_of(path).exists() == (number > 0)
         assert number == 0 or load_file(previous_of(path)) == {"n": number - 1}
-    assert entries(tmp_path) == ["a.pth", "a.pth.previous"]
+    assert sorted(os.listdir(tmp_path)) == ["a.pth", "a.pth.previous"]
 
 
 def test_previous_state_of_a_link_is_beside_the_real_file(tmp_path):
@@ -44,7 +40,8 @@ def test_previous_state_of_a_link_is_beside_the_real_file(tmp_path):
         save_atomic({"n": number}, link, keep_previous=True)
     assert previous_of(link) == tmp_path / "disk" / "real.pth.previous"
     assert link.is_symlink() and load_file(link) == {"n": 1} and load_file(previous_of(link)) == {"n": 0}
-    assert entries(tmp_path) == ["a.pth", "disk"] and entries(tmp_path / "disk") == ["real.pth", "real.pth.previous"]
+    assert set(os.listdir(tmp_path)) == {"a.pth", "disk"}
+    assert set(os.listdir(tmp_path / "disk")) == {"real.pth", "real.pth.previous"}
 
 
 KILLED = """
@@ -85,7 +82,7 @@ def test_killed_at_any_call_of_a_save_a_good_state_is_left(tmp_path):
         assert load_file(folder / "a.pth.previous")["n"] in {1, 2}
         save_atomic({"n": 4}, folder / "a.pth", keep_previous=True)  # as the resumed run does
         assert load_file(folder / "a.pth.previous")["n"] in expected
-        assert entries(folder) == ["a.pth", "a.pth.previous"]
+        assert sorted(os.listdir(folder)) == ["a.pth", "a.pth.previous"]
         if done.returncode == 0:
             assert moment > 6  # temporary file, its fsync, link, two renames, the folder
             return
@@ -93,27 +90,14 @@ def test_killed_at_any_call_of_a_save_a_good_state_is_left(tmp_path):
     raise AssertionError("a save makes too many calls")
 
 
-def test_killed_between_the_two_renames(tmp_path, monkeypatch):
+def test_killed_between_the_two_renames(tmp_path):
     """Both names are then links to one file, where a rename does nothing; the next save has to succeed."""
     path = tmp_path / "a.pth"
     save_atomic({"n": 1}, path, keep_previous=True)
     os.link(path, previous_of(path))
     save_atomic({"n": 2}, path, keep_previous=True)
     assert load_file(path) == {"n": 2} and load_file(previous_of(path)) == {"n": 1}
-    assert entries(tmp_path) == ["a.pth", "a.pth.previous"]
-
-
-def test_read_only_folder(tmp_path, monkeypatch):
-    save_atomic({"n": 1}, tmp_path / "a.pth")
-
-    def refuse(*words, **named):
-        raise OSError(errno.EROFS, "Read-only file system", words[0])
-
-    monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(OSError, match="Read-only file system.*previous file is unchanged") as caught:
-        save_atomic({"n": 2}, tmp_path / "a.pth")
-    monkeypatch.undo()
-    assert caught.value.errno == errno.EROFS and load_file(tmp_path / "a.pth") == {"n": 1}
+    assert sorted(os.listdir(tmp_path)) == ["a.pth", "a.pth.previous"]
 
 
 def test_folder_that_vanishes_while_it_is_written(tmp_path):
@@ -122,7 +106,7 @@ def test_folder_that_vanishes_while_it_is_written(tmp_path):
         with atomic_file(tmp_path / "run" / "a.txt") as file:
             file.write(b"part")
             (tmp_path / "run").rename(tmp_path / "gone")
-    assert entries(tmp_path) == ["gone"]
+    assert sorted(os.listdir(tmp_path)) == ["gone"]
 
 
 @pytest.mark.parametrize("call", [1, 2])
@@ -139,7 +123,7 @@ def test_a_failing_fsync_of_file_or_folder_is_an_error(call, tmp_path, monkeypat
     monkeypatch.setattr(files.os, "fsync", failing)
     with pytest.raises(OSError, match="No space left.*free") as caught:
         write_text(tmp_path / "a.txt", "new")
-    assert caught.value.errno == errno.ENOSPC and entries(tmp_path) == ["a.txt"]
+    assert caught.value.errno == errno.ENOSPC and sorted(os.listdir(tmp_path)) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == ("old" if call == 1 else "new")
 
 
@@ -149,12 +133,10 @@ def test_who_alone_may_write_removes_what_others_left(tmp_path):
     for name in [*left, *kept]:
         (tmp_path / name).write_bytes(b"part")
     remove_temporaries([tmp_path / "a.pth"])
-    assert entries(tmp_path) == sorted(kept)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
 
 
 def test_readers_never_see_a_part(tmp_path):
-    """A thread that writes all the time, and one that reads."""
-
     def save(number):
         save_atomic({"n": number, "w": torch.full((20_000,), float(number))}, path, keep_previous=True)
 

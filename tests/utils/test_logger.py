@@ -7,12 +7,9 @@ import pytest
 import torch
 from tqdm import tqdm
 
+from tests.conftest import metric_lines
 from utils import logger as logger_module
 from utils.logger import RunLogger
-
-
-def lines(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def events(folder):
@@ -23,33 +20,20 @@ def events(folder):
     return accumulator
 
 
-def test_messages_reach_console_and_file(tmp_path, capsys):
+def test_messages_reach_console_and_file_alone(tmp_path, capsys, caplog):
     folder = tmp_path / "a" / "b"
     with RunLogger(folder, tensorboard=False) as run:
         run.info("100% of %s done")  # no formatting of what the caller has formatted
         run.warning("careful")
         run.error("broken")
     assert capsys.readouterr().out.splitlines() == ["100% of %s done", "WARNING careful", "ERROR broken"]
+    assert not caplog.text
     written = (folder / "log.txt").read_text().splitlines()
     assert [line.split(maxsplit=2)[2] for line in written] == [
         "INFO    100% of %s done",
         "WARNING careful",
         "ERROR   broken",
     ]
-
-
-def test_a_second_logger_does_not_double_lines(tmp_path, capsys):
-    RunLogger(tmp_path, tensorboard=False).close()
-    with RunLogger(tmp_path, tensorboard=False) as run:
-        run.info("once")
-    assert capsys.readouterr().out == "once\n"
-    assert (tmp_path / "log.txt").read_text().count("once") == 1
-
-
-def test_nothing_reaches_other_loggers(tmp_path, caplog):
-    with RunLogger(tmp_path, tensorboard=False) as run:
-        run.info("mine")
-    assert "mine" not in caplog.text
 
 
 def test_messages_pass_a_progress_bar(tmp_path, capsys, monkeypatch):
@@ -84,7 +68,7 @@ def test_resume_cuts_later_figures(tmp_path, start, expected):
             run.metrics({"iteration": iteration})
     with RunLogger(tmp_path, tensorboard=False, start_iteration=start) as run:
         run.metrics({"iteration": 5})
-    assert [line["iteration"] for line in lines(tmp_path)] == expected
+    assert [line["iteration"] for line in metric_lines(tmp_path)] == expected
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["metrics.jsonl"]
 
 
@@ -93,16 +77,17 @@ def test_resume_drops_an_unfinished_line_and_keeps_others(tmp_path):
     path.write_text('{"kind": "start"}\n{"iteration": 10}\n{"iteration": 20, "lo')
     with RunLogger(tmp_path, tensorboard=False, start_iteration=20) as run:
         run.metrics({"iteration": 30})
-    assert lines(tmp_path) == [{"kind": "start"}, {"iteration": 10}, {"iteration": 30}]
+    assert metric_lines(tmp_path) == [{"kind": "start"}, {"iteration": 10}, {"iteration": 30}]
 
 
-def test_resume_is_said_in_the_log_that_goes_on(tmp_path, capsys):
+def test_a_resume_is_logged_and_a_second_logger_doubles_no_line(tmp_path, capsys):
     with RunLogger(tmp_path, tensorboard=False, start_iteration=0) as run:
         run.info("first")
     with RunLogger(tmp_path, tensorboard=False, start_iteration=20) as run:
         run.info("second")
     messages = [line.split(maxsplit=3)[3] for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert messages == ["first", "resumed at iteration 20", "second"]
+    assert capsys.readouterr().out.count("second") == 1
 
 
 def test_tensorboard(tmp_path):
@@ -151,27 +136,19 @@ def test_other_processes_do_nothing(tmp_path, capsys):
     assert not folder.exists() and capsys.readouterr().out == ""
 
 
-def test_a_write_that_fails_is_told_once_and_the_run_goes_on(tmp_path, capsys):
-    (tmp_path / "log.txt").mkdir()
-    (tmp_path / "metrics.jsonl").mkdir()
+@pytest.mark.parametrize("full", [False, True])
+def test_a_write_that_fails_is_reported_once_and_the_run_goes_on(full, tmp_path, capsys):
+    """The files cannot be opened, or the device is full."""
+    for name in ("log.txt", "metrics.jsonl"):
+        if full:
+            (tmp_path / name).symlink_to("/dev/full")
+        else:
+            (tmp_path / name).mkdir()
     with RunLogger(tmp_path, tensorboard=False) as run:
         for _ in range(3):
             run.info("still here")
             run.metrics({"iteration": 1})
-    output = capsys.readouterr()
-    assert output.out.count("still here") == 3
-    assert output.out.count("cannot write") == 2 and "Traceback" not in output.err
-
-
-def test_full_device(tmp_path, capsys):
-    if not Path("/dev/full").exists():
-        pytest.skip("no /dev/full here")
-    (tmp_path / "log.txt").symlink_to("/dev/full")
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with RunLogger(tmp_path, tensorboard=False) as run:
-        run.info("a")
-        run.metrics({"iteration": 1})
-        run.metrics({"iteration": 2})
         run.flush()
     output = capsys.readouterr()
-    assert output.out.count("No space left") == 2 and output.err == ""
+    assert output.out.count("still here") == 3 and output.err == ""
+    assert output.out.count("No space left" if full else "cannot write") == 2

@@ -127,12 +127,6 @@ def test_large_label_maps_keep_their_colours():
     assert set(map(tuple, shown.reshape(-1, 3).tolist())) == set(COLORS)
 
 
-def test_truth_without_labels_is_all_void():
-    truth = np.full((256, 160), 255, np.uint8)
-    made = prediction_panel(*[sample(256, 160)[k] for k in (0, 2)], CLASSES, COLORS, truth)
-    assert np.array_equal(parts(made, 256, 160, 4)[3], stripes(256, 160))
-
-
 def test_different_sizes_are_refused():
     image, truth, prediction = sample(20, 30)
     with pytest.raises(ValueError, match=r"image \(20, 30, 3\), prediction \(19, 30\)"):

@@ -1,4 +1,4 @@
-"""--logger sends settings and curves to a service; a fake module stands for each."""
+"""--logger sends settings and curves to a service; both are replaced by fake modules."""
 
 import sys
 from importlib.machinery import ModuleSpec
@@ -12,8 +12,6 @@ from utils.sinks import LOGGERS
 
 
 class Service(ModuleType):
-    """Records what both services are called with."""
-
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.__spec__ = ModuleSpec(name, None)

@@ -22,7 +22,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
 @pytest.fixture
 def built(source, tmp_path):
-    """The decoded cache of `source`."""
     build_small(source, tmp_path / "out")
     return tmp_path / "out"
 
@@ -134,13 +133,12 @@ def test_a_changed_byte_is_found(source, built, capsys):
         data.check_samples()  # before a training starts
 
 
-@pytest.mark.parametrize("label", [3, 200, 254])
-def test_training_finds_a_label_that_is_no_class(built, label):
+def test_training_finds_a_label_that_is_no_class(built):
     """Crops are read without a checksum."""
     data = build_dataset("custom", built, "train")
     options = {"crop_size": (48, 96), "batch_size": 1, "max_iterations": 15, "scales": [1.0]}
     batches(data, **options)
-    overwrite_byte(data, 3, -1, lambda byte: label)
+    overwrite_byte(data, 3, -1, lambda byte: 3)
     with pytest.raises(ValueError, match=r"train_003\.png .* is damaged \(it holds a label that is no class\)"):
         batches(data, **options)
 
