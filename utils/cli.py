@@ -65,8 +65,9 @@ class Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments:"):
             for flag in [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]:
                 hint = did_you_mean(flag, self._option_string_actions, RELATED)
-                message += f". {flag}:{hint.lower()}" if hint else ""
-        raise UsageError(f"{message}\nSee `python {self.prog} --help` for all options.")
+                message = f"{message.rstrip('.?')}. {flag}:{hint.lower()}" if hint else message
+        program = self.prog if self.prog.startswith("python ") else f"python {self.prog}"
+        raise UsageError(f"{message}\nSee `{program} --help` for all options.")
 
 
 def parse_config(
@@ -98,7 +99,8 @@ def parse_config(
     given = vars(parser.parse_args(words))
     path = given.pop("config")
     from_file = {} if path is None else read_settings(path, flags.names(config), migrate)
-    return flags.read(config, from_file | given)
+    decided = flags.overridden(config, given)
+    return flags.read(config, {name: value for name, value in from_file.items() if name not in decided} | given)
 
 
 def read_settings(
@@ -124,7 +126,8 @@ def read_settings(
     unknown = sorted(set(values) - known)
     if unknown:
         hint = did_you_mean(unknown[0], known)
-        raise ValueError(f"--config {path}: {', '.join(unknown)}: not a setting of this program.{hint}")
+        shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+        raise ValueError(f"--config {path}: {shown}: not a setting of this program.{hint}")
     return values
 
 
@@ -161,6 +164,8 @@ def run_cli(main: Callable[[], int | None], resumable: bool = False, interrupted
         where = "" if rank == "0" else f" (process {rank})"
         _exit(EXIT_USER_ERROR, f"error{where}: {error}")
     except torch.OutOfMemoryError as error:
+        if os.environ.get("CIRKD_TRACEBACK"):
+            raise
         advice = (
             "A smaller --batch-size, more --accumulation-steps or --amp bf16 need less; an evaluation, --slide-crop "
             "and a smaller --window-batch."

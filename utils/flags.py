@@ -4,7 +4,7 @@
 turns it into plain data for args.yaml and the state, `differences` compares such a record with a later config.
 
 A section whose values follow from others (methods, whose weights depend on the methods chosen) is a class with
-`add_flags(parser)`, `read(given)`, `declared()` and `leaves()`.
+`add_flags(parser)`, `read(given)`, `declared()`, `leaves()` and `overridden(given)`.
 """
 
 import argparse
@@ -88,6 +88,12 @@ def read_section(config: type, given: Mapping[str, Any]) -> Any:
         names = ", ".join(flag_of(f.name, f.metadata) for f in missing)
         raise ValueError(f"{names}: not given, and there is no default.")
     return config(**values)
+
+
+def overridden(config: type, given: Mapping[str, Any]) -> set[str]:
+    """Settings of a file that flags decide anew without naming them, such as the weights that `--method` sets."""
+    rules = (getattr(kind, "overridden", None) for kind in get_type_hints(config).values())
+    return {name for rule in rules if rule is not None for name in rule(given)}
 
 
 def names(config: type) -> set[str]:

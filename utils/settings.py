@@ -10,6 +10,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -122,8 +123,15 @@ def _typed(f: Field, hint: Any, value: Any) -> Any:
     if value is None:
         require(optional, flag, value, "a value")
         return None
+    if isinstance(value, str) and declaration.get("parse") is not None:  # of a file: flags are parsed already
+        value = declaration["parse"](value)
+        if value is None:
+            return None
     if declaration.get("convert") is not None:
-        value = declaration["convert"](value)
+        try:
+            value = declaration["convert"](value)
+        except TypeError:
+            require(False, flag, repr(value), "numbers")
     if get_origin(kind) is Literal:
         require(value in get_args(kind), flag, repr(value), f"one of {', '.join(map(str, get_args(kind)))}")
     elif get_origin(kind) is tuple:
@@ -141,6 +149,9 @@ def _scalar(flag: str, kind: type, value: Any) -> Any:
     if kind not in _SCALARS:
         return value
     types, expected = _SCALARS[kind]
+    if kind in (int, float) and isinstance(value, str):  # YAML reads 1e-3 as text
+        with suppress(ValueError):
+            value = kind(value)
     fits = isinstance(value, types) and isinstance(value, bool) == (kind is bool)
     require(fits and (kind is not float or math.isfinite(value)), flag, repr(value), expected)
     return Path(value).expanduser() if kind is Path else kind(value)

@@ -68,6 +68,11 @@ class Methods:
         return list({f.name: f for f in reversed(every)}.values())[::-1]
 
     @classmethod
+    def overridden(cls, given: Mapping[str, Any]) -> set[str]:
+        """The weights, where the flags name the methods or the student, which set them."""
+        return {f.name for f in cls.declared() if is_weight(f)} if {"method", "student_model"} & given.keys() else set()
+
+    @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Methods":
         """The settings of what was given: explicit ones win over what `--method` sets, without it only they count.
 
@@ -76,7 +81,8 @@ class Methods:
         """
         choice = read_section(MethodChoice, given)
         chosen = _chosen(choice.method)
-        if given.get("adv_weight", 0) > 0:
+        adversarial = given.get("adv_weight")
+        if isinstance(adversarial, (int, float)) and adversarial > 0:
             chosen.add("adversarial")  # brings the discriminator's own weight
         student = given.get("student_model", DistillationConfig.student_model).lower()
         configs = {}

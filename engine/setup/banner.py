@@ -44,6 +44,12 @@ def end_banner(best: Best, config: TrainConfig, run: RunDirectory) -> str:
     checkpoint = run.best_checkpoint if best.iteration else run.checkpoint
     command = ["python", "eval.py", "--pretrained", str(checkpoint), "--data", str(config.data.data)]
     command += ["--dataset", config.data.dataset]
+    if config.data.val_list is not None:
+        command += ["--val-list", str(config.data.val_list)]
+    if config.data.ignore_label != -1:
+        command += ["--ignore-label", str(config.data.ignore_label)]
+    if config.machine.amp != "off":
+        command += ["--amp", config.machine.amp]
     figure = f"best mIoU {best.miou:.2%} at iteration {best.iteration}" if best.iteration else "done"
     return f"{figure}: {checkpoint}\nevaluate it: {shlex.join(command)}"
 

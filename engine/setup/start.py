@@ -12,8 +12,8 @@ from utils.seed import seed_everything, set_deterministic
 
 def start(config: Any, machine: MachineConfig) -> torch.device:
     """Joins the other processes of the run, if any, and seeds the random generators; see `join_processes`."""
+    set_deterministic(machine.deterministic)  # first: NCCL reads it when the group is made
     device = join_processes(config, machine.device, machine.dist_timeout)
-    set_deterministic(machine.deterministic)
     seed_everything(machine.seed)
     return device
 

@@ -108,21 +108,26 @@ class NonFiniteCheck:
         """
         what = self.first_bad()
         if what is None and look_at_parameters and not self.parameters_are_finite():
-            what = f"the parameters are not finite after iteration {self._state.iteration}"
+            what = f"the parameters or statistics are not finite after iteration {self._state.iteration}"
         if what is None:
             return
-        kept = "No state was saved before it"
+        kept, again = "No state was saved before it", "To try again, start the run anew"
         if saved_iteration is not None:
             kept = f"The last state before it, of iteration {saved_iteration}, is {run.last_state}"
+            again = (
+                "--resume auto goes on with the same settings and meets the same images; to change settings, start a "
+                "new run from the checkpoint with --pretrained (or --student-pretrained)"
+            )
         raise FloatingPointError(
-            f"{what}. {kept}. {write_bad_batches(run, self.positions, image_path)} --resume auto goes on with the same "
-            "settings and meets the same images; to change settings, start a new run from the checkpoint with "
-            "--pretrained (or --student-pretrained). A lower --lr, --warmup-iters, --clip-grad or --amp off may help."
+            f"{what}. {kept}. {write_bad_batches(run, self.positions, image_path)} {again}. A lower --lr, "
+            "--warmup-iters, --clip-grad or --amp off may help."
         )
 
     def parameters_are_finite(self) -> bool:
         """Finite gradients can still make a parameter infinite."""
-        norms = torch._foreach_norm([parameter.detach() for parameter in self._state.task.parameters()])
+        tensors = [parameter.detach() for parameter in self._state.task.parameters()]
+        tensors += [buffer for buffer in self._state.task.network.buffers() if buffer.is_floating_point()]
+        norms = torch._foreach_norm(tensors)
         return bool(torch.stack(norms).isfinite().all())
 
     def _finite_gradients(self) -> Tensor:

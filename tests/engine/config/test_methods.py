@@ -6,6 +6,7 @@ from typing import Literal
 
 import pytest
 import torch
+import yaml
 
 import train_kd
 from engine.config.methods import KDConfig, method_names, other_methods
@@ -191,3 +192,41 @@ def test_a_state_from_before_a_hyper_parameter_resumes(grown):
         del older[name]
     assert differences(older, resolve("at")) == []
     assert differences(older, resolve("at", at_mean=True)) == ["--at-mean was False and is now True"]
+
+
+def from_file(tmp_path, values: dict, *words):
+    """The config of a `train_kd.py` that reads `values` from a file and has these flags."""
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(values))
+    needed = ["--teacher-pretrained", "t.pth", "--dataset", "citys", "--data", "x"]
+    return train_kd.parse([*needed, "--config", str(file), *map(str, words)])
+
+
+def test_the_methods_of_a_file_give_way_to_those_of_a_flag(tmp_path):
+    recorded = record(from_file(tmp_path, {"method": "at"}))
+    assert from_file(tmp_path, recorded).methods.active.keys() == {"at", "kd"}
+    assert from_file(tmp_path, recorded, "--method", "cwd").methods == from_file(tmp_path, {"method": "cwd"}).methods
+    mixed = from_file(tmp_path, recorded, "--method", "cwd", "--lambda-at", 3)
+    assert mixed.methods.configs["at"].at_weight == 3
+    cwd = record(from_file(tmp_path, {"method": "cwd"}))
+    other = from_file(tmp_path, cwd, "--student-model", "segformer", "--student-backbone", "MiT_B0")
+    assert other.methods.configs["cwd"].cwd_fea_weight == 5.0
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"adv_weight": "abc"}, "--lambda-adv 'abc': expected a finite number"),
+        ({"adv_weight": None}, "--lambda-adv None: expected a value"),
+        ({"crop_size": "64"}, "--crop-size '64': expected numbers"),
+        ({f"unknown_{i}": 1 for i in range(9)}, "unknown_4 and 4 more: not a setting"),
+    ],
+)
+def test_values_of_a_file_that_cannot_be_used_are_one_message(tmp_path, values, message):
+    with pytest.raises(ValueError, match=message):
+        from_file(tmp_path, {"method": "kd"} | values)
+
+
+def test_texts_of_a_file_are_read_as_flags_are(tmp_path):
+    config = from_file(tmp_path, {"method": "kd", "lr": "1e-3", "teacher_dtype": "auto"})
+    assert config.optim.lr == 1e-3 and config.networks.teacher_dtype is None

@@ -1,5 +1,8 @@
 """Both training entry points: what a run leaves, refusals, and resumes that end where an unbroken run ends."""
 
+import json
+import shlex
+
 import pytest
 import torch
 import yaml
@@ -141,7 +144,7 @@ def test_infinite_gradient_is_never_saved(run_main, baseline, tmp_path, monkeypa
         return health
 
     monkeypatch.setattr(engine.training.loop, "train_step", poisoned)
-    with pytest.raises(FloatingPointError, match="parameters are not finite after iteration 4"):
+    with pytest.raises(FloatingPointError, match="parameters or statistics are not finite after iteration 4"):
         run_main("train_baseline", *baseline)
     assert (tmp_path / "run/bad_batches.txt").read_text().splitlines()[-1].startswith("4\t0\t")
     state = load_file(tmp_path / "run/last_state.pth")
@@ -175,6 +178,18 @@ def test_compiled_network_keeps_its_names(run_main, baseline, tmp_path):
     torch.compiler.reset()
     saved = load_file(tmp_path / "run/psp_mobile_mobilenetv3_small_custom.pth")
     assert not any("_orig_mod" in name for name in saved)
+
+
+def test_the_command_at_the_end_measures_what_was_measured(run_main, baseline, data_root, tmp_path):
+    listing = tmp_path / "one.txt"
+    listing.write_text((data_root / "val.txt").read_text().splitlines()[0] + "\n")
+    words = ["--val-list", listing, "--ignore-label", 2, "--max-iterations", 1]
+    run_main("train_baseline", *baseline, *words)
+    log = (tmp_path / "run/log.txt").read_text()
+    command = shlex.split(log[log.index("evaluate it: ") :].splitlines()[0])
+    run_main("eval", *command[4:], "--device", "cpu", "--json", tmp_path / "results.json")
+    logged = next(line["validation"] for line in metric_lines(tmp_path / "run") if "validation" in line)
+    assert json.loads((tmp_path / "results.json").read_text())["miou"] == pytest.approx(logged["miou"])
 
 
 def test_the_log_shows_the_setup_first_and_the_next_command_last(run_main, baseline, distillation, tmp_path):

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import engine.setup.tasks
+from engine.run.directory import RunDirectory
 from engine.run.state import TrainState
 from engine.training.nonfinite import NonFiniteCheck, step_masked
 from engine.training.optim import AveragedWeights, build_optimizer
@@ -208,3 +209,20 @@ def test_two_processes_end_together_with_the_images_of_both(baseline, tmp_path):
         run_processes(run_mains, 2, ("train_baseline", words))
     rows = [line.split("\t") for line in (tmp_path / "run/bad_batches.txt").read_text().splitlines()[1:]]
     assert {row[1] for row in rows} == {"0", "1"} and len(rows) % 4 == 0
+
+
+def test_a_masked_step_leaves_the_average_alone_even_where_statistics_are_not_finite():
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    average = AveragedWeights(network, 0.9)
+    average.update_parameters(network)
+    before = {name: value.clone() for name, value in average.state_dict().items() if name != "n_averaged"}
+    network[1].running_var.fill_(float("inf"))
+    average.update_parameters(network, torch.tensor(True))
+    assert all(torch.equal(average.state_dict()[name], value) for name, value in before.items())
+
+
+def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
+    training, nonfinite = train_tiny("sgd", {})
+    training.task.network[1].running_mean.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="statistics are not finite .* To try again, start the run anew"):
+        nonfinite.raise_if_set(RunDirectory(tmp_path, "x"), None, None, look_at_parameters=True)
