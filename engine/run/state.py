@@ -64,7 +64,7 @@ class TrainState:
             arguments: the run's arguments as built-in types.
             device: where the run trains.
         """
-        names = ("lr", "max_iterations", "warmup_iters")
+        names, cuda = ("lr", "max_iterations", "warmup_iters"), device.type == "cuda"
         return {
             "format": STATE_FORMAT,
             "iteration": self.iteration,
@@ -80,7 +80,9 @@ class TrainState:
             "ema": None if self.ema is None else self.ema.state_dict(),
             "best": asdict(self.best),
             # one entry a process
-            "generators": all_gather_object(generators(device)),
+            "generators": all_gather_object(
+                {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if cuda else None}
+            ),
             "meters": all_gather_object(self.meter.state_dict()),
             "validation_due": self.validation_due,
             "arguments": arguments,
@@ -88,7 +90,7 @@ class TrainState:
         }
 
     def load(self, state: dict[str, Any], device: torch.device) -> None:
-        """Puts a saved state back.
+        """Continues from a saved state.
 
         Random generators and the losses since the last log continue where they stood when as many processes run as
         when it was saved; otherwise each process keeps the generator it was seeded with (only dropout draws from it).
@@ -110,7 +112,10 @@ class TrainState:
         self.validation_due = state.get("validation_due", False)
         self.seconds = state.get("train_seconds") or 0.0
         if len(state["generators"]) == get_world_size():
-            restore_generators(state["generators"][get_rank()], device)
+            saved = state["generators"][get_rank()]
+            torch.set_rng_state(saved["cpu"])
+            if device.type == "cuda" and saved["cuda"] is not None:
+                torch.cuda.set_rng_state(saved["cuda"], device)
             self.meter.load_state_dict(state["meters"][get_rank()], device)
 
     def _load_discriminator_optimizer(self, saved: dict[str, Any] | None) -> None:
@@ -122,19 +127,6 @@ class TrainState:
             )
         if saved is not None:
             load_optimizer_state(self.discriminator_optimizer, saved)
-
-
-def generators(device: torch.device) -> dict[str, Any]:
-    """States of torch's generators, on the CPU."""
-    cuda = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def restore_generators(states: dict[str, Any], device: torch.device) -> None:
-    """Puts what `generators` gave back."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and states["cuda"] is not None:
-        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -4,7 +4,6 @@ import multiprocessing
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from statistics import median
 
 import torch
@@ -128,12 +127,12 @@ def _measure(state: TrainState, data: Data, config: TrainConfig, device: torch.d
     longer = replace(config, optim=replace(config.optim, max_iterations=last))
     batches = iter(train_loader(data, longer, device, state.iteration))
     nonfinite = NonFiniteCheck(state, device, StopController(last, None, device).exchange)
-    waits, computes, steps = [], [], WARMUP_STEPS + STEPS
+    ready, waits, computes, steps = [], [], [], WARMUP_STEPS + STEPS
     while len(waits) < steps:
         start = _now(device)
-        ready = partial(_note_wait, waits, start, device)
-        train_step(model, state, batches, config, device, nonfinite, ready)
-        computes.append(_now(device) - start - waits[-1])
+        train_step(model, state, batches, config, device, nonfinite, lambda: ready.append(_now(device)))
+        waits.append(ready[-1] - start)
+        computes.append(_now(device) - ready[-1])
         if len(waits) == WARMUP_STEPS and broadcast_object(waits[-1] + computes[-1]) > SLOW_STEP_SECONDS:
             steps = WARMUP_STEPS + SLOW_STEPS
     loaders = sum(own_bytes(child.pid) for child in multiprocessing.active_children())
@@ -192,10 +191,6 @@ def _validation_seconds(
             )
         seconds.append(_now(device) - start)
     return median(seconds[1:] or seconds), read
-
-
-def _note_wait(waits: list[float], start: float, device: torch.device) -> None:
-    waits.append(_now(device) - start)
 
 
 def _now(device: torch.device) -> float:
