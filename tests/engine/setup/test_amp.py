@@ -123,7 +123,7 @@ def test_a_slow_choice_warns_once_at_the_start(run_main, baseline, tmp_path, mon
         assert slow_bf16_warning(device, amp, file) is None
     monkeypatch.setattr(amp_module.slow_bf16_warning, "__defaults__", (path,))
     run_main("train_baseline", *baseline, "--amp", "bf16", "--max-iterations", 1, "--skip-val")
-    lines = [line for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "--amp bf16" in line]
+    lines = [line for line in (tmp_path / "run" / "log.txt").read_text().splitlines() if "--amp bf16:" in line]
     assert len(lines) == 1 and "WARNING: --amp bf16: this CPU has no bfloat16 instructions" in lines[0]
     capsys.readouterr()
     assert settle_inference_amp("bf16", CPU) == "bf16"
