@@ -1,10 +1,12 @@
 """The documentation agrees with the code: tables of flags, links, anchors, flags that it names."""
 
+import argparse
 import ast
 import functools
 import json
 import re
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,9 @@ from engine.config.evaluation import EvalConfig, PredictConfig, VisualizeConfig
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS
 from engine.config.methods import CIRKDV2RunConfig, KDConfig
 from engine.config.schema import BaselineConfig
-from scripts.flags_table import BLOCKS, PAGES, update
-from utils.cli import Parser
-from utils.flags import add_flags, table
+from scripts.flags_table import BLOCKS, PAGES, Table, update
+from utils.flags import add_flags
+from utils.settings import setting
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -65,12 +67,18 @@ def broken_links(page: Path) -> list[str]:
 
 
 @functools.cache
+def parser_actions(program: str) -> list[argparse.Action]:
+    """What argparse makes of the settings of a program."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_flags(parser, PROGRAMS[program])
+    return parser._actions
+
+
+@functools.cache
 def parser_flags(program: str) -> set[str]:
     """The flags that a program takes, legacy ones apart."""
-    parser = Parser("")
-    parser.add_argument("--config")
-    add_flags(parser, PROGRAMS[program])
-    return {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    options = {option for action in parser_actions(program) for option in action.option_strings}
+    return {option for option in options if option.startswith("--")} | {"--config", "--help"}
 
 
 @functools.cache
@@ -137,10 +145,26 @@ def test_tables_of_flags_are_up_to_date(name):
     assert update(text) == text, f"{name} is out of date: python scripts/flags_table.py"
 
 
+@dataclass(frozen=True)
+class Example:
+    required: Path = setting(help="a folder")
+    steps: int = setting(7, "count", resume="free", aliases=("-n",))
+    seed: int = setting(0, flag=False)
+
+
+def test_a_table_has_a_row_for_each_setting_with_a_flag():
+    title, _, head, _, *rows = str(Table("numbers", Example)).splitlines()
+    assert title == "**Numbers**" and head == "| flag | values | default | meaning |"
+    assert rows == [
+        "| `--required` | path | required | a folder |",
+        "| `--steps`, `-n` ° | whole number | `7` | count |",
+    ]
+
+
 def test_every_flag_stands_in_a_table():
     pages = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
     assert all(f"<!-- flags: {name} -->" in pages for name in BLOCKS)
-    flags = {flag for config in PROGRAMS.values() for _, flag, *_ in table(config)}
+    flags = {action.option_strings[0] for program in PROGRAMS for action in parser_actions(program)}
     assert len(flags) > 100 and not [flag for flag in flags if f"| `{flag}`" not in pages]
 
 

@@ -9,8 +9,6 @@ from utils.distributed import is_main_process
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _AMP_OF = {"float32": "off", "bfloat16": "bf16"}
-TEACHER_DTYPES = tuple(_AMP_OF)
-AMP_CHOICES = ("auto", "off", *DTYPES)
 # The kernel's names for bfloat16 arithmetic of x86 and ARM processors; without it every operation converts.
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 CPUINFO = Path("/proc/cpuinfo")

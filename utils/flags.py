@@ -179,14 +179,3 @@ def _path(word: str) -> Path:
     if word.lower() in ("none", ""):
         raise ValueError(f"expected a path, got {word!r}")
     return Path(word).expanduser()
-
-
-def table(config: type) -> Iterable[tuple[str, str, str, str]]:
-    """(section, flag, default, help) of every setting, for the documentation."""
-    for f in fields(config):
-        for inner in _declared(get_type_hints(config)[f.name]):
-            if inner.metadata.get("flag") is False:
-                continue
-            default = inner.default
-            shown = "required" if default is MISSING else "" if default in (None, False) else str(plain_value(default))
-            yield f.metadata["title"], flag_of(inner.name, inner.metadata), shown, inner.metadata.get("help", "")

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: console, log.txt, metrics.jsonl and TensorBoard, from the main process alone."""
+"""What a run reports while it goes: console, log.txt, metrics.jsonl and TensorBoard, from the main process alone."""
 
 import errno
 import json
@@ -30,8 +30,8 @@ class RunLogger:
         main_process: False turns every method into a no-op.
         tensorboard: whether to write event files.
         start_iteration: the iteration the run continues from (0 = from the start): figures of later ones, which the run
-            that was interrupted has written, are cut from metrics.jsonl and passed over by TensorBoard; log.txt says
-            "resumed". None cuts nothing and adds to what is there.
+            that was interrupted has written, are cut from metrics.jsonl and ignored by TensorBoard; log.txt gets a
+            line "resumed". None cuts nothing and adds to what is there.
         validation_due: the validation after `start_iteration` is to be made again, so its figures are cut too.
     """
 

@@ -96,7 +96,7 @@ def train(
             if not any(due):
                 continue
             state.seconds = stop.seconds
-            nonfinite.raise_if_set(run, checkpointer.saved_iteration, image_path, look_at_parameters=due.pause)
+            nonfinite.raise_if_set(run, checkpointer.saved_iteration, image_path, look_at_weights=due.pause)
             if due.log:
                 monitor.log()
                 nonfinite.positions.clear()

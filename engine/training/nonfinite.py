@@ -93,7 +93,7 @@ class NonFiniteCheck:
         run: RunDirectory,
         saved_iteration: int | None,
         image_path: Callable[[int], str] | None,
-        look_at_parameters: bool,
+        look_at_weights: bool,
     ) -> None:
         """Ends the run, on all processes alike, after a bad step of any of them. A collective, and a wait on a GPU.
 
@@ -101,13 +101,13 @@ class NonFiniteCheck:
             run: names the files; the images since the last log are written there.
             saved_iteration: of the last good state, or None.
             image_path: position in the training stream -> file.
-            look_at_parameters: look at the parameters as well, which finite gradients can still make infinite.
+            look_at_weights: look at the parameters and statistics as well (`weights_are_finite`).
 
         Raises:
             FloatingPointError: there was one; with iteration and term, and the state to go on from.
         """
         what = self.first_bad()
-        if what is None and look_at_parameters and not self.parameters_are_finite():
+        if what is None and look_at_weights and not self.weights_are_finite():
             what = f"the parameters or statistics are not finite after iteration {self._state.iteration}"
         if what is None:
             return
@@ -123,7 +123,7 @@ class NonFiniteCheck:
             "--warmup-iters, --clip-grad or --amp off may help."
         )
 
-    def parameters_are_finite(self) -> bool:
+    def weights_are_finite(self) -> bool:
         """Finite gradients can still make a parameter infinite."""
         tensors = [parameter.detach() for parameter in self._state.task.parameters()]
         tensors += [buffer for buffer in self._state.task.network.buffers() if buffer.is_floating_point()]

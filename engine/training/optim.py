@@ -112,18 +112,20 @@ class AveragedWeights(AveragedModel):
             masked: 0-dimensional bool on its device; where it is True nothing moves.
         """
         averages = [*self.module.parameters(), *self.module.buffers()]
-        values = [*model.parameters(), *model.buffers()]
+        parameters, buffers = list(model.parameters()), list(model.buffers())
+        if masked is not None:  # a masked step's statistics may not be finite, and 0 times those is NaN
+            buffers = [torch.where(masked, own, new) for own, new in zip(self.module.buffers(), buffers, strict=True)]
+        values = [*parameters, *buffers]
         pairs = list(zip(averages, values, strict=True))
         if int(self.n_averaged) == 0:  # it stays on the CPU
             torch._foreach_copy_(averages, values)
         else:
+            share = 1 - self.decay if masked is None else (1 - self.decay) * ~masked
             moving = [(average, value) for average, value in pairs if average.is_floating_point()]
             for dtype in dict.fromkeys(average.dtype for average, _ in moving):
                 own = [average for average, _ in moving if average.dtype == dtype]
                 differences = torch._foreach_sub([value for _, value in moving if value.dtype == dtype], own)
-                torch._foreach_mul_(differences, 1 - self.decay)
-                if masked is not None:  # not times 0: a statistic that is not finite would become NaN
-                    differences = [difference.masked_fill(masked, 0.0) for difference in differences]
+                torch._foreach_mul_(differences, share)
                 torch._foreach_add_(own, differences)
             for average, value in pairs:
                 if not average.is_floating_point():  # counters of batch norms, as torch averages them

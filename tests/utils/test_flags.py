@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from utils.cli import UsageError, parse_config
-from utils.flags import differences, names, record, table
+from utils.flags import differences, names, record
 from utils.settings import AT_LEAST_1, FRACTION, POSITIVE, Settings, section, setting
 
 
@@ -131,11 +131,8 @@ def test_a_setting_that_an_older_record_does_not_hold_had_its_default():
     assert differences(older, parse("--required", "x", "--on")) == ["--on was False and is now True"]
 
 
-def test_names_and_table():
+def test_names():
     assert {"required", "lr", "seed", "folder"} <= names(Config)
-    rows = list(table(Config))
-    assert ("numbers", "--steps", "7", "count") in rows and ("numbers", "--required", "required", "a folder") in rows
-    assert [row[1] for row in rows].count("--seed") == 1
 
 
 def test_usage_errors_name_the_program():

@@ -225,4 +225,4 @@ def test_statistics_that_are_not_finite_are_not_saved(tmp_path):
     training, nonfinite = train_tiny("sgd", {})
     training.task.network[1].running_mean.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="statistics are not finite .* To try again, start the run anew"):
-        nonfinite.raise_if_set(RunDirectory(tmp_path, "x"), None, None, look_at_parameters=True)
+        nonfinite.raise_if_set(RunDirectory(tmp_path, "x"), None, None, look_at_weights=True)
