@@ -99,18 +99,16 @@ def figures(folder: Path) -> list[dict]:
     return [{k: v for k, v in line.items() if k not in TIMES} for line in metric_lines(folder)]
 
 
-def curves(folder: Path) -> list[tuple[str, int, float]]:
-    """Every value in the event files, speeds apart."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Every value that TensorBoard shows of the run, speeds apart."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = [
-        (value.tag, event.step, value.tensor.float_val[0])
-        for path in (folder / "tensorboard").iterdir()
-        for event in EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-        if value.tensor.float_val and not value.tag.startswith("speed/")
-    ]
-    return sorted(found)
+    events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0}).Reload()
+    return {
+        tag: [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors(tag) if event.tensor_proto.float_val]
+        for tag in events.Tags()["tensors"]
+        if not tag.startswith("speed/")
+    }
 
 
 def assert_equal_runs(whole: Path, broken: Path) -> None:
