@@ -11,7 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -72,13 +72,17 @@ def run_program(module: str, words: list[str]) -> None:
 
 @contextmanager
 def double_precision():
-    """Programs train in float64, so that curves do not depend on a processor's way of rounding."""
+    """Programs train and validate in float64, so that figures do not depend on a processor's way of rounding."""
+    import engine.evaluation.evaluator
     import engine.training.step
+    from dataset.loading.transforms import normalize
 
-    normalize, before = engine.training.step.normalize, torch.get_default_dtype()
+    before, places = torch.get_default_dtype(), (engine.training.step, engine.evaluation.evaluator)
     torch.set_default_dtype(torch.float64)
     try:
-        with mock.patch("engine.training.step.normalize", lambda *args: normalize(*args).double()):
+        with ExitStack() as stack:
+            for place in places:
+                stack.enter_context(mock.patch.object(place, "normalize", lambda *args: normalize(*args).double()))
             yield
     finally:
         torch.set_default_dtype(before)

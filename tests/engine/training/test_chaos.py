@@ -104,11 +104,9 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"tensors": 0}).Reload()
-    return {
-        tag: [(event.step, event.tensor_proto.float_val[0]) for event in events.Tensors(tag) if event.tensor_proto.float_val]
-        for tag in events.Tags()["tensors"]
-        if not tag.startswith("speed/")
-    }
+    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith("speed/")]
+    values = {tag: [(event.step, event.tensor_proto.float_val) for event in events.Tensors(tag)] for tag in tags}
+    return {tag: [(step, value[0]) for step, value in points if value] for tag, points in values.items()}
 
 
 def assert_equal_runs(whole: Path, broken: Path) -> None:
