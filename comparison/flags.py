@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from utils.flags import opposite
+
 # key of the specification -> flags that it sets, which may not be given as flags
 RESERVED = {
     "dataset": ("dataset",), "data": ("data",), "seeds": ("seed",), "iterations": ("max-iterations",),
@@ -20,7 +22,7 @@ Flags = dict[str, list[str]]
 def parse_flags(given: Any, where: str) -> Flags:
     """Flags from a string, a list of words, or a mapping; `where` is for errors.
 
-    In a mapping, true is a flag without a value; entries with false or null are left out.
+    In a mapping, true is a flag without a value, false its opposite; entries with null are left out.
 
     Raises:
         ValueError: a word before the first flag, or a flag that the specification sets by a key.
@@ -29,8 +31,10 @@ def parse_flags(given: Any, where: str) -> Flags:
     if isinstance(given, Mapping):
         for name, value in given.items():
             name = str(name).lstrip("-").replace("_", "-")
-            if value is None or value is False:
+            if value is None:
                 continue
+            if value is False:
+                name, value = opposite(f"--{name}").removeprefix("--"), True
             items = [] if value is True else value if isinstance(value, (list, tuple)) else [value]
             flags[name] = [str(item) for item in items]
     else:

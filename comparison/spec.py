@@ -1,22 +1,24 @@
 """The specification of a comparison, from a YAML or JSON file, from flags, or from both."""
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from comparison.flags import Flags, parse_flags
+from dataset import DATASETS
 from engine.config.methods import method_names
 from utils.cli import Parser
+from utils.flags import add_section_flags
+from utils.settings import AT_LEAST_0, AT_LEAST_1, POSITIVE, Check, Settings, setting
 
 BASELINE, CIRKDV2 = "baseline", "cirkdv2"
 NETWORK_KEYS = {"teacher": ("model", "backbone", "checkpoint"), "student": ("model", "backbone", "pretrained_base")}
 BUDGETS = ("iterations", "seconds")
-CHOICES = {"split": ("val", "test"), "checkpoint": ("last", "best")}  # the first is the default
+SEEDS: Check = (lambda v: min(v, default=-1) >= 0 and len({*v}) == len(v), "different whole numbers of at least 0")
 
 
 @dataclass(frozen=True)
@@ -33,39 +35,37 @@ class Method:
         return re.sub(r"[^A-Za-z0-9.+-]+", "-", self.name).strip("-.") or "method"
 
 
+def _absolute(path: str | Path) -> Path:
+    return Path(path).expanduser().absolute()
+
+
 @dataclass(frozen=True)
-class Spec:
+class Spec(Settings):
     """A comparison. Flags are held as name without dashes -> words.
 
     Attributes:
-        dataset, data: data set and its folder.
-        output: folder of runs and report.
-        teacher, student: model, backbone, and checkpoint or pretrained_base; the teacher may be empty.
+        student, teacher: model, backbone, and pretrained_base or checkpoint; the teacher may be empty.
         methods: the rows; the first whose method is "baseline" is the baseline.
-        seeds: every method is trained with each.
-        iterations, seconds: the budget, one of them.
-        split: on which the trained networks are evaluated.
-        checkpoint: "last", or "best" by the validations of the run.
         train_flags, eval_flags: for all training runs, for all evaluations.
-        pictures: number of images shown with the predictions of every method.
-        processes: of each training run, with torchrun.
     """
 
-    dataset: str
-    data: Path
-    output: Path
-    student: dict[str, str]
-    teacher: dict[str, str]
-    methods: tuple[Method, ...]
-    seeds: tuple[int, ...]
-    iterations: int | None = None
-    seconds: float | None = None
-    split: str = "val"
-    checkpoint: str = "last"
-    train_flags: Flags = field(default_factory=dict)
-    eval_flags: Flags = field(default_factory=dict)
-    pictures: int = 6
-    processes: int = 1
+    dataset: str = setting(help=", ".join(DATASETS))
+    data: Path = setting(help="the data set's folder", convert=_absolute)
+    output: Path = setting(help="folder for the runs and the report", convert=_absolute)
+    student: dict[str, str] = setting()
+    teacher: dict[str, str] = setting()
+    methods: tuple[Method, ...] = setting()
+    train_flags: Flags = setting()
+    eval_flags: Flags = setting()
+    seeds: tuple[int, ...] = setting((0,), "every method is trained with each", check=SEEDS)
+    iterations: int | None = setting(None, "budget of every run; or give --seconds", check=AT_LEAST_1)
+    seconds: float | None = setting(
+        None, "budget of every run in seconds of training, without validation, saving and start-up", check=POSITIVE
+    )
+    split: Literal["val", "test"] = setting("val", "to evaluate on")
+    checkpoint: Literal["last", "best"] = setting("last", "to evaluate; the best is chosen by a run's validations")
+    pictures: int = setting(6, "number of images in the report with the predictions of every method", check=AT_LEAST_0)
+    processes: int = setting(1, "of each training run, with torchrun", check=AT_LEAST_1)
 
     @property
     def baseline(self) -> Method | None:
@@ -73,6 +73,7 @@ class Spec:
         return next((method for method in self.methods if method.method == BASELINE), None)
 
 
+STRUCTURED = ("student", "teacher", "methods", "train_flags", "eval_flags")  # have flags of their own
 KEYS = (*Spec.__dataclass_fields__, "method_flags")
 
 
@@ -80,25 +81,15 @@ def add_spec_args(parser: Parser) -> None:
     """Adds the flags."""
     group = parser.add_argument_group("comparison", "each flag is also a key of the file and overrides it")
     group.add_argument("spec", nargs="?", type=Path, metavar="SPEC.yaml", help="a file with the keys below")
-    group.add_argument("--dataset")
-    group.add_argument("--data", type=Path)
-    group.add_argument("--output", type=Path, help="folder for the runs and the report")
+    add_section_flags(group, Spec, skip=STRUCTURED)
     for role, keys in NETWORK_KEYS.items():
         for key in keys:
             group.add_argument(f"--{role}-{key.replace('_', '-')}", help=f"in the file: {role}: {{{key}: ...}}")
     group.add_argument("--methods", nargs="+", metavar="M", help=f"{BASELINE}, {CIRKDV2}, {', '.join(method_names())}; "
                        "a+b to combine several; NAME=M to set the name of the row")  # fmt: skip
-    group.add_argument("--seeds", nargs="+", type=int)
-    group.add_argument("--iterations", type=int, help="budget of every run; or give --seconds")
-    budget = "budget of every run in seconds of training, without validation, saving and start-up"
-    group.add_argument("--seconds", type=float, help=budget)
-    group.add_argument("--split", choices=CHOICES["split"], help="to evaluate on; default: val")
-    group.add_argument("--checkpoint", choices=CHOICES["checkpoint"], help="to evaluate; default: last")
     group.add_argument("--method-flags", action="append", nargs=2, metavar=("M", "FLAGS"),
                        help='flags for one method: --method-flags cirkdv2 "--lambda-kd 5"')  # fmt: skip
     group.add_argument("--eval-flags", metavar="FLAGS", help='for all evaluations: "--scales 0.5 1 --flip-eval"')
-    group.add_argument("--pictures", type=int, help="number of images in the report; default: 6")
-    group.add_argument("--processes", type=int, help="of each training run; default: 1")
     parser.epilog = (
         "Flags after -- are passed to all training runs: compare.py SPEC.yaml -- --crop-size 360 360 --lr 0.01"
     )
@@ -107,7 +98,7 @@ def add_spec_args(parser: Parser) -> None:
 def read_spec(given: Mapping[str, Any], train_words: Sequence[str] = ()) -> Spec:
     """The checked specification of the file and of the flags of `add_spec_args`, which override it.
 
-    Flags that were not given are None; `train_words` are flags for all training runs.
+    `train_words` are flags for all training runs.
 
     Raises:
         ValueError: an unknown key or an invalid value.
@@ -148,8 +139,8 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
         not distilled or "checkpoint" in networks["teacher"],
         f"{', '.join(distilled)} need a teacher: give teacher: {{checkpoint: FILE}} or --teacher-checkpoint",
     )
-    seeds = _items(given.get("seeds") or 0)
-    _check_values(given, seeds)
+    budgets = len(given.keys() & BUDGETS)
+    _require(budgets == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {budgets} of them")
     train_flags = parse_flags(given.get("train_flags"), "train_flags")
     _require(
         given.get("checkpoint") != "best" or "skip-val" not in train_flags,
@@ -163,35 +154,12 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
         "could differ; expected --amp off, bf16 or fp16",
     )
     return Spec(
-        dataset=str(given["dataset"]),
-        data=Path(given["data"]).expanduser().absolute(),
-        output=Path(given["output"]).expanduser().absolute(),
         methods=methods,
-        seeds=tuple(seeds),
         train_flags=train_flags,
         eval_flags=parse_flags(given.get("eval_flags"), "eval_flags"),
         **networks,
-        **{key: given[key] for key in (*BUDGETS, *CHOICES, "pictures", "processes") if key in given},
+        **{key: value for key, value in given.items() if key not in (*STRUCTURED, "method_flags")},
     )
-
-
-def _check_values(given: Mapping[str, Any], seeds: list[Any]) -> None:
-    _require(
-        all(type(seed) is int and seed >= 0 for seed in seeds) and len(set(seeds)) == len(seeds),
-        f"seeds {seeds}: expected different whole numbers of at least 0",
-    )
-    budgets = len(given.keys() & BUDGETS)
-    _require(budgets == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {budgets} of them")
-    for key, least in (("iterations", 1), ("pictures", 0), ("processes", 1)):
-        value = given.get(key, least)
-        good = type(value) is int and value >= least
-        _require(good, f"{key} {value!r}: expected a whole number of at least {least}")
-    seconds = given.get("seconds", 1)
-    good = type(seconds) in (int, float) and 0 < seconds < math.inf
-    _require(good, f"seconds {seconds!r}: expected a number above 0")
-    for key, choices in CHOICES.items():
-        value = given.get(key, choices[0])
-        _require(value in choices, f"{key} {value!r}: expected {' or '.join(choices)}")
 
 
 def _methods(entries: list[Any], method_flags: dict[str, Any]) -> tuple[Method, ...]:

@@ -46,10 +46,15 @@ def build_dataset(
         FileNotFoundError: the folder, the list or files are missing; the message gives the number of files, the first
             ones and the expected layout.
     """
+    return dataset_class(name)(root, split, list_file, ignore_label, max_missing=max_missing)
+
+
+def dataset_class(name: str) -> type[SegmentationDataset]:
+    """The class of a data set; ValueError for an unknown name, with the nearest one."""
     if name not in DATASETS:
         hint = did_you_mean(name, DATASETS, {"pascal": "voc", "coco_stuff": "coco_stuff_164k"})
         raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}.{hint}")
-    return DATASETS[name](root, split, list_file, ignore_label, max_missing=max_missing)
+    return DATASETS[name]
 
 
-__all__ = ["DATASETS", "SegmentationDataset", "build_dataset"]
+__all__ = ["DATASETS", "SegmentationDataset", "build_dataset", "dataset_class"]

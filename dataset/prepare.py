@@ -18,7 +18,7 @@ from utils.cli import Parser, run_cli
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = Parser(__doc__, prog="python -m dataset.prepare")
-    parser.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
+    parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("root", metavar="ROOT", help="the data set's folder")
     parser.add_argument("out", metavar="OUT", help="folder of the cache")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), default=["train", "val"])

@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from comparison.spec import add_spec_args
 from engine.config.evaluation import EvalConfig, PredictConfig, VisualizeConfig
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS
 from engine.config.methods import CIRKDV2RunConfig, KDConfig
 from engine.config.schema import BaselineConfig
 from scripts.flags_table import BLOCKS, PAGES, Table, update
+from utils.cli import Parser
 from utils.flags import add_flags
 from utils.settings import setting
 
@@ -85,15 +87,16 @@ def parser_flags(program: str) -> set[str]:
 def declared_flags() -> set[str]:
     """The flags of all programs: those of configs, and what any source file gives to `add_argument`."""
     found = set().union(*(parser_flags(program) for program in PROGRAMS), LEGACY_EVALUATION_FLAGS)
-    for folder in ("comparison", "dataset", "models", "benchmarks", "scripts"):
+    for folder in ("dataset", "models", "benchmarks", "scripts"):
         for file in (ROOT / folder).rglob("*.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
                     found |= {word for word in map(_text, node.args) if word.startswith("--")}
     compare = ast.parse((ROOT / "compare.py").read_text(encoding="utf-8"))
     found |= {word for word in map(_text, ast.walk(compare)) if word.startswith("--")}
-    roles = {"teacher": ("model", "backbone", "checkpoint"), "student": ("model", "backbone", "pretrained-base")}
-    return found | {f"--{role}-{key}" for role, keys in roles.items() for key in keys}
+    parser = Parser("")
+    add_spec_args(parser)
+    return found | {*parser._option_string_actions}
 
 
 def _text(node: ast.AST) -> str:
@@ -164,7 +167,12 @@ def test_a_table_has_a_row_for_each_setting_with_a_flag():
 def test_every_flag_stands_in_a_table():
     pages = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in PAGES)
     assert all(f"<!-- flags: {name} -->" in pages for name in BLOCKS)
-    flags = {action.option_strings[0] for program in PROGRAMS for action in parser_actions(program)}
+    flags = {
+        action.option_strings[0]
+        for program in PROGRAMS
+        for action in parser_actions(program)
+        if action.help != argparse.SUPPRESS
+    }
     assert len(flags) > 100 and not [flag for flag in flags if f"| `{flag}`" not in pages]
 
 

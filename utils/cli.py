@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -53,6 +54,7 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse's; names on stderr the legacy flags that were given and what replaces them."""
         words = [_hyphenate(word) for word in (sys.argv[1:] if args is None else args)]
+        self._given = {word.partition("=")[0] for word in words}
         parsed = super().parse_args(words, namespace)
         for flag, (_, instead) in self._legacy.items():
             if getattr(parsed, _legacy_name(flag)) is not None:
@@ -62,10 +64,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str):
         """Raises UsageError."""
-        if message.startswith("unrecognized arguments:"):
-            for flag in [word.partition("=")[0] for word in message.split()[2:] if word.startswith("--")]:
-                hint = did_you_mean(flag, self._option_string_actions, RELATED)
-                message = f"{message.rstrip('.?')}. {flag}:{hint.lower()}" if hint else message
+        flags = self._option_string_actions
+        hints = {flag: did_you_mean(flag, flags, RELATED) for flag in self._given - {*flags} if flag.startswith("--")}
+        if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            hints[choice[1]] = did_you_mean(choice[1], choice[2].replace("'", "").split(", "))
+        for word, hint in sorted(hints.items()):
+            message = f"{message.rstrip('.?')}. {word}:{hint.lower()}" if hint else message
         program = self.prog if self.prog.startswith("python ") else f"python {self.prog}"
         raise UsageError(f"{message}\nSee `{program} --help` for all options.")
 

@@ -59,9 +59,17 @@ def add_section_flags(group: Any, config: type, skip: Collection[str] = ()) -> N
                 options["type"] = _word_parser(declaration, hints[f.name])
             if get_origin(kind) is tuple:
                 options["nargs"] = "+"
-        group.add_argument(
-            flag_of(f.name, declaration), *declaration.get("aliases", ()), **options | declaration.get("options", {})
-        )
+        flag = flag_of(f.name, declaration)
+        group.add_argument(flag, *declaration.get("aliases", ()), **options | declaration.get("options", {}))
+        if options.get("action") == "store_true":  # undone by a flag that --help does not list
+            hidden = {"dest": f.name, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+            group.add_argument(opposite(flag), action="store_false", **hidden)
+
+
+def opposite(flag: str) -> str:
+    """`--no-aux` for `--aux`, `--dropout` for `--no-dropout`: turns a switch off that a file has set."""
+    name = flag.removeprefix("--")
+    return f"--{name.removeprefix('no-')}" if name.startswith("no-") else f"--no-{name}"
 
 
 def read(config: type, given: Mapping[str, Any]) -> Any:

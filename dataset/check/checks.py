@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dataset import DATASETS
+from dataset import DATASETS, dataset_class
 from dataset.base import VOID, SegmentationDataset
 from dataset.check.report import format_report
 from dataset.loading.samplers import evenly_spaced
@@ -91,8 +91,7 @@ def check_dataset(
     """
     if sample is not None and sample < 1:
         raise ValueError(f"sample {sample}: expected at least 1 image")
-    if name not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}; there are {', '.join(DATASETS)}")
+    kind = dataset_class(name)
     folder = Path(root).expanduser().absolute()
     if not folder.is_dir():
         raise FileNotFoundError(f"the data folder {folder} does not exist")
@@ -105,18 +104,18 @@ def check_dataset(
         raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
     published = PUBLISHED_COUNTS.get(name, {})
     if splits is None:
-        splits = DATASETS[name].SPLITS
+        splits = kind.SPLITS
         if name not in PUBLISHED_COUNTS and not (folder / "test.txt").is_file():
             splits = [split for split in splits if split != "test"]
-    if unknown := [split for split in splits if split not in DATASETS[name].SPLITS]:
-        raise ValueError(f"{name} has no split {unknown[0]!r}; it has {', '.join(DATASETS[name].SPLITS)}")
+    if unknown := [split for split in splits if split not in kind.SPLITS]:
+        raise ValueError(f"{name} has no split {unknown[0]!r}; it has {', '.join(kind.SPLITS)}")
     entries = {}
     for split in splits:
         try:
-            data = DATASETS[name](folder, split, ignore_label=ignore_label, max_missing=None)
+            data = kind(folder, split, ignore_label=ignore_label, max_missing=None)
         except (ValueError, FileNotFoundError) as error:
-            kind = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
-            problem = {"kind": kind, "file": "", "message": str(error)}
+            sort = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
+            problem = {"kind": sort, "file": "", "message": str(error)}
             entries[split] = {"found": 0, "published": published.get(split), "read": 0, "problems": [problem]}
         else:
             entries[split] = _check_split(data, workers, sample, published.get(split))
@@ -216,7 +215,7 @@ def _labels(data: SegmentationDataset, total: Findings) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = Parser(__doc__, prog="python -m dataset.check")
-    parser.add_argument("dataset", metavar="DATASET", choices=DATASETS, help=", ".join(DATASETS))
+    parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("root", metavar="ROOT", help="the data set's folder")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="default: all of the data set")
     parser.add_argument("--ignore-label", type=int, help="a further mask value that means ignored")

@@ -54,9 +54,9 @@ def test_flags_alone_are_enough(tmp_path, data_root):
         ({"seeds": [-1]}, "different whole numbers"),
         ({"iterations": None}, "one of iterations and seconds"),
         ({"seconds": 5}, "one of iterations and seconds"),
-        ({"iterations": 0}, "iterations 0: expected a whole number of at least 1"),
-        ({"split": "train"}, "split 'train': expected val or test"),
-        ({"pictures": -1}, "pictures -1"),
+        ({"iterations": 0}, "--iterations 0: expected a whole number of at least 1"),
+        ({"split": "train"}, "--split 'train': expected one of val, test"),
+        ({"pictures": -1}, "--pictures -1"),
         ({"train_flags": "--seed 4"}, "--seed is set by the comparison: use its key seeds"),
         ({"train_flags": "4 --lr 2"}, "'4' comes before the first flag"),
         ({"checkpoint": "best", "train_flags": "--skip-val"}, "checkpoint best with --skip-val"),
@@ -75,13 +75,20 @@ def test_missing_file_is_named(tmp_path):
         read_spec(parse(tmp_path / "none.yaml"))
 
 
+FLAGS = {"crop-size": ["4", "8"], "x-y": ["-1.5"], "flag": [], "no-aux": [], "dropout": [], "workers": ["2"]}
+
+
 @pytest.mark.parametrize(
-    "given", ["--crop-size 4 8 --x-y=-1.5 --flag -j 2", {"crop_size": [4, 8], "--x-y": -1.5, "flag": True, "j": 2}]
+    "given",
+    [
+        "--crop-size 4 8 --x-y=-1.5 --flag --no-aux --dropout -j 2",
+        {"crop_size": [4, 8], "--x-y": -1.5, "flag": True, "aux": False, "no_dropout": False, "j": 2, "lr": None},
+    ],
 )
 def test_flags_in_all_forms(given):
     flags = parse_flags(given, "here")
-    assert flags == {"crop-size": ["4", "8"], "x-y": ["-1.5"], "flag": [], "workers": ["2"]}
-    assert flag_words(flags) == ["--crop-size", "4", "8", "--x-y", "-1.5", "--flag", "--workers", "2"]
+    assert flags == FLAGS
+    assert flag_words(flags) == "--crop-size 4 8 --x-y -1.5 --flag --no-aux --dropout --workers 2".split()
 
 
 def test_jobs_are_the_matrix_with_every_seed_complete_before_the_next(values):

@@ -73,6 +73,7 @@ def test_defaults_and_what_is_shared():
         (["--steps", "0"], "--steps 0: expected a whole number of at least 1"),
         (["--share", "1"], "--share 1.0: expected a number from 0 up to, but not, 1"),
         (["--kind", "c"], "--kind: invalid choice: 'c'"),
+        (["--kind", "bb"], "bb: did you mean b?"),
         (["--stepz", "3"], "--stepz: did you mean --steps?"),
     ],
 )
@@ -96,6 +97,7 @@ def test_a_record_reads_back_as_the_same_config(tmp_path):
     file = tmp_path / "args.yaml"
     file.write_text(yaml.safe_dump({"arguments": record(config) | {"resume": "auto"}, "command": ["x"]}))
     assert parse(file=file) == config
+    assert parse("--no-on", file=file).numbers == Numbers(**vars(config.numbers) | {"on": False})
     assert parse("--lr", 0.7, file=file).numbers == Numbers(**vars(config.numbers) | {"lr": 0.7})
     file.write_text("lr: 0.5\nat-weight: 3\nrequired: y\n")
     assert parse(file=file).numbers == Numbers(Path("y"), lr=0.5, steps=7, at_weight=3.0)

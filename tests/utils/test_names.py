@@ -4,7 +4,9 @@ import pytest
 
 import train_baseline
 from dataset import build_dataset
+from dataset.check.checks import check_dataset
 from models import resolve_names
+from utils.cli import Parser, UsageError
 from utils.names import did_you_mean
 
 
@@ -23,8 +25,16 @@ def test_flags(given, meant):
 
 @pytest.mark.parametrize("given, meant", [("cityscapes", "citys"), ("pascal", "voc"), ("CamVid", "camvid")])
 def test_data_sets(given, meant):
-    with pytest.raises(ValueError, match=rf"unknown data set .*Did you mean {meant}\?"):
-        build_dataset(given, "x", "train")
+    for use in (lambda: build_dataset(given, "x", "train"), lambda: check_dataset(given, "x")):
+        with pytest.raises(ValueError, match=rf"unknown data set .*Did you mean {meant}\?"):
+            use()
+
+
+def test_mistyped_beside_what_is_missing():
+    parser = Parser("")
+    parser.add_argument("--format", required=True)
+    with pytest.raises(UsageError, match="required: --format. --fromat: did you mean --format"):
+        parser.parse_args(["--fromat", "onnx"])
 
 
 @pytest.mark.parametrize(
