@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from models.base import SegmentationNetwork
 from utils.complexity import count_macs, count_parameters, feature_shapes
@@ -30,8 +31,8 @@ def describe(
     Returns:
         Keys: model, backbone, num_classes, image (height, width), parameters and macs (by part, with "total"), flops,
         stages (channels, height, width, stride each), features and logits and aux_logits ((channels, height, width) or
-        None), output_stride, input_convention, latency (None without runs). MACs and FLOPs are of inference, without
-        the auxiliary head.
+        None), output_stride, dilation (the backbone's largest), input_convention, latency (None without runs). MACs
+        and FLOPs are of inference, without the auxiliary head.
     """
     network.eval()
     children = {part: getattr(network, name) for part, name in PARTS.items()}
@@ -56,6 +57,7 @@ def describe(
         ],
         **{name: None if shape is None else list(shape) for name, shape in shapes.items()},
         "output_stride": network.output_stride,
+        "dilation": max(max(m.dilation) for m in network.backbone.modules() if isinstance(m, nn.Conv2d)),
         "input_convention": asdict(network.input_convention),
         "latency": measure_latency(network, height, width, device or torch.device("cpu"), runs) if runs else None,
     }
@@ -120,6 +122,7 @@ def describe_as_text(found: dict[str, Any]) -> str:
         "logits": _shape(found["logits"]),
         "aux logits": "none" if found["aux_logits"] is None else _shape(found["aux_logits"]),
         "output stride": str(found["output_stride"]),
+        "dilation": f"up to {found['dilation']} in the backbone" if found["dilation"] > 1 else "none in the backbone",
         "weights expect": f"{convention} (converted inside)",
         "latency": "not measured" if found["latency"] is None else _latency(found["latency"]),
     }

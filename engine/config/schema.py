@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 from dataset import DATASETS
 from models import list_models
+from models.backbones import with_output_stride
 from utils.distributed import DEFAULT_TIMEOUT
 from utils.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, NON_NEGATIVE, POSITIVE, Settings, require, section, setting
 from utils.sinks import LOGGERS
 
 PROFILE_STEPS = 5
 PRETRAINED_BASE_HELP = (
-    "ImageNet weights of the backbone: a file; timm:<name[.tag]> or torchvision:<name>, which are fetched; or timm, "
-    "for a timm backbone"
+    "ImageNet weights of the backbone: a file; timm:<name[.tag]> or torchvision:<name>, which are fetched; timm, for a "
+    "timm backbone; or pip:<name>, those of an installed package"
 )
 MAX_SECONDS_HELP = (
     "stop after S seconds of training, with start-up, validation and saving not counted, if --max-iterations have not "
@@ -75,17 +76,31 @@ class LoaderConfig(Settings):
             object.__setattr__(self, "workers", default_workers())
 
 
+OutputStride = Literal[8, 16, 32] | None
+
+
+def output_stride_setting() -> Any:
+    """The setting of a timm backbone's stride, which becomes part of the backbone's name, by which it is saved."""
+    return setting(None, "of a timm backbone (default: 8 where it can); the same as timm:<name>@16", parse=int)
+
+
 @dataclass(frozen=True)
 class NetworkConfig(Settings):
     """The network of a run on labels alone."""
 
     model: str = setting("deeplabv3", ", ".join(list_models()))
     backbone: str = setting("resnet18", BACKBONE_HELP)
+    output_stride: OutputStride = output_stride_setting()
     pretrained_base: Path | None = setting(
         None, PRETRAINED_BASE_HELP, per_host=True, options={"metavar": "FILE|SOURCE"}
     )
     pretrained: Path | None = setting(None, "weights of the whole network to start from", per_host=True)
     allow_partial: bool = setting(False, "accept weight files that cover only a part", resume="free")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "backbone", with_output_stride(self.backbone, self.output_stride))
+        object.__setattr__(self, "output_stride", None)
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,7 @@ class DistillationConfig(Settings):
     teacher_backbone: str | None = setting(None, "default: inferred from the file, or resnet101")
     student_model: str = setting("deeplabv3", ", ".join(list_models()))
     student_backbone: str = setting("resnet18", BACKBONE_HELP)
+    student_output_stride: OutputStride = output_stride_setting()
     student_pretrained_base: Path | None = setting(
         None, PRETRAINED_BASE_HELP, per_host=True, options={"metavar": "FILE|SOURCE"}
     )
@@ -112,6 +128,13 @@ class DistillationConfig(Settings):
         options={"choices": (None, "float32", "bfloat16"), "metavar": "auto|float32|bfloat16"},
     )
     no_fold_teacher: bool = setting(False, "keep the teacher's batch norms apart from its convolutions", resume="free")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(
+            self, "student_backbone", with_output_stride(self.student_backbone, self.student_output_stride)
+        )
+        object.__setattr__(self, "student_output_stride", None)
 
 
 @dataclass(frozen=True)

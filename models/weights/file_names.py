@@ -12,6 +12,7 @@ import timm
 
 from models import ALIASES, NETWORKS
 from models.backbones import BACKBONES, TIMM_PREFIX
+from models.backbones.timm_probe import STRIDE_MARK
 
 SUFFIXES = (".pth", ".pt", ".safetensors")
 RUN_SUFFIX = ".pth"  # of what runs write; the others are exports'
@@ -98,12 +99,13 @@ def parse_file_name(path: str | Path) -> FileName | None:
 
 
 def _split_timm_name(text: str) -> tuple[str, str] | None:
-    """Split "resnet50d_citys" or "resnet50d.a1_in1k_citys" after the longest name in timm."""
+    """Split "resnet50d_citys", "resnet50d.a1_in1k_citys" or "resnet50d@16_citys" after the longest name in timm."""
     words = text.split("_")
     known = set(timm.list_pretrained()) if "." in text else set()  # those with a tag
     for count in range(len(words), 0, -1):
         name = "_".join(words[:count])
-        if name in known or ("." not in name and timm.is_model(name)):
+        network = re.sub(rf"{STRIDE_MARK}\d+$", "", name)
+        if network in known or ("." not in network and timm.is_model(network)):
             return name, "_".join(words[count:])
     return None
 

@@ -76,8 +76,8 @@ def load_backbone_weights(
 
     Args:
         model: network whose backbone is filled in place; untouched when an error is raised.
-        path: file, or `timm:<name[.tag]>` or `torchvision:<name[.tag]>` for a library's weights, or `timm` for those
-            of a backbone that is timm's.
+        path: file, or `timm:<name[.tag]>`, `torchvision:<name[.tag]>` or `pip:<name>` for a library's or a package's
+            weights, or `timm` for those of a backbone that is timm's.
         allow_partial, log: as for `load_weights`.
 
     Raises:

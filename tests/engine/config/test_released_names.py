@@ -64,6 +64,8 @@ def test_the_tensors_of_every_released_file_agree_with_its_name(file):
         ("segformer", "mit_b5"),
         ("upernet", "timm:mobilenetv4_conv_small.e2400_r224_in1k"),
         ("psp", "timm:swin_tiny_patch4_window7_224"),
+        ("psp", "timm:tf_efficientnet_lite0@16"),
+        ("psp", "timm:mobilenetv4_conv_small.e2400_r224_in1k@32"),
     ],
 )
 def test_a_run_is_named_by_the_resolved_network_which_is_read_back(network, dataset, distilled):
