@@ -93,17 +93,6 @@ def test_autocast_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-def test_keys_that_share_a_mean_get_their_gradient(form):
-    (s, t), (ks, kt) = active((600, 500), 256, 0.3)
-    loss = LF.relation_kl(LF.unit(s, 1), t, LF.unit(ks, 1), kt, 0.1, operand_dtype=torch.bfloat16)
-    doubles = [x.detach().double().requires_grad_() for x in (s, ks)]
-    units = [plain.unit(x) for x in doubles]
-    expected = plain.relation(units[0], t.double(), units[1], kt.double(), 0.1).mean()
-    for got, want in zip(torch.autograd.grad(loss, (s, ks)), torch.autograd.grad(expected, doubles), strict=True):
-        close(loss, got, expected, want, *half_tolerance(expected.item()))
-
-
 def test_the_precision_of_the_library_is_restored(monkeypatch):
     switch = torch.backends.mkldnn.matmul
     before, inside = switch.fp32_precision, []
