@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.conftest import STUDENT, TEACHER, Bomb
-from utils.cli import run_cli
+from tests.programs import exit_code
 
 NETWORK = ["--model", STUDENT[0], "--backbone", STUDENT[1]]
 PAIR = ["--teacher-model", TEACHER[0], "--teacher-backbone", TEACHER[1]]
@@ -56,10 +56,10 @@ def test_nothing_is_executed(place, form, run_main, data_root, tmp_path, capsys)
     """In this process, where an executed bomb would leave its folder as well."""
     target = tmp_path / "made"
     bomb = write_bomb(tmp_path / "psp_mobile_mobilenetv3_small_custom.pth", target, form)
-    with pytest.raises(SystemExit) as ended:
-        run_cli(lambda: run_main(PLACES[place][0], *words_of(place, bomb, data_root, tmp_path / "runs")))
+    words = words_of(place, bomb, data_root, tmp_path / "runs")
+    code = exit_code(lambda words: run_main(PLACES[place][0], *words), words)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert ended.value.code == 2 and f"{bomb.name} is refused: it holds posix.mkdir" in line
+    assert code == 2 and f"{bomb.name} is refused: it holds posix.mkdir" in line
     assert not target.exists()
     assert sorted(path.name for path in tmp_path.iterdir() if path.name != "runs") == [bomb.name]
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]

@@ -124,12 +124,6 @@ def test_state_with_code_is_refused_and_no_other_taken(config, folder, tmp_path)
     assert not (tmp_path / "made").exists()
 
 
-def test_another_setting_is_no_damage(config, folder):
-    config = replace(config, optim=replace(config.optim, lr=0.2))
-    with pytest.raises(ValueError, match="--lr was 0.1 and is now 0.2"):
-        open_run(config, "net")
-
-
 @pytest.fixture
 def holder(folder):
     process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
