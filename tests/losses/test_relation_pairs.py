@@ -15,7 +15,8 @@ from tests.losses.relation_cases import ALL, PAIRS, active, as_on_cuda, close, c
 @pytest.mark.parametrize("pairs", PAIRS.values(), ids=PAIRS)
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize(("dtype", "half"), [(torch.float64, False), (torch.float32, False), (torch.float32, True)])
-def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, monkeypatch):
+@pytest.mark.parametrize("chunk_size", [None, 7])  # with one, orders are computed one by one
+def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, chunk_size, monkeypatch):
     monkeypatch.setattr(symmetric, "_BLOCK_BYTES", 2000)  # several blocks and chunks an image
     monkeypatch.setattr(symmetric, "_CHUNK", 16)
     s, t = (x.detach().to(dtype) for x in images())
@@ -25,7 +26,8 @@ def test_pairs_of_both_orders_equal_the_formula(pairs, transposed, dtype, half, 
     doubles = s.detach().double().requires_grad_()
     expected = plain.minibatch(doubles, t.double(), pairs, 0.1)
     want = torch.autograd.grad(expected, doubles)[0]
-    loss = LF.relation_kl_pairs(s, t, pairs, 0.1, operand_dtype=torch.bfloat16 if half else None)
+    operands = torch.bfloat16 if half else None
+    loss = LF.relation_kl_pairs(s, t, pairs, 0.1, chunk_size=chunk_size, operand_dtype=operands)
     got = torch.autograd.grad(loss, s, retain_graph=True)[0]
     assert torch.equal(got, torch.autograd.grad(loss, s)[0])  # used twice
     tolerance = {torch.float64: 1e-11, torch.float32: 1e-5}[dtype]
