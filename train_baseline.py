@@ -24,21 +24,12 @@ def parse(words: list[str] | None = None) -> BaselineConfig:
 def main() -> None:
     config = parse()
     device = start(config, config.machine)
-    chosen = config.network
-    run = open_run(config, checkpoint_stem(chosen.model, chosen.backbone, config.data.dataset))
+    run = open_run(config, checkpoint_stem(config.network.model, config.network.backbone, config.data.dataset))
 
     # data and network
     data = build_data(config.data, validate=not config.run.skip_val)
     notes: list[str] = []
-    network = build_training_network(
-        chosen.model,
-        chosen.backbone,
-        data.train.num_classes,
-        pretrained_base=chosen.pretrained_base if run.state is None else None,
-        pretrained=chosen.pretrained if run.state is None else None,
-        allow_partial=chosen.allow_partial,
-        log=notes.append,
-    )
+    network = build_training_network(config.network, data.train.num_classes, run, notes.append)
     check_setup(network, config, device)
     config = settle_amp(config, network, run, device, notes.append)
 

@@ -21,7 +21,6 @@ from losses.methods.cirkdv2 import CIRKDV2Config
 from losses.modules import cross_image
 from losses.modules.cross_image import PIXELS_PER_CLASS, ChannelMemory, PixelMemory
 from losses.modules.memory_bank import MemoryBank
-from utils.distributed import ring_bytes
 from utils.types import Step
 
 MIB = 1 << 20
@@ -65,7 +64,12 @@ def wire_share(classes: int, size: tuple[int, int], channels: int, batch: int) -
     with patch.object(cross_image, "all_gather_cat", gather), patch.object(cross_image, "all_reduce_sum", reduce):
         pixels._enqueue(maps, torch.zeros(1, positions, dtype=torch.int64), Step())
         channel_memory._enqueue(torch.zeros(channels, pooled[0] * pooled[1]), Step())
-    return ring_bytes(gathered, reduced, batch) / ring_bytes([maps], [], batch)
+    # Round a ring, an all-gather passes each part on W - 1 times, an all-reduce 2 (W - 1) / W times.
+    return (_bytes(gathered) + 2 * _bytes(reduced) / batch) / _bytes([maps])
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def construction() -> tuple[float, float, float]:

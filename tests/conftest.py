@@ -19,6 +19,12 @@ STUDENT = ("psp_mobile", "mobilenetv3_small")
 torch.set_num_threads(1)  # as in the processes that tests start: sums of several threads round in another way
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     """Four images of 48x64 per split and three classes, in the custom layout."""

@@ -1,5 +1,8 @@
 """Untrained networks whose predictions depend on the image."""
 
+from pathlib import Path
+
+import torch
 from torch import nn
 
 from models import build_model
@@ -15,3 +18,10 @@ def build_varied(name: str, backbone: str, num_classes: int) -> SegmentationNetw
     for classifier in network.classifier_names:
         nn.init.zeros_(network.get_submodule(classifier).bias)
     return network
+
+
+def save_varied(path: Path, names: tuple[str, str], num_classes: int) -> Path:
+    """Writes the weights of such a network."""
+    torch.manual_seed(3)
+    torch.save(build_varied(*names, num_classes).state_dict(), path)
+    return path

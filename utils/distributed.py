@@ -6,7 +6,7 @@ a mean over a number of elements that depends on the data is a local sum times :
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -236,18 +236,6 @@ def global_mean_scale(count: Tensor) -> Tensor:
     """
     total = all_reduce_sum(count).to(torch.float32)
     return torch.where(total > 0, get_world_size() / total.where(total > 0, total.new_ones(())), 0.0)
-
-
-def ring_bytes(gathered: Iterable[Tensor], reduced: Iterable[Tensor], world_size: int) -> float:
-    """Bytes that each process sends, and receives, when W processes exchange tensors round a ring.
-
-    Args:
-        gathered: what each process gives to all-gathers: (W - 1) times its bytes, since it passes the others' on.
-        reduced: what each process gives to all-reduces: 2 (W - 1) / W times its bytes.
-        world_size: W.
-    """
-    gather_bytes, reduce_bytes = (sum(t.numel() * t.element_size() for t in group) for group in (gathered, reduced))
-    return (world_size - 1) * (gather_bytes + 2 * reduce_bytes / world_size)
 
 
 class _GatherWithGrad(torch.autograd.Function):

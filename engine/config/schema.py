@@ -269,9 +269,9 @@ class BaselineConfig(TrainConfig):
     network: NetworkConfig = section("network")
 
     @property
-    def has_initial_weights(self) -> bool:
-        """Whether anything is loaded into the network before training."""
-        return (self.network.pretrained or self.network.pretrained_base) is not None
+    def trained(self) -> NetworkConfig:
+        """The network that trains."""
+        return self.network
 
 
 @dataclass(frozen=True)
@@ -281,6 +281,8 @@ class DistillConfig(TrainConfig):
     networks: DistillationConfig = section("networks")
 
     @property
-    def has_initial_weights(self) -> bool:
-        """Whether anything is loaded into the student before training."""
-        return (self.networks.student_pretrained or self.networks.student_pretrained_base) is not None
+    def trained(self) -> NetworkConfig:
+        """The student."""
+        own = self.networks
+        weights = own.student_pretrained_base, own.student_pretrained, own.allow_partial
+        return NetworkConfig(own.student_model, own.student_backbone, *weights)

@@ -32,7 +32,7 @@ def start_banner(
     else:
         lines += [f"student  {_describe(task.network)}", f"teacher  {_describe(teacher.network)}"]
     lines.append(f"device   {name}, {precision}, {processes} process(es), {config.optim.batch_size} images a step")
-    if run.state is None and not config.has_initial_weights:
+    if run.state is None and config.trained.pretrained is config.trained.pretrained_base is None:
         who = "network" if teacher is None else "student"
         flag = "--pretrained-base" if teacher is None else "--student-pretrained-base"
         lines.append(f"WARNING: the {who} starts from RANDOM weights; {flag} starts its backbone from ImageNet's")

@@ -38,15 +38,7 @@ def distil(config: DistillConfig, build: Callable[[Shape, Shape, int], Distiller
     data = build_data(config.data, validate=not (config.run.skip_val and networks.skip_teacher_check))
     num_classes = data.train.num_classes
     teacher = build_teacher(networks, num_classes, log=notes.append)
-    student = build_training_network(
-        networks.student_model,
-        networks.student_backbone,
-        num_classes,
-        pretrained_base=networks.student_pretrained_base if run.state is None else None,
-        pretrained=networks.student_pretrained if run.state is None else None,
-        allow_partial=networks.allow_partial,
-        log=notes.append,
-    )
+    student = build_training_network(config.trained, num_classes, run, notes.append)
     check_setup(student, config, device)
     config = settle_amp(config, student, run, device, notes.append)
 

@@ -4,13 +4,12 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from dataset.loading.samplers import StreamBatchSampler
-from engine.config.schema import TrainConfig
+from engine.config.schema import NetworkConfig, TrainConfig
 from engine.run.directory import RunDirectory
 from engine.run.rank_checks import on_main_process
 from engine.training.ddp import check_batch_norm_batch
@@ -24,33 +23,28 @@ from utils.distributed import get_world_size, main_process_first
 
 
 def build_training_network(
-    model: str,
-    backbone: str,
-    num_classes: int,
-    *,
-    pretrained_base: str | Path | None,
-    pretrained: Path | None,
-    allow_partial: bool,
-    log: Callable[[str], None],
+    config: NetworkConfig, num_classes: int, run: RunDirectory, log: Callable[[str], None]
 ) -> SegmentationNetwork:
-    """A network with the weights it starts from.
+    """A network with the weights it starts from; those of a run that is continued come with its state.
 
     Args:
-        model, backbone, num_classes: as for `build_model`.
-        pretrained_base: ImageNet weights of the backbone, a file or a library's, as for `load_backbone_weights`.
-        pretrained: the whole network's weights; a backbone file is loaded as one, with a warning.
-        allow_partial: accept files that cover only a part.
+        config: `pretrained_base` is as for `load_backbone_weights`; where `pretrained` is a backbone's file, it is
+            loaded as one, with a warning.
+        num_classes: K.
+        run: that it trains in.
         log: gets the report of every load.
     """
-    network = build_model(model, backbone, num_classes)
-    if pretrained_base is not None:
-        with main_process_first():  # a library's weights are fetched once
-            load_backbone_weights(network, pretrained_base, allow_partial=allow_partial, log=log)
-    if pretrained is None:
+    network, allow_partial = build_model(config.model, config.backbone, num_classes), config.allow_partial
+    if run.state is not None:
         return network
-    file = read_file(pretrained)
+    if config.pretrained_base is not None:
+        with main_process_first():  # a library's weights are fetched once
+            load_backbone_weights(network, config.pretrained_base, allow_partial=allow_partial, log=log)
+    if config.pretrained is None:
+        return network
+    file = read_file(config.pretrained)
     if is_backbone_file(file.state, network):
-        log(f"WARNING: {pretrained} holds a backbone alone: the head starts untrained.")
+        log(f"WARNING: {config.pretrained} holds a backbone alone: the head starts untrained.")
         load_backbone_weights(network, file, allow_partial=allow_partial, log=log)
     else:
         load_weights(network, file, allow_partial=allow_partial, log=log)

@@ -7,11 +7,8 @@ import pytest
 from dataset import build_dataset
 from dataset.loading.bad_samples import BadSamples
 from dataset.loading.loaders import build_train_loader
-from tests.conftest import STUDENT
 from tests.dataset.conftest import batches
 from tests.dataset.fault_sweep import COUNT, CROP, FAULTS, spoiled
-from tests.programs import exit_code
-from tests.pseudo_datasets import write_pseudo_dataset
 
 
 def read_all(root, allowed=0):
@@ -62,30 +59,3 @@ def test_an_ignored_mask_stays_ignored(tmp_path):
     loader = build_train_loader(data, crop_size=CROP, batch_size=COUNT, max_iterations=1)
     void = [bool((target == 255).all()) for target in next(iter(loader)).target]
     assert void == ["train_001" in loader.samples.image_path(position) for position in range(COUNT)]
-
-
-@pytest.fixture
-def train(run_main, capsys):
-    def run(root, *words):
-        command = ["--dataset", "custom", "--data", root, "--save-dir", root / "runs", "--device", "cpu", "--skip-val"]
-        command += ["--model", STUDENT[0], "--backbone", STUDENT[1], "--crop-size", *CROP, "--batch-size", 2]
-        command += ["--max-iterations", 2, "--log-iter", 1, "--workers", 1, *words]
-        code = exit_code(lambda words: run_main("train_baseline", *words), command)
-        return code, "".join(capsys.readouterr())
-
-    return run
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_fault_that_is_found_late_is_named(tmp_path, train, workers):
-    """Sixty samples, of which one is bad that the check before training does not open."""
-    root = write_pseudo_dataset("custom", tmp_path, (48, 64), 60)
-    (root / "masks/train_005.png").write_bytes(b"")
-    words = ("--max-iterations", 30, "--workers", workers)
-    code, output = train(root, *words)
-    assert code == 2 and re.search(r"error: the mask .*train_005\.png cannot be read: it is empty", output), output
-    assert "iteration 1/30" in output and "iteration 30/30" not in output
-    code, output = train(root, *words, "--overwrite", "--skip-bad-samples", 1)
-    assert code == 0 and output.count("bad training sample 1 of at most 1") == 1, output
-    assert re.search(r"bad training samples .*replaced: 1\n", output) and "Traceback" not in output, output

@@ -95,19 +95,6 @@ def test_sides_whose_exact_product_is_a_half_are_padded(size):
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_only_the_shown_part_is_read(scale):
-    for window in random_windows((400, 600), scale, (40, 50), 5):
-        # White beyond two blocks of 20 source pixels around the window must not show.
-        place = [
-            slice(max(0, int(start / scale) - 45), int((start + count) / scale) + 45)
-            for start, count in ((window.top, window.height), (window.left, window.width))
-        ]
-        image = np.full((400, 600, 3), 255, dtype=np.uint8)
-        image[tuple(place)] = 0
-        assert resized_window(image, window).max() == 0
-
-
-@pytest.mark.parametrize("scale", SCALES)
 def test_mask_takes_the_pixel_of_the_largest_bilinear_weight(scale):
     """The chosen pixel is at most half a pixel from the coordinate where the image is sampled."""
     length = 61

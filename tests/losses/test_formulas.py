@@ -7,7 +7,7 @@ from tests.losses import plain
 from tests.losses.distillers import STUDENT, TEACHER, assert_same, build, make_batch, make_output
 from utils.types import Step
 
-STEP = Step(7)
+STEP = Step(7, 1)
 
 
 def attention_maps(features):

@@ -36,14 +36,6 @@ def test_value_and_gradients_equal_the_formula(chunk_size, weighted, masked):
         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-13)
 
 
-def test_gradcheck():
-    s, t, ks, kt = make(6, 5, 3, 4)
-    weight, mask = torch.tensor([1, 0, 0.5, 2, 1, 1]).double(), torch.tensor([1, 1, 0, 1, 1]).bool()
-    torch.autograd.gradcheck(
-        lambda a, b: LF.relation_kl(a, t, b, kt, 0.3, anchor_weight=weight, key_mask=mask, chunk_size=4), (s, ks)
-    )
-
-
 def test_the_same_tensor_as_anchors_and_keys_gets_both_gradients():
     s, t, _, _ = make()
     expected = plain.relation(s, t, s, t, 0.1).mean()
@@ -122,20 +114,6 @@ def test_wrong_arguments_are_named(change, words):
     }
     with pytest.raises(ValueError, match=words):
         LF.relation_kl(**(arguments | change))
-
-
-@pytest.mark.parametrize("transposed", [False, True])
-def test_pairs_equal_the_mean_over_pairs(transposed):
-    shape = (3, 5, 10) if transposed else (3, 10, 5)
-    s, t = torch.randn(shape, dtype=torch.float64, requires_grad=True), torch.randn(shape, dtype=torch.float64)
-    rows_s, rows_t = (s.transpose(1, 2), t.transpose(1, 2)) if transposed else (s, t)
-    pairs = [(0, 0), (0, 2), (2, 1)]
-    expected = plain.minibatch(rows_s, rows_t, pairs, 0.5)
-    loss = LF.relation_kl_pairs(rows_s, rows_t, pairs, 0.5, chunk_size=3)
-    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(gradients(2 * loss, s)[0], gradients(2 * expected, s)[0], rtol=1e-10, atol=1e-13)
-    with pytest.raises(ValueError, match="same B and L"):
-        LF.relation_kl_pairs(rows_s, rows_t[:2], pairs, 0.5)
 
 
 @pytest.mark.parametrize("teacher_size", [(5, 4), (9, 7)])

@@ -8,7 +8,6 @@ from losses.methods.cirkd import CIRKDConfig
 from losses.methods.cirkdv2 import CIRKDV2Config
 from losses.modules.cross_image import minibatch_relation
 from losses.modules.partners import check_groups, choose_partners, parse_partners
-from tests.losses import plain
 
 KEYS = (0, 3, 0, 1)
 
@@ -35,26 +34,19 @@ def test_groups_are_of_neighbours():
 
 
 @pytest.mark.parametrize("row_dim", [1, 2])
-@pytest.mark.parametrize("partners", ["local:1", "local:4"])
-def test_groups_equal_separate_batches(row_dim, partners):
-    """Value and gradient of groups of 4 in a batch of 8 are the mean of two batches of 4; local:1 is every (i, i)."""
+@pytest.mark.parametrize("size", [1, 4])
+def test_groups_equal_separate_batches(row_dim, size):
+    """Value and gradient of groups in a batch of 8 are the mean of batches of that size."""
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, 8, 6, 4, 5, generator=generator).double()
     student.requires_grad_()
-    loss = minibatch_relation(student, teacher, row_dim, partners, 0.1, KEYS)
-    rows = plain.pixels if row_dim == 2 else plain.channels
-    if partners == "local:4":
-        halves = [minibatch_relation(student[h], teacher[h], row_dim, None, 0.1, KEYS) for h in (slice(4), slice(4, 8))]
-        separate = sum(halves) / 2
-        pairs = [(i, j) for first in (0, 4) for i in range(first, first + 4) for j in range(first, first + 4)]
-    else:
-        images = range(8)
-        separate = sum(minibatch_relation(student[[i]], teacher[[i]], row_dim, None, 0.1, KEYS) for i in images) / 8
-        pairs = [(i, i) for i in images]
-    for expected in (separate, plain.minibatch(rows(student), rows(teacher), pairs, 0.1)):
-        torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
-        got, want = (torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, expected))
-        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-14)
+    loss = minibatch_relation(student, teacher, row_dim, f"local:{size}", 0.1, KEYS)
+    batches = zip(student.split(size), teacher.split(size), strict=True)
+    separate = [minibatch_relation(*batch, row_dim, None, 0.1, KEYS) for batch in batches]
+    expected = sum(separate) / len(separate)
+    torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
+    got, want = (torch.autograd.grad(value, student, retain_graph=True)[0] for value in (loss, expected))
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "2.5", "none", "local:", "local:0", "local:x", "local:-2", "local"])

@@ -12,9 +12,8 @@ from losses.relation import triton_rows
 from tests.losses import plain
 from tests.losses.relation_cases import PAIRS, as_on_cuda, close, half_tolerance, rows
 
-GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 FORMS = [("cpu", None), ("cpu", torch.bfloat16), ("cuda form", torch.bfloat16)]
-FORMS += [pytest.param(("cuda", operands), marks=GPU) for operands in (None, torch.bfloat16)]
+FORMS += [pytest.param(("cuda", operands), marks=pytest.mark.gpu) for operands in (None, torch.bfloat16)]
 SHAPES = {  # anchors, keys, embedding of student and teacher
     "odd": (301, 77, 33, 33),
     "own width": (130, 65, 48, 96),

@@ -68,16 +68,21 @@ def test_keys_that_are_alike_leave_the_tolerance_as_it_is(form, features, limite
 @pytest.mark.parametrize(
     "form", ["cuda", pytest.param("rows", marks=pytest.mark.skipif(not AMX, reason="no AMX"))], indirect=True
 )
-def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, monkeypatch):
-    (s, t), (_, keys) = active((600, 500), 256, 0.1)
+@pytest.mark.parametrize(("count", "between_images", "factor"), [(600, False, 0.7), (900, True, 0.6)])
+def test_without_the_shift_a_mean_that_anchors_share_would_be_rounded(form, count, between_images, factor, monkeypatch):
+    (s, t), (_, keys) = active((count, 500), 256, 0.1)
 
     def grad(operands):
-        loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, operand_dtype=operands)
+        if between_images:  # a CPU's library rounds products of 300 rows, and not all smaller ones
+            maps = (rows.view(3, 300, 256) for rows in (LF.unit(s, 1), t))
+            loss = LF.relation_kl_pairs(*maps, ALL, 0.1, operand_dtype=operands)
+        else:
+            loss = LF.relation_kl(LF.unit(s, 1), t, keys, keys, 0.1, operand_dtype=operands)
         return torch.autograd.grad(loss, s)[0]
 
     expected, shifted = grad(None), grad(torch.bfloat16)
     monkeypatch.setattr(autograd, "_shifts", lambda *a: None)
-    assert (shifted - expected).norm() < 0.7 * (grad(torch.bfloat16) - expected).norm()
+    assert (shifted - expected).norm() < factor * (grad(torch.bfloat16) - expected).norm()
 
 
 def test_autocast_changes_nothing():
@@ -91,17 +96,6 @@ def test_autocast_changes_nothing():
             loss = bank_loss + LF.relation_kl_pairs(s.view(2, 300, 256), t, pairs, 0.1, operand_dtype=torch.bfloat16)
         results.append((loss, torch.autograd.grad(loss, s)[0]))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-
-
-@pytest.mark.parametrize("form", ["rows", "cuda"], indirect=True)
-def test_keys_that_share_a_mean_get_their_gradient(form):
-    (s, t), (ks, kt) = active((600, 500), 256, 0.3)
-    loss = LF.relation_kl(LF.unit(s, 1), t, LF.unit(ks, 1), kt, 0.1, operand_dtype=torch.bfloat16)
-    doubles = [x.detach().double().requires_grad_() for x in (s, ks)]
-    units = [plain.unit(x) for x in doubles]
-    expected = plain.relation(units[0], t.double(), units[1], kt.double(), 0.1).mean()
-    for got, want in zip(torch.autograd.grad(loss, (s, ks)), torch.autograd.grad(expected, doubles), strict=True):
-        close(loss, got, expected, want, *half_tolerance(expected.item()))
 
 
 def test_the_precision_of_the_library_is_restored(monkeypatch):

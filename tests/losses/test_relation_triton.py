@@ -79,7 +79,6 @@ def test_kernels_compile_to_machine_code_without_a_gpu(kernel, block, capability
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("longest", [16384, 16])
 def test_compiled_kernels_equal_the_elementwise_operations(longest, monkeypatch):
     monkeypatch.setattr(triton_rows, "LONGEST_ROW", longest)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from models.export.exporter import load_network, main
-from models.weights.file_names import parse_file_name
 from tests.models.test_export import RUN, assert_equal_scores, fresh, scores
 from tests.models.weight_files import silent
 from utils.cli import run_cli
@@ -41,25 +40,6 @@ def test_network_of_a_runs_arguments(tmp_path):
     torch.save({"network": network.state_dict(), "arguments": arguments}, tmp_path / "last_state.pth")
     found = load_network(tmp_path / "last_state.pth", log=silent)
     assert (found.model_name, found.backbone_name, found.num_classes) == ("segformer", "MiT_B0", 4)
-
-
-@pytest.mark.parametrize(
-    "name, expected",
-    [
-        ("deeplabv3_mobilenet_ssseg_mobilenetv3_large_citys.pth", ("deeplabv3_mobilenet_ssseg", "mobilenetv3_large")),
-        ("kd_psp_mobile_mobilenetv3_large_ade20k_best_model.pth", ("psp_mobile", "mobilenetv3_large")),
-        ("kd_segformer_MiT_B4_segformer_MiT_B0_citys_best_model.pth", ("segformer", "MiT_B0")),
-        ("upernet_lite_resnet18_voc.safetensors", ("upernet_lite", "resnet18")),
-        ("upernet_timm-mobilenetv4_conv_small_citys.pth", ("upernet", "timm:mobilenetv4_conv_small")),
-        ("kd_psp_timm-resnet50d.ra2_in1k_coco_stuff_164k_best_model.pth", ("psp", "timm:resnet50d.ra2_in1k")),
-        ("mobilenetv3_large_citys.pth", None),
-        ("deeplabv3_resnet18.onnx", None),
-        ("last_state.pth", None),
-    ],
-)
-def test_file_names(name, expected):
-    found = parse_file_name(name)
-    assert (found and (found.model, found.backbone)) == expected
 
 
 STUDENT = ["--model", "psp_mobile", "--backbone", "mobilenetv3_small"]

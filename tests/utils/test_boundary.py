@@ -75,7 +75,6 @@ def test_arguments_are_checked():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_update_on_a_gpu_never_waits_and_counts_the_same():
     target = blocks((64, 96), 3, seed=5, void=True)
     prediction = blocks((64, 96), 3, seed=6).long()

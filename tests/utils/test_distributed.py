@@ -150,10 +150,3 @@ def test_other_errors_pass_as_they_are():
     with pytest.raises(RuntimeError, match="^mine$"), du.lost_processes_explained(lambda: ""):
         raise RuntimeError("mine")
     du.note_failure("without other processes it does nothing")
-
-
-def test_bytes_round_a_ring():
-    gathered, reduced = [torch.zeros(3, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.uint8)], [torch.zeros(5)]
-    assert du.ring_bytes(gathered, reduced, 1) == 0
-    assert du.ring_bytes(gathered, [], 4) == 3 * 8
-    assert du.ring_bytes([], reduced, 4) == 2 * 3 / 4 * 20

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -29,10 +29,10 @@ time.sleep(60)
 """
 
 
-@pytest.fixture
-def holder(tmp_path):
-    """A process that holds `tmp_path`, and its child's id."""
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+@contextmanager
+def held_elsewhere(folder):
+    """A process that holds the folder, and its child's id."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     yield process, child
     for pid in (process.pid, child):
@@ -40,6 +40,12 @@ def holder(tmp_path):
             os.kill(pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
+
+
+@pytest.fixture
+def holder(tmp_path):
+    with held_elsewhere(tmp_path) as held:
+        yield held
 
 
 def test_second_process_is_refused_and_the_first_is_named(tmp_path, holder):

@@ -106,7 +106,6 @@ def test_histogram_without_waiting_equals_bincount():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_update_on_a_gpu_never_waits():
     confusion = ConfusionMatrix(4, "cuda")
     prediction, truth = PREDICTION.cuda(), TRUTH.cuda()

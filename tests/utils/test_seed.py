@@ -57,7 +57,6 @@ def test_randint_covers_the_range_and_takes_tensor_bounds():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_hash_is_the_same_on_a_gpu():
     keys = torch.arange(10_000) * 77_777_777
     assert torch.equal(hash_bits(5, keys), hash_bits(5, keys.cuda()).cpu())

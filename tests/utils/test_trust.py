@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.test_bombs import Bomb
-from utils.checkpoint import load_file, save_atomic
+from utils.checkpoint import load_file
 from utils.trust import CHECKSUM, CodeInFileError, checksum
 
 BOMBS = {f"zip, protocol {p}": lambda c, f, p=p: torch.save(c, f, pickle_protocol=p) for p in (2, 3, 4, 5)}
@@ -109,7 +109,7 @@ def member(name: str, size: int = 1, **changes) -> tuple[zipfile.ZipInfo, bytes]
         (member("a/link", external_attr=(stat.S_IFLNK | 0o777) << 16), "a/link is a link or a folder"),
         (member("a/pipe", external_attr=(stat.S_IFIFO | 0o666) << 16), "a/pipe is a link or a folder"),
         (member("a/folder/", 0), "a link or a folder"),
-        (member("a/data/0", external_attr=0x10), "a link or a folder"),
+        (member("a/data/0", external_attr=0x10), "a link or a folder"),  # else torch gives out unwritten memory
     ],
 )
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -153,6 +153,8 @@ def test_any_flipped_bit_of_our_safetensors_is_found(tmp_path):
     path = tmp_path / "a.safetensors"
     state = {"w": torch.arange(4.0), "half": torch.ones(2, 1, dtype=torch.bfloat16), "n": torch.tensor(3)}
     texts = {"model": "psp", "backbone": "resnet18"}
+    save_file(state, path)
+    assert load_file(path).keys() == state.keys()  # another program's: without a checksum
     save_file(state, path, texts | {CHECKSUM: checksum(state, texts)})
     content = path.read_bytes()
     assert all(torch.equal(load_file(path)[name], tensor) for name, tensor in state.items())
@@ -181,15 +183,3 @@ def test_checksum_depends_on_names_types_shapes_and_texts():
     ]
     assert len(set(sums)) == len(sums)
     assert checksum(dict(reversed(state.items())), {CHECKSUM: "x"}) == sums[0]
-
-
-def test_unreadable_memory_is_never_given_out(tmp_path):
-    """A bit that marks a member as a folder makes torch leave the tensor's memory uninitialised."""
-    path = tmp_path / "a.pth"
-    save_atomic({"w": torch.ones(4)}, path)
-    content = bytearray(path.read_bytes())
-    entry = content.rindex(b"data/0")  # in the table of contents, where 46 bytes precede the name
-    content[content.rindex(b"PK\x01\x02", 0, entry) + 38] |= 0x10
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match="a link or a folder"):
-        load_file(path)

@@ -1,8 +1,7 @@
 """train_kd.py: which methods and weights a command line means, and that each trains, resumes and is saved."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Literal
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,13 +9,11 @@ import yaml
 
 import train_kd
 from engine.config.methods import KDConfig, method_names, other_methods
-from losses.methods.at import AT
 from tests.configs import make_config
 from tests.conftest import assert_same_runs, at_step, interrupt, metric_lines
 from tests.processes import run_mains, run_processes
 from utils.checkpoint import load_file
 from utils.flags import differences, record
-from utils.settings import AT_LEAST_1, POSITIVE, setting
 
 TERMS = {
     "kd": {"kd"},
@@ -159,39 +156,12 @@ def test_warm_up_scales_the_weights_but_not_the_discriminators(run_main, words_o
     assert warm["loss_d"] == pytest.approx(whole["loss_d"], rel=1e-5)
 
 
-@dataclass(frozen=True)
-class GrownConfig(AT.Config):
-    """A method's config to which settings of every type were added."""
-
-    at_mean: bool = setting(False, "a switch")
-    at_limit: float | None = setting(None, "a bound", check=POSITIVE)
-    at_depth: int = setting(2, "a count", check=AT_LEAST_1)
-    at_kind: Literal["l1", "l2"] = setting("l2")
-    at_scales: tuple[float, ...] = setting((1.0, 0.5))
-
-
-@pytest.fixture
-def grown(monkeypatch):
-    monkeypatch.setattr(AT, "Config", GrownConfig)
-
-
-def test_hyper_parameters_of_every_type_are_one_line_each(grown):
-    base = ["--dataset", "custom", "--data", "x", "--teacher-pretrained", "x", "--method", "at"]
-    assert train_kd.parse(base).methods.active["at"] == GrownConfig()
-    words = "--at-mean --at-limit 3 --at-depth 1 --at-kind l1 --at-scales 2 4".split()
-    found = train_kd.parse([*base, *words]).methods.active["at"]
-    assert found == GrownConfig(1e4, True, 3.0, 1, "l1", (2.0, 4.0))
-    for word, value in (("--at-limit", "0"), ("--at-depth", "-7"), ("--at-depth", "1.5"), ("--at-kind", "l3")):
-        with pytest.raises(ValueError, match=f"{word}.*(expected|invalid choice)"):
-            train_kd.parse([*base, word, value])
-
-
-def test_a_state_from_before_a_hyper_parameter_resumes(grown):
-    older = record(resolve("at"))
-    for name in ("at_mean", "at_limit", "at_depth", "at_kind", "at_scales"):
-        del older[name]
-    assert differences(older, resolve("at")) == []
-    assert differences(older, resolve("at", at_mean=True)) == ["--at-mean was False and is now True"]
+def test_a_state_from_before_a_hyper_parameter_resumes():
+    older = record(resolve("dkd"))
+    del older["dkd_temperature"], older["dist_weight"]
+    assert differences(older, resolve("dkd")) == []
+    assert differences(older, resolve("dkd", dkd_temperature=2.0)) == ["--dkd-temperature was 1.0 and is now 2.0"]
+    assert differences(older, resolve("dkd", dist_weight=1.0)) == ["--lambda-dist was 0.0 and is now 1.0"]
 
 
 def from_file(tmp_path, values: dict, *words):

@@ -11,8 +11,8 @@ from engine.config.identify import Identity, describe_content, find_checkpoint, 
 from models import build_model
 from models.weights import StateFile
 from tests.data.golden.filler import fill
+from tests.programs import exit_code
 from tests.pseudo_datasets import write_pseudo_dataset
-from utils.cli import run_cli
 
 DATA = Path(__file__).parents[2] / "data"
 BY_FILE = {entry["file"]: entry for entry in json.loads((DATA / "released.json").read_text())}
@@ -54,10 +54,9 @@ def refused(evaluate, capsys, tmp_path):
     """Evaluates what has to be refused as the command line refuses it; returns the message."""
 
     def run(*words) -> str:
-        with pytest.raises(SystemExit) as ended:
-            run_cli(lambda: evaluate(*words))
+        code = exit_code(lambda words: evaluate(*words), words)
         message = capsys.readouterr().err
-        assert ended.value.code == 2 and message.startswith("error: ") and "Traceback" not in message
+        assert code == 2 and message.startswith("error: ") and "Traceback" not in message
         assert not (tmp_path / "results").exists()
         return message
 
@@ -104,22 +103,12 @@ def removed(state: dict) -> list[str]:
     return ["1 missing in the file: pretrained.layer3.expand_conv.conv.weight"]
 
 
-def renamed(state: dict) -> list[str]:
-    state["head.klassifier.bias"] = state.pop("head.classifier.bias")
-    return ["missing in the file: head.classifier.bias", "unexpected in the file: head.klassifier.bias"]
-
-
-def reshaped(state: dict) -> list[str]:
-    state["head.classifier.weight"] = state["head.classifier.weight"][:, :100]
-    return ["of another shape or kind: head.classifier.weight [21, 100, 1, 1] in the file, [21, 128, 1, 1] here"]
-
-
 def of_another_row_count(state: dict) -> list[str]:
     state["head.classifier.bias"] = state["head.classifier.bias"][:20]
     return ["head.classifier.bias [20] in the file, [21] here"]
 
 
-@pytest.mark.parametrize("damage", [removed, renamed, reshaped, of_another_row_count])
+@pytest.mark.parametrize("damage", [removed, of_another_row_count])
 def test_a_damaged_file_is_refused_with_the_tensors_names(damage, voc_state, refused, tmp_path):
     state = dict(voc_state)
     expected = damage(state)

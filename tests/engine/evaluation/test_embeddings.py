@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from engine.evaluation.embeddings import chosen_classes, draw_embeddings, labels_at_centres, sample_pixels, to_plane
-from models import build_model
 from tests.conftest import STUDENT, TEACHER
+from tests.networks import save_varied
 from utils.types import Batch, SegOutput
 
 CPU = torch.device("cpu")
@@ -122,9 +122,7 @@ def test_figure_has_the_classes_colours(networks, tmp_path):
 def test_teacher_beside_student(run_main, data_root, tmp_path, capsys):
     files = []
     for names, prefix in ((TEACHER, ""), (STUDENT, "kd_")):
-        torch.manual_seed(0)
-        files.append(tmp_path / f"{prefix}{'_'.join(names)}_custom.pth")
-        torch.save(build_model(*names, 3).state_dict(), files[-1])
+        files.append(save_varied(tmp_path / f"{prefix}{'_'.join(names)}_custom.pth", names, 3))
     words = ["--pretrained", *files, "--data", data_root, "--split", "test", "--pixels-per-class", 12, "--workers", 0]
     words += ["--device", "cpu", "--save-dir", tmp_path]
     tables = []

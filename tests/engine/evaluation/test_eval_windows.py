@@ -17,7 +17,7 @@ from engine.config.evaluation import ProtocolConfig
 from engine.config.protocol import Protocol, default_protocol
 from engine.evaluation.evaluator import KernelTuning
 from tests.conftest import STUDENT
-from tests.networks import build_varied
+from tests.networks import build_varied, save_varied
 from tests.processes import run_mains, run_processes
 from tests.pseudo_datasets import write_pseudo_dataset
 from utils.flags import add_section_flags
@@ -75,17 +75,12 @@ def test_kernels_are_tuned_only_while_all_images_have_one_size(monkeypatch):
     assert torch.backends.cudnn.benchmark is True
 
 
-def save_network(path: Path, names: tuple[str, str], classes: int) -> torch.nn.Module:
-    torch.manual_seed(3)
-    network = build_varied(*names, classes).eval()
-    torch.save(network.state_dict(), path)
-    return network
-
-
 def test_halves_equal_whole_images_assembled_by_hand(run_main, tmp_path, capsys):
     """Each half through SegFormer, low-resolution logits joined, one resize to the image."""
     root = write_pseudo_dataset("citys", tmp_path / "citys", size=(64, 128), count=2)
-    network = save_network(tmp_path / "network.pth", ("segformer", "MiT_B0"), 19)
+    torch.manual_seed(3)
+    network = build_varied("segformer", "MiT_B0", 19).eval()
+    torch.save(network.state_dict(), tmp_path / "network.pth")
     dataset, expected = build_dataset("citys", root, "val"), ConfusionMatrix(19)
     for image, truth in (dataset[index] for index in range(2)):
         images = normalize(torch.from_numpy(image.transpose(2, 0, 1).copy())[None], torch.tensor([[64, 128]]))
@@ -114,7 +109,7 @@ def evaluations(words: list, folder: Path) -> list[tuple[str, list]]:
 
 def test_results_do_not_depend_on_processes_and_window_batch(tmp_path, monkeypatch):
     root = write_pseudo_dataset("citys", tmp_path / "citys", size=(40, 72), count=3)
-    save_network(tmp_path / "network.pth", STUDENT, 19)
+    save_varied(tmp_path / "network.pth", STUDENT, 19)
     words = ["--model", *STUDENT[:1], "--backbone", STUDENT[1], "--pretrained", tmp_path / "network.pth"]
     words += ["--dataset", "citys", "--data", root, "--device", "cpu", "--workers", 0, "--scales", 0.75, 1]
     words += ["--flip-eval", "--slide-crop", 32, 48, "--slide-stride", 24, 32, "--window-batch"]

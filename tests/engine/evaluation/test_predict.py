@@ -13,21 +13,17 @@ from engine.config.identify import count_classes
 from engine.evaluation.unlabeled_images import ImageFiles, find_images, image_names
 from models import build_model
 from tests.conftest import STUDENT
-from tests.networks import build_varied
+from tests.networks import save_varied
 from tests.processes import run_processes, run_program
 from tests.pseudo_datasets import textured_image, write_image, write_pseudo_dataset
 from utils.visualize import generated_palette
-
-CAMVID_FILE = "kd_psp_mobile_mobilenetv3_small_camvid_best_model.pth"
 
 
 @pytest.fixture(scope="session")
 def student_file(tmp_path_factory) -> Path:
     """Weights of a CamVid student that predicts more than one class."""
-    torch.manual_seed(3)
-    path = tmp_path_factory.mktemp("student") / CAMVID_FILE
-    torch.save(build_model(*STUDENT, len(DATASETS["camvid"].CLASSES)).state_dict(), path)
-    return path
+    path = tmp_path_factory.mktemp("student") / "kd_psp_mobile_mobilenetv3_small_camvid_best_model.pth"
+    return save_varied(path, STUDENT, len(DATASETS["camvid"].CLASSES))
 
 
 @pytest.fixture
@@ -128,16 +124,11 @@ def palette_of(run_main, tmp_path: Path, *words) -> list[tuple[int, ...]]:
     return [tuple(flat[start : start + 3]) for start in range(0, 60, 3)]
 
 
-def save_network(path: Path, classes: int) -> Path:
-    torch.save(build_varied(*STUDENT, classes).state_dict(), path)
-    return path
-
-
 def test_classes_of_a_custom_network(run_main, tmp_path):
-    named = save_network(tmp_path / "psp_mobile_mobilenetv3_small_custom.pth", 4)
+    named = save_varied(tmp_path / "psp_mobile_mobilenetv3_small_custom.pth", STUDENT, 4)
     assert palette_of(run_main, tmp_path, "--pretrained", named)[:4] == generated_palette(4)
     (tmp_path / "classes.txt").write_text("road 9 8 7\nsky\nroad sign 1 2 3\ncar\n")
-    unnamed = save_network(tmp_path / "mine.pth", 4)
+    unnamed = save_varied(tmp_path / "mine.pth", STUDENT, 4)
     words = ["--pretrained", unnamed, "--model", STUDENT[0], "--backbone", STUDENT[1]]
     colors = palette_of(run_main, tmp_path, *words, "--classes", tmp_path / "classes.txt")
     assert [colors[0], colors[2]] == [(9, 8, 7), (1, 2, 3)]
@@ -158,7 +149,7 @@ def test_class_count_needs_a_classifier(tmp_path):
 
 
 def test_synthetic_networks_have_the_colours_of_the_scenes(run_main, tmp_path):
-    file = save_network(tmp_path / "psp_mobile_mobilenetv3_small_synthetic.pth", len(scenes.CLASSES))
+    file = save_varied(tmp_path / "psp_mobile_mobilenetv3_small_synthetic.pth", STUDENT, len(scenes.CLASSES))
     assert palette_of(run_main, tmp_path, "--pretrained", file)[:12] == list(scenes.CLASSES.values())
 
 

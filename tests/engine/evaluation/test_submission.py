@@ -11,8 +11,8 @@ from PIL import Image
 from dataset import build_dataset
 from dataset.cityscapes import Cityscapes
 from engine.evaluation.cityscapes_submission import PUBLISHED_COUNT, PUBLISHED_SIZE, Submission, _check_images
-from models import build_model
 from tests.conftest import STUDENT
+from tests.networks import save_varied
 from tests.pseudo_datasets import textured_image, write_image, write_pseudo_dataset
 from utils.types import Batch
 
@@ -42,8 +42,7 @@ def predict(submission: Submission, *positions: int) -> None:
 
 
 def test_round_trip(run_main, root, dataset, tmp_path, capsys):
-    torch.manual_seed(0)
-    torch.save(build_model(*STUDENT, 19).state_dict(), tmp_path / "student.pth")
+    save_varied(tmp_path / "student.pth", STUDENT, 19)
     words = ["--model", STUDENT[0], "--backbone", STUDENT[1], "--pretrained", tmp_path / "student.pth", "--workers", 0]
     words += ["--dataset", "citys", "--data", root, "--split", "test", "--device", "cpu", "--save-dir", tmp_path]
     out = tmp_path / "new" / "out.zip"

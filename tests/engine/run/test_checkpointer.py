@@ -9,12 +9,11 @@ import torch
 from torch import nn
 
 import engine.run.checkpointer
-import engine.training.loop
 from engine.run.checkpointer import Checkpointer, space_warning
 from engine.run.directory import RunDirectory
 from engine.run.state import Best, TrainState
 from engine.setup.tasks import SegmentationTask
-from tests.conftest import metric_lines
+from tests.conftest import at_step, metric_lines
 from tests.processes import run_processes
 from utils.checkpoint import load_file, plain, save_atomic
 from utils.distributed import get_rank
@@ -65,16 +64,8 @@ def test_last_save_must_not_fail(run_main, baseline, tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's writer
 def test_folder_that_vanishes_is_reported_and_training_continues(run_main, baseline, tmp_path, monkeypatch, capsys):
-    step = engine.training.loop.train_step
-
-    def moved(model, training, *rest):
-        if training.iteration == 1:
-            os.rename(tmp_path / "run", tmp_path / "away")
-        if training.iteration == 3:
-            os.rename(tmp_path / "away", tmp_path / "run")
-        return step(model, training, *rest)
-
-    monkeypatch.setattr(engine.training.loop, "train_step", moved)
+    at_step(monkeypatch, 2, lambda: os.rename(tmp_path / "run", tmp_path / "away"))
+    at_step(monkeypatch, 4, lambda: os.rename(tmp_path / "away", tmp_path / "run"))
     run_main("train_baseline", *baseline, "--skip-val", "--on-save-error", "continue")
     assert "nothing was saved at iteration 2" in capsys.readouterr().out
     assert load_file(tmp_path / "run/last_state.pth")["iteration"] == 4

@@ -1,7 +1,5 @@
 """What a run does with its folder: the lock, the state it continues from, and the one before it."""
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,21 +12,12 @@ from engine.run.resume import STATE_FORMAT, find_state
 from engine.setup.start import open_run
 from tests.configs import make_config
 from tests.conftest import Bomb
+from tests.utils.test_lock import held_elsewhere
 from utils.checkpoint import load_file, save_atomic
 from utils.files import previous_of
 from utils.flags import record
 from utils.lock import FolderInUseError
 from utils.signals import Interrupted
-
-ROOT = Path(__file__).parents[3]
-HOLDER = """
-import sys, time
-from pathlib import Path
-from utils.lock import hold_folder
-hold_folder(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(60)
-"""
 
 
 @pytest.fixture
@@ -124,20 +113,10 @@ def test_state_with_code_is_refused_and_no_other_taken(config, folder, tmp_path)
     assert not (tmp_path / "made").exists()
 
 
-def test_another_setting_is_no_damage(config, folder):
-    config = replace(config, optim=replace(config.optim, lr=0.2))
-    with pytest.raises(ValueError, match="--lr was 0.1 and is now 0.2"):
-        open_run(config, "net")
-
-
 @pytest.fixture
 def holder(folder):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    process.stdout.readline()
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with held_elsewhere(folder) as (process, _):
+        yield process
 
 
 @pytest.mark.parametrize("resume, overwrite", [("auto", False), (None, True), (None, False)])

@@ -15,6 +15,7 @@ from engine.setup.fit import fit
 from engine.setup.teacher import prepare_teacher
 from models import build_model
 from tests.conftest import STUDENT, TEACHER, metric_lines
+from tests.models.test_fold import randomize_norms
 from utils.amp import teacher_amp
 
 CPU = torch.device("cpu")
@@ -25,12 +26,7 @@ HALF_TOLERANCE = 0.03
 @pytest.fixture
 def network() -> nn.Module:
     torch.manual_seed(0)
-    network = build_model(*STUDENT, 4).eval()
-    with torch.no_grad():
-        for norm in (m for m in network.modules() if isinstance(m, _BatchNorm)):
-            norm.running_mean.normal_(0, 0.2)
-            norm.running_var.uniform_(0.5, 2)
-    return network
+    return randomize_norms(build_model(*STUDENT, 4))
 
 
 @pytest.mark.parametrize("fold", [False, True])

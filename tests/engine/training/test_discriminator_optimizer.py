@@ -1,4 +1,4 @@
-"""The discriminator's own optimiser: what it trains, beside clipping, scaling, accumulation, resume and processes."""
+"""The discriminator's own optimiser: what it trains, beside clipping, scaling and accumulation."""
 
 import pytest
 import torch
@@ -9,10 +9,8 @@ from engine.training.nonfinite import NonFiniteCheck
 from engine.training.optim import build_discriminator_optimizer, build_optimizer
 from engine.training.step import train_step
 from engine.training.stopping import RankFlags
-from losses.methods.adversarial import Adversarial
 from tests.configs import make_config
-from tests.conftest import assert_same, assert_same_runs, at_step, interrupt, metric_lines
-from tests.processes import run_mains, run_processes
+from tests.conftest import assert_same, metric_lines
 from utils.checkpoint import load_file, save_atomic
 from utils.types import Batch
 
@@ -42,19 +40,6 @@ def test_discriminator_alone_is_in_the_second_optimiser(run_main, skd, tmp_path)
     assert {"loss_task", "loss_skd", "loss_kd", "loss_adv", "loss_d"} <= lines[0].keys()
 
 
-def test_resumed_run_ends_as_an_unbroken_one(run_main, skd, tmp_path, monkeypatch):
-    words = [*skd, "--max-iterations", 2, "--accumulation-steps", 2, "--batch-size", 4, "--clip-grad", 5]
-    words += ["--save-per-iters", 1, "--val-per-iters", 2, "--ema-decay", 0.9]
-    run_main("train_kd", *words)
-    broken = [*words, "--save-dir-name", "broken"]
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        at_step(patch, 2, interrupt)
-        run_main("train_kd", *broken)
-    run_main("train_kd", *broken, "--resume", "auto")
-    assert state_of(tmp_path / "run")["separate_optimizer"]["state"][0]["step"] == 2
-    assert_same_runs(tmp_path / "run", tmp_path / "broken")
-
-
 def test_discriminators_loss_leaves_the_student_alone_even_with_clipping(run_main, skd, tmp_path):
     words = [*skd, "--max-iterations", 1, "--skip-val", "--clip-grad", 0.01, "--no-dropout"]
     states = []
@@ -64,19 +49,6 @@ def test_discriminators_loss_leaves_the_student_alone_even_with_clipping(run_mai
     assert_same(states[0]["network"], states[1]["network"])
     moments = [state["separate_optimizer"]["state"][1]["exp_avg"].norm().item() for state in states]
     assert moments[1] == pytest.approx(1e4 * moments[0], rel=1e-4)
-
-
-def test_infinite_discriminator_loss_stops_with_its_name(run_main, skd, tmp_path, monkeypatch):
-    forward = Adversarial.forward
-
-    def broken(self, student, teacher, target, step=None):
-        losses = forward(self, student, teacher, target, step)
-        return losses | {"loss_d": losses["loss_d"] * (float("inf") if step.iteration == 2 else 1.0)}
-
-    monkeypatch.setattr(Adversarial, "forward", broken)
-    with pytest.raises(FloatingPointError, match="loss_d is not finite at iteration 3"):
-        run_main("train_kd", *skd)
-    assert state_of(tmp_path / "run")["iteration"] == 2
 
 
 def test_states_without_a_second_optimiser(run_main, skd, baseline, tmp_path):
@@ -91,24 +63,6 @@ def test_states_without_a_second_optimiser(run_main, skd, baseline, tmp_path):
             continue
         with pytest.raises(ValueError, match="expected one with a discriminator's optimiser, got one without"):
             run_main(module, *words, "--resume", "auto")
-
-
-def test_two_processes_equal_one(run_main, skd, tmp_path):
-    words = [*skd, "--batch-size", 4, "--max-iterations", 1, "--skip-val", "--freeze-bn", "--no-dropout"]
-    run_main("train_kd", *words, "--save-dir-name", "with_1")
-    run_processes(run_mains, 2, ("train_kd", [*words, "--save-dir-name", "with_2"]))
-    one, two = (metric_lines(tmp_path / f"with_{processes}")[0] for processes in (1, 2))
-    for name in [name for name in one if name.startswith("loss")]:
-        assert two[name] == pytest.approx(one[name], rel=1e-5, abs=1e-7), name
-    one, two = (state_of(tmp_path / f"with_{processes}") for processes in (1, 2))
-    for name, value in one["network"].items():
-        torch.testing.assert_close(two["network"][name], value, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
-    # Adam's first step is the sign of a gradient, so gradients are compared: the first moment is a tenth of them.
-    moments = [state["separate_optimizer"]["state"] for state in (one, two)]
-    assert moments[0].keys() == moments[1].keys() and len(moments[0]) == 26
-    for index, entry in moments[0].items():
-        error = (moments[1][index]["exp_avg"] - entry["exp_avg"]).norm()
-        assert error <= 1e-4 * entry["exp_avg"].norm() + 1e-9, index
 
 
 class Pair(nn.Module):

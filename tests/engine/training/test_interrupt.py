@@ -195,7 +195,6 @@ def test_restart_by_torchrun_continues_even_with_overwrite(run_main, baseline, t
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_deterministic_run_on_a_gpu_continues_bit_for_bit(run_main, baseline, tmp_path, monkeypatch):
     words = [*baseline, "--device", "cuda", "--deterministic", "--ema-decay", 0.9, "--log-iter", 2, "--skip-val"]
     try:

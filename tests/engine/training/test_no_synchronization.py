@@ -238,7 +238,6 @@ class RefusedWaits:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("method", "flags"), CASES + HALF)
 def test_steps_on_a_gpu_do_not_wait(method, flags, monkeypatch):
     pretend_two_processes(monkeypatch)
