@@ -88,10 +88,10 @@ class TinyNetwork(nn.Module):
         self.backbone = nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.Tanh(), nn.Dropout2d(0.5))
         self.classifier, self.auxiliary = (nn.Conv2d(channels, CLASSES, 1) for _ in range(2))
 
-    def forward(self, images: Tensor, need_aux: bool = True) -> SegOutput:
+    def forward(self, images: Tensor, need_aux: bool = True, need_inner: bool = False) -> SegOutput:
         """(N, 3, H, W) -> maps at 1 / stride of the size."""
         features = self.backbone(images)
-        return SegOutput(self.classifier(features), features, self.auxiliary(features))
+        return SegOutput(self.classifier(features), features, self.auxiliary(features), features, features)
 
 
 def build_networks(kind: str) -> tuple[nn.Module, nn.Module, tuple[int, int]]:

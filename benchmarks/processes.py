@@ -30,7 +30,7 @@ from engine.training.ddp import distribute, synchronize_batch_norms
 from engine.training.optim import build_discriminator_optimizer, build_optimizer
 from losses import build_combined
 from tests.processes import run_processes
-from utils.complexity import feature_shapes
+from utils.complexity import distilled_shapes
 from utils.distributed import all_gather_object, all_reduce_sum, get_rank, get_world_size, is_distributed
 from utils.types import Step
 
@@ -60,8 +60,7 @@ def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[
         "banks" after the last.
     """
     student, teacher, size = build_networks(networks)
-    shapes = [feature_shapes(network, *size)["features"] for network in (student, teacher)]
-    distiller = build_combined(case.configs, *shapes, CLASSES)
+    distiller = build_combined(case.configs, num_classes=CLASSES, **distilled_shapes(student, teacher, *size))
     task = DistillationTask(student, teacher, distiller, OptimConfig(freeze_bn=case.freeze_bn))
     task = synchronize_batch_norms(task)
     disable_dropout(task.modules())

@@ -28,7 +28,7 @@ from losses import METHODS, build_distiller
 from losses.modules.memory_bank import MemoryBank
 from models import build_model
 from utils.amp import autocast
-from utils.complexity import feature_shapes
+from utils.complexity import distilled_shapes
 from utils.seed import set_deterministic
 from utils.types import Step
 
@@ -97,11 +97,13 @@ class Stepper:
         torch.manual_seed(0)
         self.way, self.device = way, device
         network, teacher = build_model(*STUDENTS[student], CLASSES), build_model(*TEACHER, CLASSES)
-        shapes = [feature_shapes(module, *sizes.crop)["features"] for module in (network, teacher)]
         config = METHODS[way.method].Config
         known = {field.name for field in fields(config)}
         distiller = build_distiller(
-            way.method, *shapes, CLASSES, config=config(**{k: v for k, v in way.options if k in known})
+            way.method,
+            num_classes=CLASSES,
+            config=config(**{k: v for k, v in way.options if k in known}),
+            **distilled_shapes(network, teacher, *sizes.crop),
         )
         teacher = prepare_teacher(teacher, device=device, amp=way.amp, channels_last=way.channels_last)
         self.task = DistillationTask(network, teacher, distiller).to(device).train()

@@ -8,7 +8,7 @@ import torch
 from losses import build_distiller
 from losses.task import segmentation_loss
 from models import build_model
-from utils.complexity import feature_shapes
+from utils.complexity import distilled_shapes
 from utils.types import Step
 
 NUM_CLASSES, CROP, ITERATIONS = 5, (64, 96), 3
@@ -19,9 +19,9 @@ def main() -> list[dict[str, float]]:
     torch.manual_seed(0)
     teacher = build_model("psp", "timm:test_resnet", NUM_CLASSES).eval().requires_grad_(False)
     student = build_model("psp_mobile", "timm:test_efficientnet", NUM_CLASSES)
-    shapes = [feature_shapes(network, *CROP)["features"] for network in (student, teacher)]
+    shapes = distilled_shapes(student, teacher, *CROP)
     sizes = {"pixel_memory_size": 50, "region_memory_size": 20, "channel_memory_size": 100}
-    distiller = build_distiller("cirkdv2", *shapes, NUM_CLASSES, sizes)  # its projectors train with the student
+    distiller = build_distiller("cirkdv2", num_classes=NUM_CLASSES, config=sizes, **shapes)  # trains with the student
     optimizer = torch.optim.SGD([*student.parameters(), *distiller.parameters()], lr=0.01, momentum=0.9)
     history = []
     for iteration in range(ITERATIONS):

@@ -1,5 +1,6 @@
 """The interface of distillation methods, and the declarations that their settings share."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -9,6 +10,8 @@ from utils.types import SegOutput, Step
 
 IGNORE_INDEX = 255
 Shape = tuple[int, int, int]
+InnerShapes = Mapping[str, tuple[Shape, Shape]]
+"""Of the student's and the teacher's `last_stage` and `inner` maps."""
 Terms = dict[str, Tensor]
 """Name "loss_<term>" -> 0-dimensional value."""
 
@@ -56,6 +59,7 @@ class Distiller(nn.Module):
         student_shape, teacher_shape: (C, h, w) of the features at the training crop. Other sizes work too.
         num_classes: number of classes.
         config: an instance of ``Config``, None = the published settings.
+        inner_shapes: of the further maps, for methods that read them.
     """
 
     Config: ClassVar[type]
@@ -67,15 +71,25 @@ class Distiller(nn.Module):
     """Names of the terms that train `discriminator_parameters` alone and not the student."""
     needs_teacher_aux: bool = False
     """Whether ``teacher.aux_logits`` is read; if not, the teacher may skip its auxiliary head."""
+    needs_inner: bool = False
+    """Whether ``last_stage`` and ``inner`` of both outputs are read."""
 
-    def __init__(self, student_shape: Shape, teacher_shape: Shape, num_classes: int, config: Any | None = None) -> None:
+    def __init__(
+        self,
+        student_shape: Shape,
+        teacher_shape: Shape,
+        num_classes: int,
+        config: Any | None = None,
+        inner_shapes: InnerShapes | None = None,
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.config = config or self.Config()
+        self.inner_shapes = inner_shapes or {}
         self.build(student_shape, teacher_shape)
 
     def build(self, student_shape: Shape, teacher_shape: Shape) -> None:
-        """Makes the modules of the method; `config` and `num_classes` are set."""
+        """Makes the modules of the method; `config`, `num_classes` and `inner_shapes` are set."""
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Compute the terms.

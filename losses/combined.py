@@ -22,6 +22,7 @@ class Combined(Distiller):
         self.parts = nn.ModuleDict(parts)
         self.distill_warmup_iters = distill_warmup_iters
         self.needs_teacher_aux = any(part.needs_teacher_aux for part in parts.values())
+        self.needs_inner = any(part.needs_inner for part in parts.values())
 
     def forward(self, student: SegOutput, teacher: SegOutput, target: Tensor, step: Step | None = None) -> Terms:
         """Return the terms of all parts; see :meth:`Distiller.forward`."""

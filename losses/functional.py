@@ -125,23 +125,36 @@ def relation_kl_pairs(
     return total / max(len(pairs) * student.shape[1], 1)
 
 
-def pixel_kl(student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0) -> Tensor:
+def pixel_kl(
+    student_logits: Tensor, teacher_logits: Tensor, temperature: float = 1.0, *, standardize: bool = False
+) -> Tensor:
     """Knowledge distillation of the logits at every position (Hinton et al., 2015), ignored pixels included.
 
     Args:
         student_logits: (B, Y, h, w).
         teacher_logits: (B, Y, h', w'), resized to the student's size where it differs; no gradient.
         temperature: both logits are divided by it; the result is multiplied by its square.
+        standardize: logits of mean 0 and standard deviation 1 over the classes first (arXiv:2403.01427).
 
     Returns:
         0-dimensional: mean over B*h*w of temperature^2 * KL over the classes.
     """
     dtype = compute_dtype(student_logits)
+    student_logits = student_logits.to(dtype)
     teacher_logits = resize_like(teacher_logits.detach().to(dtype), student_logits)
-    log_student = F.log_softmax(student_logits.to(dtype) / temperature, dim=1)
+    if standardize:
+        student_logits, teacher_logits = _standardize(student_logits), _standardize(teacher_logits)
+    log_student = F.log_softmax(student_logits / temperature, dim=1)
     log_teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     positions = student_logits.shape[0] * student_logits.shape[2:].numel()
     return F.kl_div(log_student, log_teacher, reduction="sum", log_target=True) * (temperature**2 / positions)
+
+
+def _standardize(logits: Tensor) -> Tensor:
+    centered = logits - logits.mean(dim=1, keepdim=True)
+    variance = centered.square().sum(dim=1, keepdim=True) / max(logits.shape[1] - 1, 1)
+    # where all logits are equal, the gradient of the root would be infinite
+    return centered / (variance.clamp_min(1e-24).sqrt() + 1e-7)
 
 
 def unit(tensor: Tensor, dim: int, *, innermost: bool = False) -> Tensor:

@@ -50,9 +50,9 @@ class SegmentationNetwork(nn.Module):
 
     A backbone is a module that maps (N, 3, H, W) to its four stages' maps, shallow to deep, and has `channels` and
     `strides` (of the stages). Optional attributes are `input_convention` (default: `PUBLISHED`) and `draws_own_weights`
-    (fresh weights are not drawn here). A head maps the stages to (logits, features), and has `classifier_name` and
-    `pools_globally`. Optional are `output_stage`, the stage whose size its output has (default: the last), and
-    `output_stride_factor`, by which the output is smaller than that stage.
+    (fresh weights are not drawn here). A head maps the stages to (logits, features, inner), the maps of a `SegOutput`,
+    and has `classifier_name` and `pools_globally`. Optional are `output_stage`, the stage whose size its output has
+    (default: the last), and `output_stride_factor`, by which the output is smaller than that stage.
 
     Args:
         model_name, backbone_name: registry names.
@@ -156,25 +156,26 @@ class SegmentationNetwork(nn.Module):
         """Return the backbone's stages, shallow to deep, for (N, 3, H, W) in the network's own convention."""
         return self.pretrained(x)
 
-    def decode(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (logits, features) of the stages."""
+    def decode(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (logits, features, inner) of the stages."""
         return self.head(stages)
 
-    def forward(self, x: Tensor, need_aux: bool = True) -> SegOutput:
+    def forward(self, x: Tensor, need_aux: bool = True, need_inner: bool = False) -> SegOutput:
         """Compute scores at the output stride.
 
         Args:
             x: images in the `PUBLISHED` convention, float, (N, 3, H, W), any H and W.
             need_aux: False skips the auxiliary head (teachers, evaluation).
+            need_inner: also return the backbone's last map and the head's inner one.
 
         Returns:
             Logits (N, K, h, w), features (N, C, h, w) and the auxiliary head's logits, None without such a head or if
             it is skipped; the same in training and evaluation mode.
         """
         stages = self.encode(self.to_input_convention(x))
-        logits, features = self.decode(stages)
+        logits, features, inner = self.decode(stages)
         aux_logits = self.auxlayer(stages[-2]) if need_aux and self.auxlayer is not None else None
-        return SegOutput(logits, features, aux_logits)
+        return SegOutput(logits, features, aux_logits, *((stages[-1], inner) if need_inner else ()))
 
     def weights_convention(self) -> Tensor | None:
         """Return a checkpoint's `CONVENTION_KEY` entry, None if all is as in the released checkpoints.

@@ -34,18 +34,29 @@ def count_macs(module: nn.Module, height: int, width: int, **forward_options: An
     return counter.get_total_flops() // 2
 
 
-def feature_shapes(module: nn.Module, height: int, width: int) -> dict[str, tuple[int, ...] | None]:
+def feature_shapes(
+    module: nn.Module, height: int, width: int, **forward_options: Any
+) -> dict[str, tuple[int, ...] | None]:
     """Return the shapes, without the batch axis, of a segmentation network's output for one image.
 
     Args:
         module: network that returns a `SegOutput`.
         height, width: image size in pixels.
+        forward_options: passed to `forward`, such as `need_inner=True`.
 
     Returns:
-        {"logits": (K, h, w), "features": (C, h', w'), "aux_logits": (K, h'', w'') or None}.
+        {"logits": (K, h, w), "features": (C, h', w'), "aux_logits": (K, h'', w'') or None} and so on.
     """
-    output = _meta_forward(module, height, width, {})
+    output = _meta_forward(module, height, width, forward_options)
     return {name: None if value is None else tuple(value.shape[1:]) for name, value in output._asdict().items()}
+
+
+def distilled_shapes(student: nn.Module, teacher: nn.Module, height: int, width: int) -> dict[str, Any]:
+    """The shapes that a distiller is built for: its arguments student_shape, teacher_shape and inner_shapes."""
+    shapes = [feature_shapes(network, height, width, need_inner=True) for network in (student, teacher)]
+    pairs = {name: tuple(of_one[name] for of_one in shapes) for name in ("features", "last_stage", "inner")}
+    student_shape, teacher_shape = pairs.pop("features")
+    return {"student_shape": student_shape, "teacher_shape": teacher_shape, "inner_shapes": pairs}
 
 
 @torch.no_grad()

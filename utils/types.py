@@ -13,11 +13,15 @@ class SegOutput(NamedTuple):
         logits: raw scores, (N, K, h, w), at the network's output stride (not resized to the image).
         features: the map that is distilled, (N, C, h', w'): the input of the last classifier.
         aux_logits: scores of the auxiliary head, (N, K, h'', w''), or None where there is none or it was skipped.
+        last_stage: the backbone's last map, (N, C, h, w), or None where it was not asked for.
+        inner: the head's inner map, (N, C, h, w): the input of the layers whose output is `features`; None likewise.
     """
 
     logits: Tensor
     features: Tensor
     aux_logits: Tensor | None = None
+    last_stage: Tensor | None = None
+    inner: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from engine.config.identify import checkpoint_stem
 from engine.config.schema import DistillationConfig, DistillConfig, OptimConfig
 from losses import METHODS, build_combined
-from losses.base import Distiller, warmup_setting
+from losses.base import Distiller, InnerShapes, Shape, warmup_setting
 from losses.combined import Combined
 from losses.methods.cirkdv2 import CIRKDV2Config
 from losses.modules.partners import check_groups
@@ -114,9 +114,12 @@ class Methods:
         """Method -> its settings, for each that has weight."""
         return {name: config for name, config in self.configs.items() if _has_weight(name, config)}
 
-    def build(self, student_shape: tuple, teacher_shape: tuple, num_classes: int) -> Combined:
+    def build(
+        self, student_shape: Shape, teacher_shape: Shape, num_classes: int, inner_shapes: InnerShapes
+    ) -> Combined:
         """The losses; see `losses.build_combined`."""
-        return build_combined(self.active, student_shape, teacher_shape, num_classes, self.choice.distill_warmup_iters)
+        warmup = self.choice.distill_warmup_iters
+        return build_combined(self.active, student_shape, teacher_shape, num_classes, warmup, inner_shapes)
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,13 @@ class KDConfig(DistillConfig):
     methods: Methods = section("methods")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if "cirkd" in self.methods.active:
             check_partners_fit(self.methods.configs["cirkd"], self.optim)
+
+    @property
+    def distilled(self) -> tuple[dict[str, Any], int]:
+        return self.methods.active, self.methods.choice.distill_warmup_iters
 
     @property
     def run_name(self) -> str:
@@ -144,7 +152,12 @@ class CIRKDV2RunConfig(DistillConfig):
     cirkdv2: CIRKDV2Config = section("CIRKDV2")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_partners_fit(self.cirkdv2, self.optim)
+
+    @property
+    def distilled(self) -> tuple[dict[str, Any], int]:
+        return {"cirkdv2": self.cirkdv2}, self.cirkdv2.distill_warmup_iters
 
 
 def check_partners_fit(config: Any, optim: OptimConfig) -> None:

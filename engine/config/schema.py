@@ -128,6 +128,11 @@ class DistillationConfig(Settings):
         options={"choices": (None, "float32", "bfloat16"), "metavar": "auto|float32|bfloat16"},
     )
     no_fold_teacher: bool = setting(False, "keep the teacher's batch norms apart from its convolutions", resume="free")
+    balance: bool = setting(
+        False,
+        "in the first iterations, scale each term so that its gradient on the features has that share of the task's "
+        "which its weight gives at the recipe's crop; the scales are logged and kept",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -280,9 +285,23 @@ class DistillConfig(TrainConfig):
 
     networks: DistillationConfig = section("networks")
 
+    def __post_init__(self) -> None:
+        if self.networks.balance and self.run.compile:
+            raise ValueError("--balance looks inside the network's graph, which --compile closes: leave one out.")
+
+    @property
+    def distilled(self) -> tuple[dict[str, Any], int]:
+        """Method -> its settings, of those that have weight, and the iterations over which their weights rise."""
+        raise NotImplementedError
+
     @property
     def trained(self) -> NetworkConfig:
         """The student."""
         own = self.networks
-        weights = own.student_pretrained_base, own.student_pretrained, own.allow_partial
-        return NetworkConfig(own.student_model, own.student_backbone, *weights)
+        return NetworkConfig(
+            own.student_model,
+            own.student_backbone,
+            pretrained_base=own.student_pretrained_base,
+            pretrained=own.student_pretrained,
+            allow_partial=own.allow_partial,
+        )

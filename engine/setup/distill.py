@@ -12,17 +12,18 @@ from engine.setup.networks import build_training_network, check_setup, settle_am
 from engine.setup.start import open_run, start
 from engine.setup.tasks import DistillationTask
 from engine.setup.teacher import build_teacher, check_teacher_on, prepare_teacher
-from losses.base import Distiller, Shape
+from losses.balance import Balance, targets
+from losses.base import Distiller
 from utils.amp import teacher_amp
-from utils.complexity import feature_shapes
+from utils.complexity import distilled_shapes
 
 
-def distil(config: DistillConfig, build: Callable[[Shape, Shape, int], Distiller], run_name: str = "") -> None:
+def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str = "") -> None:
     """A whole distillation run: data, teacher and student, losses, the teacher's check, training.
 
     Args:
         config: of the run.
-        build: (student's features, teacher's features, number of classes) -> the losses; features as (C, h, w).
+        build: makes the losses; takes num_classes and what `distilled_shapes` gives.
         run_name: name of the run's folder where `--save-dir-name` gives none; the checkpoint's name by default.
     """
     device = start(config, config.machine)
@@ -43,7 +44,7 @@ def distil(config: DistillConfig, build: Callable[[Shape, Shape, int], Distiller
     config = settle_amp(config, student, run, device, notes.append)
 
     # losses; the banks are built before processes are seeded differently
-    shapes = [feature_shapes(network, *config.optim.crop_size)["features"] for network in (student, teacher)]
+    shapes = distilled_shapes(student, teacher, *config.optim.crop_size)
     teacher = prepare_teacher(
         teacher,
         device=device,
@@ -53,7 +54,12 @@ def distil(config: DistillConfig, build: Callable[[Shape, Shape, int], Distiller
         compiled=config.run.compile,
         log=notes.append,
     )
-    task = DistillationTask(student, teacher, build(*shapes, num_classes), config.optim)
+    distiller = build(num_classes=num_classes, **shapes)
+    balance = None
+    if networks.balance:
+        methods, warmup = config.distilled
+        balance = Balance(targets(methods), warmup)
+    task = DistillationTask(student, teacher, distiller, config.optim, balance)
 
     if config.run.estimate:
         print_estimate(task, data, config, run, device)

@@ -9,6 +9,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.profiler import record_function
 
 from engine.config.schema import OptimConfig
+from losses.balance import Balance
 from losses.base import Distiller
 from losses.task import segmentation_loss
 from utils.types import SegOutput, Step
@@ -46,10 +47,10 @@ class SegmentationTask(nn.Module):
         with record_function("loss_task"):
             return segmentation_loss(output, target, step=step, label_smoothing=self.config.label_smoothing)
 
-    def run_network(self, images: Tensor) -> SegOutput:
+    def run_network(self, images: Tensor, **options: bool) -> SegOutput:
         """The network's output; its features are kept where `keep_features` asks for it."""
         with record_function("student"):
-            output = self.network(images)
+            output = self.network(images, **options)
         self.features = output.features if self.keep_features else None
         return output
 
@@ -80,13 +81,20 @@ class DistillationTask(SegmentationTask):
         network: the student.
         teacher: stays outside this module's children, in evaluation mode and without gradients.
         distiller: turns both outputs into losses; its own parameters train with the student.
+        config: how it learns.
+        balance: scales the distiller's terms, or None.
     """
 
     def __init__(
-        self, network: nn.Module, teacher: nn.Module, distiller: Distiller, config: OptimConfig = DEFAULTS
+        self,
+        network: nn.Module,
+        teacher: nn.Module,
+        distiller: Distiller,
+        config: OptimConfig = DEFAULTS,
+        balance: Balance | None = None,
     ) -> None:
         super().__init__(network, config)
-        self.distiller = distiller
+        self.distiller, self.balance = distiller, balance
         # In a tuple it is no child: not trained, not saved, not flipped to training mode, not broadcast.
         self._teacher = (teacher.eval().requires_grad_(False),)
 
@@ -96,22 +104,27 @@ class DistillationTask(SegmentationTask):
 
     def forward(self, images: Tensor, target: Tensor, step: Step) -> dict[str, Tensor]:
         with torch.no_grad(), record_function("teacher"):
-            teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux)
-        student = self.run_network(images)
+            inner = {"need_inner": True} if self.distiller.needs_inner else {}
+            teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux, **inner)
+        student = self.run_network(images, **inner)
         with record_function("loss_task"):
             losses = segmentation_loss(student, target, step=step, label_smoothing=self.config.label_smoothing)
         with record_function("distiller"):
-            return losses | self.distiller(student, teacher, target, step)
+            losses |= self.distiller(student, teacher, target, step)
+            return losses if self.balance is None else self.balance(losses, student.features, step)
 
     def discriminator_parameters(self) -> list[nn.Parameter]:
         return self.distiller.discriminator_parameters()
 
     def trained_state(self) -> dict[str, dict[str, Tensor]]:
-        return super().trained_state() | {"distiller": self.distiller.state_dict()}
+        balance = {} if self.balance is None else {"balance": self.balance.state_dict()}
+        return super().trained_state() | {"distiller": self.distiller.state_dict()} | balance
 
     def load_trained_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         super().load_trained_state(state)
         self.distiller.load_state_dict(state["distiller"])
+        if self.balance is not None:
+            self.balance.load_state_dict(state["balance"])
 
 
 def disable_dropout(modules: Iterable[nn.Module]) -> None:

@@ -44,11 +44,11 @@ class FrozenTeacher(nn.Module):
                 if type(module) in CAST_AT_USE:
                     module.to(DTYPES[amp])
 
-    def forward(self, images: Tensor, need_aux: bool = False) -> SegOutput:
+    def forward(self, images: Tensor, need_aux: bool = False, **options: bool) -> SegOutput:
         """The network's output for (N, 3, H, W); float32 unless the caller works in half precision, too."""
         half_around = torch.is_autocast_enabled(images.device.type)
         with autocast(images.device, self.amp):
-            output = self.network(images, need_aux=need_aux)
+            output = self.network(images, need_aux=need_aux, **options)
         if half_around or self.amp == "off":
             return output
         return SegOutput(*(None if maps is None else maps.float() for maps in output))

@@ -8,6 +8,7 @@ from engine.run.directory import RunDirectory
 from engine.run.state import TrainState
 from engine.training.health import LossHealth, bank_filling
 from engine.training.profile import StepProfiler
+from losses.balance import ITERATIONS
 from utils.distributed import is_main_process
 from utils.logger import RunLogger
 from utils.memory import peak_rss_mib
@@ -34,6 +35,7 @@ class TrainingMonitor:
         self._rates = RateMeter()
         self._health: dict[str, dict[str, float]] = {}
         self._loss_health = LossHealth()
+        self._balance_logged = False
         self._profiler = None
         if config.run.profile is not None and is_main_process():
             self._profiler = StepProfiler(run.folder, config.run.profile, logger, device)
@@ -90,6 +92,7 @@ class TrainingMonitor:
         record |= {"memory_mib": memory, "train_seconds": state.seconds}
         curves = {"train/loss": total, "lr": lr} | {f"train/{name}": value for name, value in losses.items()}
         curves |= {f"speed/{name}": value for name, value in speed.items()}
+        balance = getattr(state.task, "balance", None)
         if self._health:
             health, self._health = self._health, {}
             banks = bank_filling(state.task)
@@ -98,6 +101,12 @@ class TrainingMonitor:
             record |= {"health": health, "banks": banks}
             curves |= {f"health/{name}": figures for name, figures in health.items()}
             curves |= {f"banks/{name}": share for name, share in banks.items()}
+        if balance is not None:
+            record |= {"balance": balance.values()}
+            curves |= {f"balance/{name}": value for name, value in balance.values().items()}
+            if not self._balance_logged and state.iteration >= ITERATIONS:
+                self._balance_logged = True
+                self.logger.info(f"balance, the factors of the weights from here on: {balance.describe()}")
         self.logger.metrics(record)
         self.logger.scalars(curves, state.iteration)
         best = f"{state.best.miou:.2%}" if state.best.iteration else "-"

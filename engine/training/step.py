@@ -10,8 +10,8 @@ from torch.profiler import record_function
 from dataset.loading.transforms import normalize
 from engine.config.schema import TrainConfig
 from engine.run.state import TrainState
-from engine.training.health import measure
 from engine.training.nonfinite import NonFiniteCheck, step_masked
+from losses.gradients import measure
 from utils.amp import autocast
 from utils.distributed import is_distributed
 from utils.types import Batch, Step
@@ -38,7 +38,7 @@ def train_step(
         data_ready: called when the micro-batches are there.
 
     Returns:
-        The health of the loss terms (see `health.measure`) with `loss_health` at a log interval, else nothing.
+        The health of the terms (see `losses.gradients.measure`) with `loss_health` at a log interval, else nothing.
     """
     count = config.optim.accumulation_steps
     with record_function("data"):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from losses.base import Distiller, Terms, temperature, weight
 from losses.functional import pixel_kl
-from utils.settings import Settings
+from utils.settings import Settings, setting
 from utils.types import SegOutput, Step
 
 
@@ -14,6 +14,9 @@ from utils.types import SegOutput, Step
 class KDConfig(Settings):
     kd_weight: float = weight(1.0)
     kd_temperature: float = temperature(1.0, "of the logits")
+    kd_standardize: bool = setting(
+        False, "logits of mean 0 and standard deviation 1 over the classes at each position (Sun et al., CVPR 2024)"
+    )
 
 
 class KD(Distiller):
@@ -25,5 +28,6 @@ class KD(Distiller):
         """Return "loss_kd"; see :meth:`Distiller.forward`."""
         if not self.config.kd_weight:
             return {}
-        loss = pixel_kl(student.logits, teacher.logits, self.config.kd_temperature)
+        config = self.config
+        loss = pixel_kl(student.logits, teacher.logits, config.kd_temperature, standardize=config.kd_standardize)
         return {"loss_kd": loss * self.config.kd_weight}

@@ -51,10 +51,10 @@ class ASPPHead(nn.Module):
         self.aspp = ASPP(in_channels, width, rates)
         self.block = nn.Sequential(*conv_bn_relu(width, width, 3), nn.Dropout(0.1), nn.Conv2d(width, num_classes, 1))
 
-    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (logits (N, K, h, w), features (N, width, h, w)) at the size of the last stage."""
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (logits (N, K, h, w), features (N, width, h, w), inner map) at the size of the last stage."""
         *layers, classifier = self.block
-        features = self.aspp(stages[-1])
+        features = inner = self.aspp(stages[-1])
         for layer in layers:
             features = layer(features)
-        return classifier(features), features
+        return classifier(features), features, inner

@@ -37,7 +37,8 @@ class PSPHead(nn.Module):
         self.block = nn.Sequential(*conv_bn_relu(in_channels + 4 * (in_channels // 4), width, 3), nn.Dropout(0.1))
         self.classifier = nn.Conv2d(width, num_classes, 1)
 
-    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (logits (N, K, h, w), features (N, width, h, w)) at the size of the last stage."""
-        features = self.block(self.psp(stages[-1]))
-        return self.classifier(features), features
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (logits (N, K, h, w), features (N, width, h, w), inner map) at the size of the last stage."""
+        inner = self.psp(stages[-1])
+        features = self.block(inner)
+        return self.classifier(features), features, inner

@@ -40,12 +40,13 @@ class SegFormerHead(nn.Module):
         nn.init.normal_(self.linear_pred.weight, std=math.sqrt(2.0 / num_classes))
         nn.init.zeros_(self.linear_pred.bias)
 
-    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (logits (N, K, h, w), features (N, width, h, w)) at the size of the first stage."""
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (logits (N, K, h, w), features (N, width, h, w), inner map) at the size of the first stage."""
         size = stages[0].shape[-2:]
         embedded = [
             resize(getattr(self, f"linear_c{stage}")(stages[stage - 1]), size, align_corners=False)
             for stage in (4, 3, 2, 1)
         ]
-        features = self.linear_fuse(torch.cat(embedded, dim=1))
-        return self.linear_pred(features), features
+        inner = torch.cat(embedded, dim=1)
+        features = self.linear_fuse(inner)
+        return self.linear_pred(features), features, inner

@@ -29,8 +29,8 @@ class UPerHead(nn.Module):
             conv_bn_relu(len(channels) * width, width, 3, stride=2), nn.Conv2d(width, num_classes, 1)
         )
 
-    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Return (logits (N, K, h, w), features (N, width, h, w)) at half the size of the first stage."""
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (logits (N, K, h, w), features (N, width, h, w), inner map) at half the size of the first stage."""
         *laterals, last = stages
         pools = [resize(pool, last.shape[-2:], align_corners=False) for pool in adaptive_avg_pools(last, self.sizes)]
         pools = [conv(pool) for conv, pool in zip(self.ppm_conv, pools, strict=True)]
@@ -44,4 +44,4 @@ class UPerHead(nn.Module):
         fused = torch.cat([resize(level, finest, align_corners=False) for level in pyramid], dim=1)
         convolution, classifier = self.conv_last
         features = convolution(fused)
-        return classifier(features), features
+        return classifier(features), features, fused

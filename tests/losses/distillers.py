@@ -27,9 +27,9 @@ SMALL_BANKS = {
 def make_output(
     channels: int, size: tuple[int, int], *, batch: int = 3, grad: bool = False, seed: int = 0, dtype=torch.float64
 ) -> SegOutput:
-    """Random maps of one size, auxiliary logits included; with ``grad`` all of them require one."""
+    """Random maps of one size, auxiliary logits and inner maps included; with ``grad`` all of them require one."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = [(batch, depth, *size) for depth in (CLASSES, channels, CLASSES)]
+    shapes = [(batch, depth, *size) for depth in (CLASSES, channels, CLASSES, channels + 2, channels + 4)]
     maps = [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
     return SegOutput(*(tensor.requires_grad_(grad) for tensor in maps))
 
@@ -54,7 +54,9 @@ def build(method: str, batch=None, dtype=torch.float64, **options) -> Distiller:
     known = {name: value for name, value in SMALL_BANKS.items() if name in config.__dataclass_fields__}
     torch.manual_seed(0)
     shapes = student.features.shape[1:], teacher.features.shape[1:]
-    return METHODS[method](*shapes, CLASSES, config(**known | options)).to(dtype)
+    pairs = {name: (getattr(student, name), getattr(teacher, name)) for name in ("last_stage", "inner")}
+    inner = {name: tuple(maps.shape[1:] for maps in pair) for name, pair in pairs.items() if None not in pair}
+    return METHODS[method](*shapes, CLASSES, config(**known | options), inner).to(dtype)
 
 
 def assert_same(got: Tensor, expected: Tensor, inputs: Iterable[Tensor | None], rtol: float = 1e-7) -> None:

@@ -50,10 +50,12 @@ def conv1x1(weight: Tensor, maps: Tensor) -> Tensor:
     return torch.einsum("oc,nchw->nohw", weight[:, :, 0, 0], maps)
 
 
-def batch_norm(maps: Tensor) -> Tensor:
+def batch_norm(maps: Tensor, layer=None) -> Tensor:
+    """By the batch's statistics, then, where a layer is given, by its scale and shift."""
     mean = maps.mean(dim=(0, 2, 3), keepdim=True)
     variance = ((maps - mean) ** 2).mean(dim=(0, 2, 3), keepdim=True)
-    return (maps - mean) / (variance + 1e-5).sqrt()
+    maps = (maps - mean) / (variance + 1e-5).sqrt()
+    return maps if layer is None else maps * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
 def projector(module, maps: Tensor) -> Tensor:

@@ -13,7 +13,9 @@ from utils.types import SegOutput, Step
 
 IF_LABELLED = {"loss_dkd", "loss_ifv", "loss_memory_pixel", "loss_memory_region"}
 """Terms that are 0 where every pixel is ignored; the others do not depend on the labels."""
-HALF_RTOL = dict.fromkeys(("adversarial", "cwd", "fitnet", "mgd", "af_dcd", "cirkd"), 0.02) | {"cirkdv2": 0.1}
+HALF_RTOL = dict.fromkeys(("adversarial", "cwd", "fitnet", "mgd", "af_dcd", "cirkd", "nfd", "attnfd"), 0.02) | {
+    "cirkdv2": 0.1
+}
 """Methods with layers, which autocast runs in bfloat16; the others compute in float32."""
 HARD = [(1, (5, 7), (5, 7)), (2, (1, 1), (2, 3)), (1, (13, 17), (4, 5)), (1, (3, 2), (1, 1))]
 """Images, and the sizes of the student's and the teacher's maps."""
@@ -60,7 +62,7 @@ def test_settings_out_of_range_are_refused(method):
             (("_temperature",), 0.0, "above 0"),
             (("_mask_ratio",), 1.0, "a number from 0 up to"),
             (("_size",), 0, "at least 1"),
-            (("_dtype", "_scaling"), "int8", "one of"),
+            (("_dtype", "_scaling", "_norm"), "int8", "one of"),
         ):
             if field.name.endswith(suffixes):
                 with pytest.raises(ValueError, match=f"{flag_of(field.name)} '?{value}'?: expected .*{expected}"):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from losses.methods.nfd import normalized_error
 from tests.losses import plain
 from tests.losses.distillers import STUDENT, TEACHER, assert_same, build, make_batch, make_output
 from utils.types import Step
@@ -136,7 +137,54 @@ def af_dcd(module, student, teacher, target):
     }
 
 
+def nfd(module, student, teacher, target):
+    def error(name, project):
+        projected = plain.batch_norm(plain.conv1x1(project[0].weight, getattr(student, name)), project[1])
+        maps = [maps.transpose(0, 1).flatten(1) for maps in (projected, getattr(teacher, name))]  # (C, positions)
+        if module.config.nfd_norm == "position":
+            s, t = (plain.unit(rows.T) for rows in maps)
+            return sum(2 - 2 * (a @ b) for a, b in zip(s, t, strict=True)) / len(s)
+        s, t = ((rows - rows.mean(1, keepdim=True)) / rows.std(1, correction=0, keepdim=True) for rows in maps)
+        return ((s - t) ** 2).mean()
+
+    names = ["features"] + ["last_stage"] * module.config.nfd_stages
+    assert list(module.projections) == names
+    return {"nfd": sum(error(name, module.projections[name]) for name in names)}
+
+
+def attnfd(module, student, teacher, target):
+    def learned(x, block):
+        first, last = (block.mlp[i].weight[:, :, 0, 0] for i in (0, 2))
+        pooled = x.flatten(2).mean(2), x.flatten(2).amax(2)
+        scale = sum((rows @ first.T).clamp(min=0) @ last.T for rows in pooled).sigmoid()
+        x = x * scale[:, :, None, None]
+        two = torch.stack([x.amax(1), x.mean(1)], 1)
+        h, w = x.shape[2:]
+        padded = torch.zeros(len(x), 2, h + 6, w + 6, dtype=x.dtype)
+        padded[:, :, 3:-3, 3:-3] = two
+        kernel = block.spatial[0].weight[0]
+        rows = [[(padded[:, :, i : i + 7, j : j + 7] * kernel).sum((1, 2, 3)) for j in range(w)] for i in range(h)]
+        gate = torch.stack([torch.stack(row, -1) for row in rows], -2)[:, None]
+        return x * plain.batch_norm(gate, block.spatial[1]).sigmoid()
+
+    def given(x):
+        x = x * (x.flatten(2).mean(2) + x.flatten(2).amax(2)).sigmoid()[:, :, None, None]
+        return x * (x.amax(1, keepdim=True) + x.mean(1, keepdim=True)).sigmoid()
+
+    total = 0
+    assert set(module.levels) == {"last_stage", "inner", "features"}
+    for name, (project, block) in module.levels.items():
+        s = learned(plain.batch_norm(plain.conv1x1(project[0].weight, getattr(student, name)), project[1]), block)
+        for a, b in zip(s, given(getattr(teacher, name)), strict=True):
+            total = total + 2 * ((a / a.norm() - b / b.norm()) ** 2).sum() / len(s)
+    return {"attnfd": total}
+
+
 FORMULAS = {
+    "nfd": (nfd, {"nfd_weight": 3.0}),
+    "nfd channel": (nfd, {"nfd_norm": "channel"}),
+    "nfd stages": (nfd, {"nfd_stages": True}),
+    "attnfd": (attnfd, {"attnfd_weight": 0.5}),
     "at": (at, {"at_weight": 10.0}),
     "fitnet": (fitnet, {"fitnet_weight": 2.0}),
     "skd": (skd, {"skd_weight": 3.0}),
@@ -177,6 +225,35 @@ def test_terms_and_gradients_equal_the_formula(name, case):
     for term, value in expected.items():
         weighted = getattr(module.config, f"{term}_weight") * value
         assert_same(got[f"loss_{term}"], weighted, [*student, *module.parameters()], rtol)
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("size_t", [(5, 7), (4, 9)])
+def test_kd(standardize, size_t):
+    def rows(maps):
+        rows = maps.permute(0, 2, 3, 1).flatten(0, 2)
+        if standardize:
+            rows = torch.stack([(row - row.mean()) / (row.std() + 1e-7) for row in rows])
+        return rows / 3
+
+    student, teacher, target = batch = make_batch(2, (5, 7), size_t)
+    (got,) = build("kd", batch, kd_weight=2.0, kd_temperature=3.0, kd_standardize=standardize)(*batch).values()
+    divergence = plain.kl_rows(rows(student.logits), rows(plain.resize(teacher.logits, (5, 7)))).mean()
+    assert_same(got, 2 * 9 * divergence, student)
+
+
+def test_logits_that_are_all_equal_are_standardized_to_0():
+    student, teacher, target = batch = make_batch(2)
+    student = student._replace(logits=torch.ones_like(student.logits).requires_grad_())
+    (loss,) = build("kd", batch, kd_standardize=True)(student, teacher, target).values()
+    assert loss > 0 and torch.autograd.grad(loss, student.logits)[0].isfinite().all()
+
+
+def test_normalized_error_of_independent_maps_is_2():
+    student, teacher = (torch.randn(4, 256, 16, 16, generator=torch.Generator().manual_seed(i)) for i in range(2))
+    for norm in ("position", "channel"):
+        assert normalized_error(student, 3 * teacher, norm) == pytest.approx(2, rel=0.02)
+        assert normalized_error(student, 3 * student, norm) == pytest.approx(0, abs=1e-5)
 
 
 def test_dsd_resizes_all_stages_to_the_teachers_features():

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.training.health import LossHealth, bank_filling, measure
+from engine.training.health import LossHealth, bank_filling
+from losses.gradients import measure
 from losses.modules.memory_bank import MemoryBank
 from tests.conftest import assert_same, metric_lines
 from utils.checkpoint import load_file

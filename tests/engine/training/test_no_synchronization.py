@@ -25,7 +25,7 @@ from losses import METHODS, build_combined, build_distiller
 from losses.modules.memory_bank import MemoryBank
 from models import build_model
 from tests.configs import make_config
-from utils.complexity import feature_shapes
+from utils.complexity import distilled_shapes
 from utils.types import Batch
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -78,13 +78,13 @@ def build_training(method: str, config: BaselineConfig, device: torch.device, sc
     """
     torch.manual_seed(0)
     student, teacher = build_model("psp_mobile", "mobilenetv3_small", CLASSES), build_model("psp", "resnet18", CLASSES)
-    shapes = [feature_shapes(network, *CROP)["features"] for network in (student, teacher)]
+    shapes = distilled_shapes(student, teacher, *CROP)
     if method == "cirkdv2":
-        distiller = build_distiller(method, *shapes, CLASSES, BANKS)
+        distiller = build_distiller(method, num_classes=CLASSES, config=BANKS, **shapes)
     else:
         fields = {name: METHODS[name].Config.__dataclass_fields__ for name in method.split("+")}
         options = {name: {k: v for k, v in BANKS.items() if k in known} for name, known in fields.items()}
-        distiller = build_combined(options, *shapes, CLASSES)
+        distiller = build_combined(options, num_classes=CLASSES, **shapes)
     teacher = prepare_teacher(
         teacher, device=device, amp=config.machine.amp, channels_last=config.machine.channels_last
     )
