@@ -51,8 +51,8 @@ def rules(spec: Spec) -> dict[str, str]:
     """Explains the columns at equal iterations and at equal time to the reader."""
     ends = {
         "iteration": f"every run was trained for {spec.iterations} iterations; read at its last validation",
-        "train_seconds": f"every run was stopped after {spec.seconds} s of training (start-up, validation and saving "
-        "not counted); read at its last validation",
+        "train_seconds": f"every run was stopped after {spec.seconds or 0:g} s of training (start-up, validation and "
+        "saving not counted); read at its last validation",
     }
     cuts = {
         "iteration": "of each seed, the last validation at or before the smallest number of iterations that a method "
