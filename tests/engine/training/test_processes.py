@@ -36,7 +36,7 @@ def compare_processes(runs: dict[str, tuple[str, list]], folder: Path, worlds=(1
             figures = [value["validation"] | value["validation"].pop("class_iou") for value in (more_val, one_val)]
             assert figures[0] == pytest.approx(figures[1], rel=1e-6), other.name
             one, more = (load_file(place / "last_state.pth") for place in (expected, other))
-            for part in one.keys() & {"network", "distiller"}:
+            for part in one.keys() & {"network", "distiller", "balance"}:
                 for key, value in one[part].items():
                     # The count that a mean over processes divides by is a float32.
                     error = (more[part][key].double() - value.double()).norm()
@@ -50,6 +50,7 @@ UNFOLDED = ["--no-fold-teacher"]  # folding is checked on images in single preci
 def test_training_does_not_depend_on_the_number_of_processes(distillation, tmp_path):
     """Through the entry point: loader, loop with micro-batches, validation on 4 images, saving."""
     words = [*distillation, *ALIKE, *UNFOLDED, "--batch-size", 12, "--accumulation-steps", 2, "--bank-dtype", "float32"]
+    words.append("--balance")
     compare_processes({"run": ("train_cirkdv2", words)}, tmp_path, worlds=(1, 3))
     assert sum(name.startswith("loss") for name in metric_lines(tmp_path / "run_3")[0]) == 10
 
@@ -88,6 +89,7 @@ def train_interrupted(words: list, interrupt_at: int | None) -> None:
 
 def test_two_processes_resume_where_they_stopped(distillation, tmp_path):
     words = [*distillation, "--batch-size", 8, "--accumulation-steps", 2, "--ema-decay", 0.9, "--log-iter", 3]
+    words.append("--balance")
     run_processes(train_interrupted, 2, words, None)
     broken = [*words, "--save-dir-name", "broken"]
     run_processes(train_interrupted, 2, broken, 3)
