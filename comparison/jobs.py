@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comparison.costs import iterations_of
 from comparison.flags import Flags, flag_words
 from comparison.spec import BASELINE, CIRKDV2, Method, Spec
 from dataset import build_dataset
@@ -18,7 +19,6 @@ from utils.flags import leaves, plain_value
 from utils.settings import flag_of
 
 ROOT = Path(__file__).resolve().parents[1]
-ENDLESS = 10**9  # iterations, if seconds are the budget
 TEACHER = "teacher"
 PROGRAMS = {
     "train_baseline.py": BaselineConfig,
@@ -54,16 +54,17 @@ class Job:
 
 def make_jobs(spec: Spec) -> list[Job]:
     """All runs; every method with the first seed, then every method with the next."""
-    jobs = []
+    jobs, iterations = [], iterations_of(spec)
     for index, seed in enumerate(spec.seeds):
         for method in spec.methods:
             folder = spec.output / "runs" / f"{method.slug}_seed{seed}"
-            jobs.append(Job(method, seed, folder, *_training(spec, method, seed), save_predictions=index == 0))
+            training = _training(spec, method, seed, iterations[method.name])
+            jobs.append(Job(method, seed, folder, *training, save_predictions=index == 0))
     return jobs
 
 
-def _training(spec: Spec, method: Method, seed: int) -> tuple[str, Flags]:
-    budget = {"max-iterations": [str(ENDLESS if spec.iterations is None else spec.iterations)]}
+def _training(spec: Spec, method: Method, seed: int, iterations: int) -> tuple[str, Flags]:
+    budget = {"max-iterations": [str(iterations)]}
     if spec.seconds is not None:
         budget["max-seconds"] = [f"{spec.seconds:g}"]
     role = "" if method.method == BASELINE else "student-"

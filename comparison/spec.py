@@ -62,10 +62,21 @@ class Spec(Settings):
     seconds: float | None = setting(
         None, "budget of every run in seconds of training, without validation, saving and start-up", check=POSITIVE
     )
+    equal_seconds_by_cost: Path | None = setting(
+        None,
+        "a file of seconds a step (python -m benchmarks.cost): --iterations are the baseline's, and the other rows "
+        "train for as many as fit into its seconds",
+        convert=_absolute,
+    )
     split: Literal["val", "test"] = setting("val", "to evaluate on")
     checkpoint: Literal["last", "best"] = setting("last", "to evaluate; the best is chosen by a run's validations")
     pictures: int = setting(6, "number of images in the report with the predictions of every method", check=AT_LEAST_0)
     processes: int = setting(1, "of each training run, with torchrun", check=AT_LEAST_1)
+
+    @property
+    def budget(self) -> str:
+        """What is equal for all rows: "iteration" or "train_seconds"."""
+        return "iteration" if self.iterations is not None and self.equal_seconds_by_cost is None else "train_seconds"
 
     @property
     def baseline(self) -> Method | None:
@@ -141,6 +152,11 @@ def make_spec(values: Mapping[str, Any]) -> Spec:
     )
     budgets = len(given.keys() & BUDGETS)
     _require(budgets == 1, f"budget: expected one of {' and '.join(BUDGETS)}, got {budgets} of them")
+    by_cost = given.get("equal_seconds_by_cost")
+    _require(
+        by_cost is None or ("iterations" in given and any(method.method == BASELINE for method in methods)),
+        "equal_seconds_by_cost: expected iterations, those of the baseline, and a row of method baseline",
+    )
     train_flags = parse_flags(given.get("train_flags"), "train_flags")
     _require(
         given.get("checkpoint") != "best" or "skip-val" not in train_flags,

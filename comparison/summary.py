@@ -60,7 +60,13 @@ def rules(spec: Spec) -> dict[str, str]:
         "train_seconds": "of each seed, the last validation at or before the smallest training time that a method took",
     }
     schedule = ". Longer runs are read there while their learning rate is still high"
-    by_iterations = spec.iterations is not None
+    if spec.equal_seconds_by_cost is not None:
+        ends["train_seconds"] = (
+            f"every run was trained for as many iterations as fit into the seconds of {spec.iterations} of the "
+            f"baseline's, by the cost of a step that was measured for each method in turns "
+            f"({spec.equal_seconds_by_cost.name}), with a schedule of its own; read at its last validation"
+        )
+    by_iterations = spec.budget == "iteration"
     return {
         "equal_iterations": ends["iteration"] if by_iterations else cuts["iteration"] + schedule,
         "equal_time": cuts["train_seconds"] + schedule if by_iterations else ends["train_seconds"],
@@ -71,7 +77,7 @@ def _read_at_equal(spec: Spec, run: dict[str, Any], peers: list[dict[str, Any]],
     total = "iterations" if unit == "iteration" else unit
     if run[total] is None:
         return None
-    if (unit == "iteration") == (spec.iterations is not None):  # the budget: all runs ended there, to within a step
+    if unit == spec.budget:  # the budget: all runs ended there, to within a step
         at_end = run["validation"] and run["validation"][-1]["iteration"] == run["iterations"]
         return dict(run["validation"][-1]) if at_end else None
     limit = min(peer[total] for peer in peers if peer[total] is not None)

@@ -63,6 +63,16 @@ def test_equal_iterations_and_time_of_a_time_budget(values):
     assert "smallest number of iterations" in summary["rules"]["equal_iterations"]
 
 
+def test_equal_seconds_by_cost_are_read_at_the_end(values, tmp_path):
+    (tmp_path / "cost.json").write_text('{"seconds_per_step": {"baseline": 1, "cirkdv2": 2}}')
+    spec = make_spec(values | {"equal_seconds_by_cost": tmp_path / "cost.json"})
+    summary, _ = report(spec, leave_runs(spec))
+    for name in ("baseline", "cirkdv2"):
+        assert figures(summary, name)["equal_time"]["n"] == 2
+    assert "as many iterations as fit" in summary["rules"]["equal_time"]
+    assert "smallest number of iterations" in summary["rules"]["equal_iterations"]
+
+
 def test_csv_has_a_line_a_run(summary, spec):
     with open(spec.output / "results.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

@@ -6,9 +6,11 @@ import pytest
 import yaml
 
 import compare
+from comparison.costs import ENDLESS
 from comparison.flags import flag_words, parse_flags
-from comparison.jobs import ENDLESS, check_before_running, make_jobs, training_command
+from comparison.jobs import check_before_running, make_jobs, training_command
 from comparison.spec import add_spec_args, make_spec, read_spec
+from comparison.summary import rules
 from utils.cli import Parser
 
 
@@ -112,6 +114,29 @@ def test_time_budget_is_passed_on(values):
     assert command[command.index("--max-seconds") + 1] == "90"
     assert command[command.index("--max-iterations") + 1] == str(ENDLESS)
     assert "--nproc-per-node=2" in command
+
+
+def test_equal_seconds_by_the_cost_of_a_step(tmp_path, values):
+    path = tmp_path / "cost.json"
+    path.write_text(json.dumps({"seconds_per_step": {"baseline": 0.5, "cirkdv2": 1.25, "other": 1}}))
+    values |= {"iterations": 100, "equal_seconds_by_cost": path}
+    spec = make_spec(values)
+    assert [job.flags["max-iterations"] for job in make_jobs(spec)][:2] == [["100"], ["40"]]
+    assert spec.budget == "train_seconds" and "cost.json" in rules(spec)["equal_time"]
+    with pytest.raises(ValueError, match=r"holds no cost of at; it has baseline, cirkdv2, other.*benchmarks\.cost"):
+        make_jobs(make_spec(values | {"methods": ["baseline", "at"]}))
+    for change in ({"methods": ["at"]}, {"iterations": None, "seconds": 9}):
+        with pytest.raises(
+            ValueError, match="expected iterations, those of the baseline, and a row of method baseline"
+        ):
+            make_spec(values | change)
+    for text in ("[1]", '{"seconds_per_step": {"baseline": 0}}', "{", '{"seconds_per_step": {"baseline": "x"}}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match="expected JSON with seconds_per_step"):
+            make_jobs(make_spec(values))
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"cost\.json: there is no such file"):
+        make_jobs(make_spec(values))
 
 
 def test_all_invalid_flags_are_in_one_message(values):
