@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from comparison.charts import Chart, Curve, bar_chart, line_chart
 from comparison.pictures import Panel
 from comparison.records import FINISHED
-from comparison.summary import percent, points
+from comparison.summary import gain_lines, percent, points
 
 MAX_BARS = 40  # classes in a chart; of more, those with the largest gains and losses are shown
 
@@ -33,6 +33,7 @@ def render(summary: dict[str, Any], panels: Sequence[Panel], panel_seed: int | N
             "report written": {summary["environment"]["written"]},
         },
         curves=_curves(summary, finished),
+        gain_lines=gain_lines(summary),
         gains=_class_gains(summary),
         panels=panels,
         panel_seed=panel_seed,

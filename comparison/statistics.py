@@ -1,8 +1,11 @@
 """Spread over seeds, differences paired by seed, and values of a curve at a budget."""
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from scipy.stats import t
 
 Figures = dict[str, Any]
 
@@ -18,9 +21,17 @@ def spread(values: Sequence[float]) -> Figures:
 
 
 def paired_difference(values: Mapping[int, float], baseline: Mapping[int, float]) -> Figures:
-    """Spread of value − baseline over the seeds that both have; both are by seed."""
+    """Spread of value − baseline over the seeds that both have; both are by seed.
+
+    "interval" is Student's 95 % confidence interval of the mean difference, None for a single seed.
+    """
     per_seed = {seed: values[seed] - baseline[seed] for seed in values if seed in baseline}
-    return spread(list(per_seed.values())) | {"per_seed": per_seed}
+    found = spread(list(per_seed.values()))
+    interval = None
+    if found["std"] is not None:
+        half = float(t.ppf(0.975, found["n"] - 1)) * found["std"] / math.sqrt(found["n"])
+        interval = [found["mean"] - half, found["mean"] + half]
+    return found | {"per_seed": per_seed, "interval": interval}
 
 
 def last_at(curve: Sequence[Mapping[str, float]], key: str, limit: float) -> Mapping[str, float] | None:

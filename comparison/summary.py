@@ -150,26 +150,34 @@ def format_table(summary: dict[str, Any]) -> str:
             f"{name:<{width}}  {percent(figures['final']):>14}  {percent(figures['pixel_accuracy']):>14} "
             f"{figures['parameters'] / 1e6:14.2f} {'-' if seconds is None else f'{seconds:.3f}':>13}"
         )
-    lines.append("")
-    for figures in summary["methods"]:
-        differences = {"baseline": figures["final"]["difference"], "control": figures["against_control"]}
-        for other, difference in differences.items():
-            if difference is not None and difference["n"]:
-                lines.append(f"{figures['name']} against {summary[other]}: {_gain(difference)}")
+    lines += ["", *gain_lines(summary)]
     for run in summary["runs"]:
         if run["status"] != FINISHED:
             lines.append(f"{run['method']}, seed {run['seed']}: {run['status']}: {run['reason']}")
     return "\n".join(lines)
 
 
+def gain_lines(summary: dict[str, Any]) -> list[str]:
+    """What each method gains over the baseline and adds to pixel KD."""
+    lines = []
+    for figures in summary["methods"]:
+        differences = {"baseline": figures["final"]["difference"], "control": figures["against_control"]}
+        for other, difference in differences.items():
+            if difference is not None and difference["n"]:
+                lines.append(f"{figures['name']} against {summary[other]}: {_gain(difference)}")
+    return lines
+
+
 def _gain(difference: Figures) -> str:
-    """A difference with a remark if it is not positive, or not above its standard deviation over seeds."""
+    """A difference with its confidence interval, and a remark if it is not positive or may be chance."""
     seeds = "one seed" if difference["n"] == 1 else f"{difference['n']} seeds"
-    remark = ""
+    interval, remark = difference["interval"], ""
+    if interval is not None:
+        seeds += f", 95 % interval {100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}"
     if difference["mean"] <= 0:
         remark = ": no gain"
-    elif difference["std"] is not None and difference["mean"] <= difference["std"]:
-        remark = ": no more than the spread"
+    elif interval is not None and interval[0] <= 0:
+        remark = ": may be chance"
     return f"{points(difference)} mIoU points ({seeds}){remark}"
 
 

@@ -16,6 +16,9 @@ def test_differences_are_paired_by_seed():
     found = paired_difference({0: 0.5, 1: 0.9, 2: 0.7}, {1: 0.5, 0: 0.3, 3: 0.1})
     assert found["per_seed"] == {0: pytest.approx(0.2), 1: pytest.approx(0.4)}
     assert (found["n"], found["mean"], found["std"]) == (2, pytest.approx(0.3), pytest.approx(0.02**0.5))
+    # Student's t of one degree of freedom is Cauchy's: tan(0.475 pi) = 12.706
+    assert found["interval"] == [pytest.approx(0.3 - 12.7062 * 0.1), pytest.approx(0.3 + 12.7062 * 0.1)]
+    assert paired_difference({0: 0.5}, {0: 0.4})["interval"] is None
 
 
 def test_classes_that_do_not_occur_are_left_out():
