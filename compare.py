@@ -12,7 +12,7 @@ The same command resumes after an interruption and repeats nothing that is finis
     output: runs/compare_camvid
     teacher: {checkpoint: deeplabv3_resnet101_camvid_best_model.pth}
     student: {model: deeplabv3, backbone: resnet18, pretrained_base: timm}
-    methods: [baseline, cirkdv2, {name: cwd twice, method: cwd, flags: --lambda-cwd-fea 100}]
+    methods: [baseline, cirkdv2, {name: cwd twice, method: cwd, flags: --lambda-cwd-fea 100, seeds: [0, 1, 2, 3]}]
     seeds: [0, 1, 2]
     seconds: 3600                     # of training; or iterations: 2000
     train_flags: --crop-size 360 360 --batch-size 8

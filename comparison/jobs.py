@@ -55,11 +55,14 @@ class Job:
 def make_jobs(spec: Spec) -> list[Job]:
     """All runs; every method with the first seed, then every method with the next."""
     jobs, iterations = [], iterations_of(spec)
-    for index, seed in enumerate(spec.seeds):
+    every = dict.fromkeys([*spec.seeds, *(seed for method in spec.methods for seed in method.seeds or ())])
+    for seed in every:
         for method in spec.methods:
+            if seed not in (method.seeds or spec.seeds):
+                continue
             folder = spec.output / "runs" / f"{method.slug}_seed{seed}"
             training = _training(spec, method, seed, iterations[method.name])
-            jobs.append(Job(method, seed, folder, *training, save_predictions=index == 0))
+            jobs.append(Job(method, seed, folder, *training, save_predictions=seed == spec.seeds[0]))
     return jobs
 
 

@@ -23,11 +23,12 @@ SEEDS: Check = (lambda v: min(v, default=-1) >= 0 and len({*v}) == len(v), "diff
 
 @dataclass(frozen=True)
 class Method:
-    """One row of the comparison: a method with a name and flags."""
+    """One row of the comparison: a method with a name, flags, and seeds where they are not the comparison's."""
 
     name: str
     method: str
     flags: Flags = field(default_factory=dict)
+    seeds: tuple[int, ...] | None = None
 
     @property
     def slug(self) -> str:
@@ -186,13 +187,18 @@ def _methods(entries: list[Any], method_flags: dict[str, Any]) -> tuple[Method, 
             entry = {"method": method, "name": name or method}
         entry = _mapping(entry, "methods")
         _require(
-            "method" in entry and entry.keys() <= {"name", "method", "flags"},
-            f"methods: {entry}: expected a method's name, or name, method and flags",
+            "method" in entry and entry.keys() <= {"name", "method", "flags", "seeds"},
+            f"methods: {entry}: expected a method's name, or name, method, flags and seeds",
         )
         name = str(entry.get("name", entry["method"]))
         flags = parse_flags(entry.get("flags"), f"flags of {name}")
         flags |= parse_flags(method_flags.get(name), f"method_flags of {name}")
-        methods.append(Method(name, str(entry["method"]), flags))
+        seeds = entry.get("seeds")
+        if seeds is not None:
+            seeds = tuple(_items(seeds))
+            right = all(type(seed) is int for seed in seeds) and SEEDS[0](seeds)
+            _require(right, f"seeds of {name} {list(seeds)}: expected {SEEDS[1]}")
+        methods.append(Method(name, str(entry["method"]), flags, seeds))
     known = [BASELINE, CIRKDV2, *method_names()]
     for method in methods:
         parts = method.method.split("+")

@@ -49,7 +49,8 @@ def test_flags_alone_are_enough(tmp_path, data_root):
         ({"methods": ["kd+nothing"]}, "unknown method 'nothing'"),
         ({"methods": ["kd+baseline"]}, "unknown method 'baseline'"),
         ({"methods": ["kd", "kd"]}, "expected names that differ"),
-        ({"methods": [{"name": "x"}]}, "name, method and flags"),
+        ({"methods": [{"name": "x"}]}, "name, method, flags and seeds"),
+        ({"methods": [{"method": "baseline", "seeds": [1, 1]}]}, "seeds of baseline [1, 1]: expected different whole"),
         ({"method_flags": {"at": "--lambda-at 1"}}, "method_flags for at: methods are baseline, cirkdv2"),
         ({"teacher": None}, "cirkdv2 need a teacher"),
         ({"seeds": [0, 0]}, "different whole numbers"),
@@ -106,6 +107,11 @@ def test_jobs_are_the_matrix_with_every_seed_complete_before_the_next(values):
     assert jobs[2].flags["method"] == ["at+dist"] and jobs[2].flags["lambda-at"] == ["5"]
     assert "teacher-pretrained" in jobs[1].flags and "teacher-pretrained" not in jobs[0].flags
     assert [job.save_predictions for job in jobs] == [True] * 3 + [False] * 3
+
+
+def test_a_method_can_have_seeds_of_its_own(values):
+    jobs = make_jobs(make_spec(values | {"seeds": 1, "methods": ["cirkdv2", {"method": "baseline", "seeds": [2, 1]}]}))
+    assert [job.name for job in jobs] == ["cirkdv2, seed 1", "baseline, seed 1", "baseline, seed 2"]
 
 
 def test_time_budget_is_passed_on(values):
