@@ -36,6 +36,8 @@ def main() -> None:
     """Parse, measure, print, write."""
     parser = make_parser(__doc__, prog="benchmarks.cost", epilog="OMP_NUM_THREADS sets the threads, as of the runs")
     parser.add_argument("spec", type=Path, metavar="SPEC.yaml")
+    parser.add_argument("--data", type=Path, help="in place of the file's")
+    parser.add_argument("--teacher", help="the teacher's checkpoint, in place of the file's")
     parser.add_argument("--steps", type=int, default=12, help="default: %(default)s, of which the second half counts")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     args = parser.parse_args()
@@ -54,7 +56,8 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     """Row -> seconds of each round."""
-    spec = read_spec({"spec": args.spec, "equal_seconds_by_cost": None})
+    given = {"spec": args.spec, "data": args.data, "teacher_checkpoint": args.teacher, "output": Path("unused")}
+    spec = read_spec(given)
     jobs = [job for job in make_jobs(spec) if job.seed == spec.seeds[0]]
     python = training_command(jobs[0], spec)[0]
     rounds: dict[str, list[float]] = {job.method.name: [] for job in jobs}

@@ -1,4 +1,4 @@
-"""Writes CamVid at another size: python studies/camvid/resize.py CAMVID OUT WIDTH HEIGHT.
+"""Writes CamVid at another size: python -m studies.camvid.resize CAMVID OUT WIDTH HEIGHT.
 
 Images are resampled bilinearly with an area filter, masks by their nearest pixel. What is there already is left.
 """
