@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="CamVid's root folder, large enough for the crop")
     parser.add_argument("--teacher", type=Path, required=True, help="its checkpoint")
     parser.add_argument("--student", nargs=2, required=True, metavar=("MODEL", "BACKBONE"))
-    parser.add_argument("--student-pretrained-base", required=True)
+    parser.add_argument("--student-pretrained-base")
     parser.add_argument("--crop-size", nargs=2, type=int, default=[512, 1024])
     parser.add_argument("--batch-size", type=int, default=2)
     parser.add_argument("--iterations", type=int, default=20)
@@ -66,7 +66,9 @@ def main() -> None:
     args = parser.parse_args()
     shared = ["--dataset", "camvid", "--data", args.data, "--teacher-pretrained", args.teacher, "--skip-teacher-check"]
     shared += ["--student-model", args.student[0], "--student-backbone", args.student[1]]
-    shared += ["--student-pretrained-base", args.student_pretrained_base, "--crop-size", *args.crop_size]
+    shared += ["--crop-size", *args.crop_size]
+    if args.student_pretrained_base:
+        shared += ["--student-pretrained-base", args.student_pretrained_base]
     shared += ["--batch-size", args.batch_size, "--max-iterations", args.iterations, "--workers", 0]
     table: dict[str, dict[str, float]] = {}
     for name in args.only:
