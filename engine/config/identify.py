@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset import DATASETS
-from engine.config.schema import DistillationConfig
+from engine.config.networks import DistillationConfig
 from models import resolve_names
 from models.weights import StateFile, read_arguments, read_file
 from models.weights.contents import check_claim, class_count, describe_content, mismatch

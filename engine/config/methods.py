@@ -6,7 +6,8 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from engine.config.identify import checkpoint_stem
-from engine.config.schema import DistillationConfig, DistillConfig, OptimConfig
+from engine.config.networks import DistillationConfig
+from engine.config.schema import DistillConfig, OptimConfig
 from losses import METHODS, build_combined
 from losses.base import Distiller, InnerShapes, Shape, warmup_setting
 from losses.combined import Combined

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from dataset.loading.samplers import StreamBatchSampler
-from engine.config.schema import NetworkConfig, TrainConfig
+from engine.config.networks import NetworkConfig
+from engine.config.schema import TrainConfig
 from engine.run.directory import RunDirectory
 from engine.run.rank_checks import on_main_process
 from engine.training.ddp import check_batch_norm_batch

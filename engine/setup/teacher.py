@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from dataset.loading.loaders import build_eval_loader
-from engine.config.schema import DistillationConfig
+from engine.config.networks import DistillationConfig
 from engine.evaluation.evaluator import evaluate
 from engine.setup.data import Data
 from models import build_model

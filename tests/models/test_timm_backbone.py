@@ -5,7 +5,7 @@ import timm
 import torch
 
 import train_kd
-from engine.config.schema import NetworkConfig
+from engine.config.networks import NetworkConfig
 from models import build_model
 from models.backbones import build_backbone, with_output_stride
 from models.backbones.timm_backbone import TimmBackbone

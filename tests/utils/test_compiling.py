@@ -117,7 +117,7 @@ class TinyNetwork(nn.Module):
         self.head = ASPPHead(8, 4, 8)
 
     def forward(self, images: torch.Tensor, need_aux: bool = True) -> SegOutput:
-        logits, features = self.head([self.backbone(images)])
+        logits, features, _ = self.head([self.backbone(images)])
         return SegOutput(logits, features, None)
 
 

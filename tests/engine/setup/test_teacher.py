@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from engine.config.identify import checkpoint_stem, infer_teacher
-from engine.config.schema import DistillationConfig
+from engine.config.networks import DistillationConfig
 from engine.setup.fit import fit
 from engine.setup.teacher import prepare_teacher
 from models import build_model
