@@ -21,7 +21,33 @@ FP16_SCALE = 2.0**16  # of the losses, so that gradients of half precision do no
 
 # Method -> term -> norm of its gradient on the features / the task's at weight 1, geometric mean of a run's first
 # ITERATIONS; `python -m benchmarks.balance` measures them and says on what.
-TARGETS: dict[str, dict[str, float]] = {}
+TARGETS: dict[str, dict[str, float]] = {
+    "cirkdv2": {
+        "minibatch_pixel": 1.44,
+        "memory_pixel": 1.22,
+        "memory_region": 1.2,
+        "kd": 0.84,
+        "fitnet": 0.114,
+        "minibatch_channel": 2.58,
+        "memory_channel": 2.08,
+        "channel_kd": 0.000871,
+    },
+    "cirkd": {"minibatch_pixel": 1.09, "memory_pixel": 0.868, "memory_region": 0.835},
+    "kd": {"kd": 0.848},
+    "at": {"at": 5.21e-05},
+    "fitnet": {"fitnet": 0.105},
+    "skd": {"skd": 0.125},
+    "ifvd": {"ifv": 0.116},
+    "cwd": {"cwd_fea": 0.0423, "cwd_logit": 0.688},
+    "adversarial": {"adv": 9.71},
+    "dsd": {"psd": 0.000271, "csd": 6.18e-10},
+    "dist": {"dist": 1.29},
+    "mgd": {"mgd": 3.14e04},
+    "dkd": {"dkd": 1.54},
+    "af_dcd": {"afdcd_feature": 2.88e04, "afdcd_contrast": 229},
+    "nfd": {"nfd": 0.184},
+    "attnfd": {"attnfd": 0.782},
+}
 
 
 def targets(configs: Mapping[str, Any]) -> dict[str, float]:

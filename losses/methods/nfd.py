@@ -17,7 +17,7 @@ Norm = Literal["position", "channel"]
 
 @dataclass(frozen=True)
 class NFDConfig(Settings):
-    nfd_weight: float = weight(1.0)
+    nfd_weight: float = weight(4.0, "whose gradient at the recipe's crop is three quarters of the task's")
     nfd_norm: Norm = setting(
         "position", "position: vectors of unit length; channel: mean 0 and variance 1 over the batch's positions"
     )

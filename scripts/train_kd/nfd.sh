@@ -21,6 +21,6 @@ launch train_kd.py \
     --weight-decay 0.0001 \
     --method nfd \
     --lambda-kd 1 \
-    --lambda-nfd 1 \
+    --lambda-nfd 4 \
     --save-dir "$SAVE_ROOT" \
     "$@"
