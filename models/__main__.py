@@ -7,6 +7,7 @@ python -m models --describe deeplabv3 timm:convnext_tiny
 
 import argparse
 import json
+import sys
 from typing import Any
 
 import torch
@@ -77,6 +78,8 @@ def main() -> None:
         return
     device = pick_device(args.device)
     network = build_model(*args.describe, args.num_classes, aux=args.aux)
+    if args.runs:
+        print(f"measuring the latency of {args.runs} passes (--runs 0 leaves it out) ...", file=sys.stderr, flush=True)
     found = describe(network, *args.crop_size, device, runs=args.runs)
     print(json.dumps(found, indent=2) if args.json else describe_as_text(found))
 

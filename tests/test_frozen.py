@@ -3,11 +3,15 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
+from engine.run.resume import check_state
 from tests import frozen
+from tests.configs import make_config
+from utils.checkpoint import load_file
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,12 @@ def test_no_flag_is_lost(program):
     before = flags((frozen.DATA / "help" / f"{program}.txt").read_text(encoding="utf-8"))
     assert len(before) > 5
     assert before <= flags(frozen.help_text(program))
+
+
+def test_a_state_of_another_program_is_named_as_such():
+    state = load_file(frozen.DATA / "states" / "at+cirkd.pth")
+    with pytest.raises(ValueError, match=r"other settings: .* Another program wrote it: this one has no adv_weight, "):
+        check_state(Path("x"), state, make_config())
 
 
 def test_a_setting_that_an_older_state_does_not_know_had_its_default(data, teacher, tmp_path):

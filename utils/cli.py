@@ -24,8 +24,13 @@ EXIT_INTERRUPTED = 130
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 # Requests to one start of a run, which are not repeated when its settings are read from a file.
 REQUESTS = ("resume", "overwrite", "estimate", "profile")
-# flag of other trainers -> the one here
-RELATED = {"--epochs": "--max-iterations", "--num-epochs": "--max-iterations", "--max-epochs": "--max-iterations"}
+# flag or value of other trainers -> the one here
+RELATED = {
+    "gpu": "cuda",
+    "--epochs": "--max-iterations",
+    "--num-epochs": "--max-iterations",
+    "--max-epochs": "--max-iterations",
+}
 
 
 class UsageError(ValueError):
@@ -67,7 +72,7 @@ class Parser(argparse.ArgumentParser):
         flags = self._option_string_actions
         hints = {flag: did_you_mean(flag, flags, RELATED) for flag in self._given - {*flags} if flag.startswith("--")}
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            hints[choice[1]] = did_you_mean(choice[1], choice[2].replace("'", "").split(", "))
+            hints[choice[1]] = did_you_mean(choice[1], choice[2].replace("'", "").split(", "), RELATED)
         for word, hint in sorted(hints.items()):
             message = f"{message.rstrip('.?')}. {word}:{hint.lower()}" if hint else message
         program = self.prog if self.prog.startswith("python ") else f"python {self.prog}"
@@ -122,14 +127,17 @@ def read_settings(
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"--config {path}: expected YAML, got {error}") from error
+    origin = ""
     if isinstance(values, dict) and isinstance(values.get("arguments"), dict):
+        words = [Path(str(word)).name for word in values.get("command", ())[:2]]  # python train_kd.py
+        origin = f" The file was written by {' '.join(words) or 'another program'}."
         values = {name: value for name, value in values["arguments"].items() if name not in REQUESTS}
     if not isinstance(values, dict):
         raise ValueError(f"--config {path}: expected `name: value` lines, got {type(values).__name__}.")
     values = migrate({str(name).lstrip("-").replace("-", "_"): value for name, value in values.items()})
     unknown = sorted(set(values) - known)
     if unknown:
-        hint = did_you_mean(unknown[0], known)
+        hint = origin or did_you_mean(unknown[0], known)
         shown = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
         raise ValueError(f"--config {path}: {shown}: not a setting of this program.{hint}")
     return values

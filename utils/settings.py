@@ -127,6 +127,8 @@ def _typed(f: Field, hint: Any, value: Any) -> Any:
         value = declaration["parse"](value)
         if value is None:
             return None
+    if isinstance(value, str) and get_origin(kind) is tuple:  # of a file, as words are written after a flag
+        value = [_scalar(flag, get_args(kind)[0], word) for word in value.split()]
     if declaration.get("convert") is not None:
         try:
             value = declaration["convert"](value)

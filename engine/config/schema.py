@@ -89,7 +89,9 @@ class OptimConfig(Settings):
 
     batch_size: int = setting(8, "images per step over all processes", check=AT_LEAST_1)
     accumulation_steps: int = setting(1, "parts a step's batch is computed in", check=AT_LEAST_1)
-    crop_size: tuple[int, int] = setting((512, 1024), "height width", convert=size, options={"metavar": "PIXELS"})
+    crop_size: tuple[int, int] = setting(
+        (512, 1024), "height width, or the side of a square", convert=size, options={"metavar": "PIXELS"}
+    )
     max_iterations: int = setting(80000, "optimiser steps of the run", check=AT_LEAST_1)
     max_seconds: float | None = setting(None, MAX_SECONDS_HELP, check=POSITIVE, options={"metavar": "S"})
     lr: float = setting(0.02, "base learning rate", check=POSITIVE)

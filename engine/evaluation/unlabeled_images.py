@@ -206,6 +206,10 @@ def classes_of_network(
         raise ValueError(f"the network has {count} classes; a mask holds at most {MAX_CLASSES}")
     if network.dataset == "synthetic" and count == len(scenes.CLASSES):
         return list(scenes.CLASSES), list(scenes.CLASSES.values())
+    if is_main_process():
+        print(
+            f"the names of the {count} classes are not known; --classes FILE gives them, such as the data's classes.txt"
+        )
     return [f"class {index}" for index in range(count)], generated_palette(count)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from models.weights.file_names import STATE_NAME
 from utils.checkpoint import load_file
 from utils.files import previous_of
-from utils.flags import differences, migrate_names
+from utils.flags import differences, leaves, migrate_names
 from utils.trust import CodeInFileError
 
 STATE_FORMAT = 2  # 1: weights were recorded under their flags' names by train_cirkdv2.py
@@ -97,7 +97,14 @@ def check_state(path: Path, state: Any, settings: Any) -> dict[str, Any]:
     found = differences(state["arguments"], settings)
     if found:
         raise ValueError(
-            f"--resume {path}: the run was started with other settings: " + "; ".join(found) + ". "
-            "Give the same ones, or start a new run with --pretrained."
+            f"--resume {path}: the run was started with other settings: {'; '.join(found)}."
+            f"{_other_program(state, settings)} Give the same ones, or start a new run from its weights (--pretrained, "
+            "of a student --student-pretrained)."
         )
     return state
+
+
+def _other_program(state: dict[str, Any], settings: Any) -> str:
+    """A hint where another program wrote the state, or ""."""
+    foreign = sorted(state["arguments"].keys() - {leaf.name for leaf in leaves(settings)})
+    return f" Another program wrote it: this one has no {', '.join(foreign[:3])}." if foreign else ""

@@ -66,6 +66,8 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
         return
 
     # teacher's check, training
-    if run.state is None and not networks.skip_teacher_check:
+    if run.state is None and networks.skip_teacher_check:
+        notes.append("teacher: not checked on validation images (--skip-teacher-check)")
+    elif run.state is None:
         notes.append(check_teacher_on(data, teacher, config.machine.amp, device))
     fit(task, data, config, run, device, notes)

@@ -156,7 +156,7 @@ def check_teacher(
         raise ValueError(
             f"the teacher's mIoU on {images} validation images is {metrics.miou:.2%}, "
             f"expected more than {bound:.2%} (1.5 times that of the best constant prediction, "
-            f"{metrics.best_constant_miou():.2%}). Check --teacher-pretrained, --teacher-model and --teacher-backbone; "
-            "--skip-teacher-check accepts it."
+            f"{metrics.best_constant_miou():.2%}). Train it longer, or check --teacher-pretrained, --teacher-model and "
+            "--teacher-backbone; --skip-teacher-check accepts it."
         )
     return metrics

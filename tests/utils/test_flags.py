@@ -98,6 +98,17 @@ def test_a_record_reads_back_as_the_same_config(tmp_path):
     file.write_text(yaml.safe_dump({"arguments": record(config) | {"resume": "auto"}, "command": ["x"]}))
     assert parse(file=file) == config
     assert parse("--no-on", file=file).numbers == Numbers(**vars(config.numbers) | {"on": False})
+    file.write_text("required: x\nsizes: 4 5\n")  # as the words of a flag
+    assert parse(file=file).numbers.sizes == (4, 5)
+    file.write_text("required: x\nsizes: 4 b\n")
+    with pytest.raises(ValueError, match="--sizes 'b': expected a whole number"):
+        parse(file=file)
+    file.write_text(yaml.safe_dump({"arguments": {"sizees": 1}, "command": ["/bin/python", "/x/other.py", "--x"]}))
+    with pytest.raises(
+        ValueError, match=r"sizees: not a setting of this program. The file was written by python other.py\."
+    ):
+        parse(file=file)
+    file.write_text(yaml.safe_dump({"arguments": record(config)}))
     assert parse("--lr", 0.7, file=file).numbers == Numbers(**vars(config.numbers) | {"lr": 0.7})
     file.write_text("lr: 0.5\nat-weight: 3\nrequired: y\n")
     assert parse(file=file).numbers == Numbers(Path("y"), lr=0.5, steps=7, at_weight=3.0)

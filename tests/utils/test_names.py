@@ -14,6 +14,8 @@ def test_nearest_name():
     assert did_you_mean("resnet_18", ["resnet18", "resnet50"]) == " Did you mean resnet18?"
     assert did_you_mean("MIT_b0", ["MiT_B0"]) == " Did you mean MiT_B0?"
     assert did_you_mean("zzz", ["resnet18"]) == ""
+    with pytest.raises(ValueError, match="gpu: did you mean cuda"):
+        train_baseline.parse(["--dataset", "citys", "--data", "x", "--device", "gpu"])
     assert did_you_mean("zzz", ["resnet18"], {"zzz": "resnet18"}) == " Did you mean resnet18?"
 
 
