@@ -29,6 +29,8 @@ TERMS = {
     "mgd": {"kd", "mgd"},
     "dkd": {"dkd"},
     "af_dcd": {"kd", "afdcd_feature", "afdcd_contrast"},
+    "nfd": {"kd", "nfd"},
+    "attnfd": {"attnfd"},
 }
 
 
@@ -70,7 +72,7 @@ def test_published_weights():
     expected = {
         "kd": 1, "at": 1e4, "fitnet": 10, "skd": 10, "ifv": 20, "cwd_fea": 50, "cwd_logit": 3, "adv": 0.001, "d": 0.1,
         "psd": 1000, "csd": 10, "minibatch_pixel": 1, "memory_pixel": 0.1, "memory_region": 0.1, "dist": 1, "mgd": 2e-5,
-        "dkd": 1, "afdcd_feature": 4e-5, "afdcd_contrast": 0.001,
+        "dkd": 1, "afdcd_feature": 4e-5, "afdcd_contrast": 0.001, "nfd": 4, "attnfd": 1,
     }  # fmt: skip
     configs = resolve("+".join(method_names())).methods.active
     assert weights(configs) == expected
