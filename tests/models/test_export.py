@@ -95,7 +95,7 @@ def test_fixed_size_and_operator_set(tmp_path):
 def test_size_that_cannot_stay_variable_is_fixed_and_reported(kind, tmp_path):
     network, path, lines = fresh("psp_mobile", "mobilenetv3_small"), tmp_path / "file", []
     # A float is a constant in a trace.
-    network.head.register_forward_hook(lambda head, args, out: (out[0] * float(args[0][0].shape[-1]), out[1]))
+    network.head.register_forward_hook(lambda head, args, out: (out[0] * float(args[0][0].shape[-1]), *out[1:]))
     metadata = export(network, path, kind, size=(64, 96), log=lines.append)
     assert metadata["size"] == "64x96"
     assert "cannot stay variable (at 128x192" in lines[0] and "fixing them at 64x96" in lines[0]
@@ -112,7 +112,7 @@ def test_file_with_other_scores_is_not_written(kind, difference, tmp_path):
         torch.nn.init.constant_(network.head.classifier.bias, float("nan"))
     else:
         calls = itertools.count(1)
-        network.head.register_forward_hook(lambda head, args, output: (output[0] * next(calls), output[1]))
+        network.head.register_forward_hook(lambda head, args, output: (output[0] * next(calls), *output[1:]))
     with pytest.raises(ValueError, match=f"file is not written: at 64x96 the file's scores differ by {difference}"):
         export(network, path, kind, size=(64, 96), log=silent)
     assert path.read_text() == "an older file" and list(tmp_path.iterdir()) == [path]
