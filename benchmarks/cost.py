@@ -12,24 +12,24 @@ import os
 import statistics
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.measured import machine, make_parser, write_json
-from comparison.flags import flag_words
-from comparison.jobs import ROOT, Job, make_jobs, training_command
-from comparison.spec import read_spec
+from comparison.jobs import Job, make_jobs, training_command
+from comparison.spec import Spec, read_spec
 
 
-def step_seconds(job: Job, python: str, steps: int, folder: Path) -> float:
-    """Of the second half of `steps` steps, in a process of its own."""
-    short = {"max-iterations": [str(steps)], "log-iter": [str(steps // 2)], "skip-val": []}
-    short |= {"save-dir": [str(folder)], "save-dir-name": ["run"], "overwrite": []}
-    command = [python, str(ROOT / job.program), *flag_words(job.flags | short)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{job.name}: {done.stderr[-2000:]}")
-    lines = [json.loads(line) for line in (folder / "run/metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    return lines[-1]["seconds_per_iteration"]
+def step_seconds(job: Job, spec: Spec, steps: int) -> float:
+    """Of the second half of `steps` steps of a run like the comparison's."""
+    short = {"max-iterations": [str(steps)], "log-iter": [str((steps + 1) // 2)], "skip-val": []}
+    with tempfile.TemporaryDirectory() as folder:
+        job = replace(job, flags=job.flags | short, folder=Path(folder) / "run")
+        done = subprocess.run(training_command(job, spec), capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{job.name}: {done.stderr[-2000:]}")
+        *_, last = (job.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(last)["seconds_per_iteration"]
 
 
 def main() -> None:
@@ -58,14 +58,14 @@ def measure(args: argparse.Namespace) -> dict[str, list[float]]:
     """Row -> seconds of each round."""
     given = {"spec": args.spec, "data": args.data, "teacher_checkpoint": args.teacher, "output": Path("unused")}
     spec = read_spec(given)
-    jobs = [job for job in make_jobs(spec) if job.seed == spec.seeds[0]]
-    python = training_command(jobs[0], spec)[0]
-    rounds: dict[str, list[float]] = {job.method.name: [] for job in jobs}
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(args.rounds):
-            for job in jobs:
-                rounds[job.method.name].append(step_seconds(job, python, args.steps, Path(folder)))
-                print(f"round {number + 1}: {job.method.name} {rounds[job.method.name][-1]:.3f} s", flush=True)
+    jobs: dict[str, Job] = {}
+    for job in make_jobs(spec):
+        jobs.setdefault(job.method.name, job)  # the first seed of each row
+    rounds: dict[str, list[float]] = {name: [] for name in jobs}
+    for number in range(args.rounds):
+        for name, job in jobs.items():
+            rounds[name].append(step_seconds(job, spec, args.steps))
+            print(f"round {number + 1}: {name} {rounds[name][-1]:.3f} s", flush=True)
     return rounds
 
 

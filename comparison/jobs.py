@@ -62,7 +62,7 @@ def make_jobs(spec: Spec) -> list[Job]:
                 continue
             folder = spec.output / "runs" / f"{method.slug}_seed{seed}"
             training = _training(spec, method, seed, iterations[method.name])
-            jobs.append(Job(method, seed, folder, *training, save_predictions=seed == spec.seeds[0]))
+            jobs.append(Job(method, seed, folder, *training, save_predictions=not jobs or seed == jobs[0].seed))
     return jobs
 
 

@@ -112,6 +112,9 @@ def test_jobs_are_the_matrix_with_every_seed_complete_before_the_next(values):
 def test_a_method_can_have_seeds_of_its_own(values):
     jobs = make_jobs(make_spec(values | {"seeds": 1, "methods": ["cirkdv2", {"method": "baseline", "seeds": [2, 1]}]}))
     assert [job.name for job in jobs] == ["cirkdv2, seed 1", "baseline, seed 1", "baseline, seed 2"]
+    assert [job.save_predictions for job in jobs] == [True, True, False]
+    jobs = make_jobs(make_spec(values | {"seeds": 1, "methods": [{"method": "baseline", "seeds": [4, 5]}]}))
+    assert [(job.seed, job.save_predictions) for job in jobs] == [(4, True), (5, False)]  # the report shows the first's
 
 
 def test_time_budget_is_passed_on(values):
