@@ -49,27 +49,29 @@ def summarise(spec: Spec, runs: list[dict[str, Any]], teacher: dict[str, Any] | 
 
 def rules(spec: Spec) -> dict[str, str]:
     """Explains the columns at equal iterations and at equal time to the reader."""
-    ends = {
-        "iteration": f"every run was trained for {spec.iterations} iterations; read at its last validation",
-        "train_seconds": f"every run was stopped after {spec.seconds or 0:g} s of training (start-up, validation and "
-        "saving not counted); read at its last validation",
-    }
+    by_iterations = spec.budget == "iteration"
+    if by_iterations:
+        end = f"every run was trained for {spec.iterations} iterations"
+    elif spec.equal_seconds_by_cost is None:
+        end = (
+            f"every run was stopped after {spec.seconds:g} s of training (start-up, validation and saving not counted)"
+        )
+    else:
+        end = (
+            f"every run was trained for as many iterations as fit into the seconds of {spec.iterations} of the "
+            f"baseline's, by the cost of a step that was measured for each method in turns "
+            f"({spec.equal_seconds_by_cost.name}), with a schedule of its own"
+        )
+    end += "; read at its last validation"
     cuts = {
         "iteration": "of each seed, the last validation at or before the smallest number of iterations that a method "
         "reached",
         "train_seconds": "of each seed, the last validation at or before the smallest training time that a method took",
     }
     schedule = ". Longer runs are read there while their learning rate is still high"
-    if spec.equal_seconds_by_cost is not None:
-        ends["train_seconds"] = (
-            f"every run was trained for as many iterations as fit into the seconds of {spec.iterations} of the "
-            f"baseline's, by the cost of a step that was measured for each method in turns "
-            f"({spec.equal_seconds_by_cost.name}), with a schedule of its own; read at its last validation"
-        )
-    by_iterations = spec.budget == "iteration"
     return {
-        "equal_iterations": ends["iteration"] if by_iterations else cuts["iteration"] + schedule,
-        "equal_time": cuts["train_seconds"] + schedule if by_iterations else ends["train_seconds"],
+        "equal_iterations": end if by_iterations else cuts["iteration"] + schedule,
+        "equal_time": cuts["train_seconds"] + schedule if by_iterations else end,
     }
 
 

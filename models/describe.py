@@ -55,7 +55,7 @@ def describe(
             {"channels": shape[0], "height": shape[1], "width": shape[2], "stride": stride}
             for shape, stride in zip(stages, network.backbone.strides, strict=True)
         ],
-        **{name: None if shape is None else list(shape) for name, shape in shapes.items()},
+        **{name: shapes[name] and list(shapes[name]) for name in ("logits", "features", "aux_logits")},
         "output_stride": network.output_stride,
         "dilation": max(max(m.dilation) for m in network.backbone.modules() if isinstance(m, nn.Conv2d)),
         "input_convention": asdict(network.input_convention),

@@ -102,8 +102,9 @@ class TrainingMonitor:
             curves |= {f"health/{name}": figures for name, figures in health.items()}
             curves |= {f"banks/{name}": share for name, share in banks.items()}
         if balance is not None:
-            record |= {"balance": balance.values()}
-            curves |= {f"balance/{name}": value for name, value in balance.values().items()}
+            factors = balance.values()
+            record |= {"balance": factors}
+            curves |= {f"balance/{name}": value for name, value in factors.items()}
             if not self._balance_logged and state.iteration >= ITERATIONS:
                 self._balance_logged = True
                 self.logger.info(f"balance, the factors of the weights from here on: {balance.describe()}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The study of docs/results.md, from CamVid to its tables: bash studies/camvid/run.sh CAMVID OUT [--dry-run].
+# Which method, at equal iterations and at equal time: bash studies/camvid/run.sh CAMVID OUT [--dry-run], from data to tables.
 # What is finished is kept, and what was interrupted goes on, so the same command continues. One thread a process; both
 # halves run side by side.
 source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/common.sh"
