@@ -5,6 +5,9 @@
 Real runs of a few iterations at the published crop and rate: CIRKDV2 and CIRKD each at their published weights, and
 all other methods together at a thousandth of theirs, which leaves the student to the task. A term's figure is the
 geometric mean over the iterations of its gradient's norm on the features / the task's / its weight.
+
+With --balanced the runs train with `--balance`, and the figures, of the iterations after those that it measures, are
+printed beside the table's: what it makes of another crop, data set or batch size.
 """
 
 import importlib
@@ -19,6 +22,7 @@ from unittest.mock import patch
 from benchmarks.measured import machine, make_parser, write_json
 from engine.config.methods import method_names, other_methods
 from losses import METHODS
+from losses.balance import ITERATIONS, TARGETS
 from utils.settings import flag_of
 
 SMALL = 1e-3
@@ -61,7 +65,8 @@ def main() -> None:
     parser.add_argument("--student-pretrained-base")
     parser.add_argument("--crop-size", nargs=2, type=int, default=[512, 1024])
     parser.add_argument("--batch-size", type=int, default=2)
-    parser.add_argument("--iterations", type=int, default=20)
+    parser.add_argument("--iterations", type=int, default=ITERATIONS, help="measured; default: %(default)s")
+    parser.add_argument("--balanced", action="store_true", help="measure what --balance has made of the weights")
     parser.add_argument("--only", choices=tuple(runs()), nargs="+", default=tuple(runs()))
     args = parser.parse_args()
     shared = ["--dataset", "camvid", "--data", args.data, "--teacher-pretrained", args.teacher, "--skip-teacher-check"]
@@ -69,18 +74,21 @@ def main() -> None:
     shared += ["--crop-size", *args.crop_size]
     if args.student_pretrained_base:
         shared += ["--student-pretrained-base", args.student_pretrained_base]
-    shared += ["--batch-size", args.batch_size, "--max-iterations", args.iterations, "--workers", 0]
+    skipped = ITERATIONS if args.balanced else 0
+    shared += ["--batch-size", args.batch_size, "--max-iterations", skipped + args.iterations, "--workers", 0]
+    shared += ["--balance"] if args.balanced else []
     table: dict[str, dict[str, float]] = {}
     for name in args.only:
         program, flags, methods = runs()[name]
         with tempfile.TemporaryDirectory() as folder:
-            figures = health(program, [*map(str, shared), *flags], Path(folder))
+            figures = health(program, [*map(str, shared), *flags], Path(folder))[skipped:]
         for method, terms in methods.items():
             for term, weight in terms.items():
                 ratios = [found[f"loss_{term}"]["ratio"] for found in figures if f"loss_{term}" in found]
                 if ratios := [ratio for ratio in ratios if ratio > 0]:
                     table.setdefault(method, {})[term] = math.exp(statistics.fmean(map(math.log, ratios))) / weight
-                    print(f"{method:12} {term:20} at weight 1 {table[method][term]:.3g}", flush=True)
+                    beside = f", {table[method][term] / TARGETS[method][term]:.2f} of the table's"
+                    print(f"{method:12} {term:20} at weight 1 {table[method][term]:.3g}{beside}", flush=True)
     if args.json:
         settings = {name: str(value) for name, value in vars(args).items()}
         write_json({"machine": machine(), "settings": settings, "ratios": table}, args.json)

