@@ -56,9 +56,7 @@ def main() -> None:
     protocol = config.protocol.for_network(network.model, network.backbone, network.dataset)
     if report.submission is not None:
         check_submission_request(report.submission, network.dataset, data.split)
-    dataset = build_dataset(
-        network.dataset, data.data, data.split, list_file=data.list_file, ignore_label=data.ignore_label
-    )
+    dataset = build_dataset(network.dataset, data.data, data.split, list_file=data.list_file, reading=config.reading)
     model = load_network(
         network, weights, dataset.num_classes, config.machine, device, allow_partial=report.allow_partial, log=log
     )

@@ -44,7 +44,7 @@ def main() -> None:
 
     # images
     output = wanted.save_dir / (wanted.save_dir_name or f"predict_{path.stem}")
-    images = ImageFiles(wanted.images, classes, palette, without=output)
+    images = ImageFiles(wanted.images, classes, palette, config.reading, without=output)
     batches = ReadableBatches(
         images,
         rank=get_rank(),

@@ -27,7 +27,7 @@ def main() -> None:
     run = open_run(config, checkpoint_stem(config.network.model, config.network.backbone, config.data.dataset))
 
     # data and network
-    data = build_data(config.data, validate=not config.run.skip_val)
+    data = build_data(config.data, config.reading, validate=not config.run.skip_val)
     notes: list[str] = []
     network = build_training_network(config.network, data.train.num_classes, run, notes.append)
     check_setup(network, config, device)

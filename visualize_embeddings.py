@@ -42,7 +42,7 @@ def main() -> None:
 
     # data
     name = found[0][0].dataset
-    dataset = build_dataset(name, data.data, data.split, list_file=data.list_file, ignore_label=data.ignore_label)
+    dataset = build_dataset(name, data.data, data.split, list_file=data.list_file, reading=config.reading)
     chosen = chosen_classes(dataset.classes, wanted.only)
     loader = build_eval_loader(dataset, workers=data.workers, limit=wanted.num_images)
     folder = wanted.save_dir / (wanted.save_dir_name or f"embeddings_{name}_{data.split}")

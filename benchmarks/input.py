@@ -34,7 +34,7 @@ from dataset import build_dataset
 from dataset.loading.loaders import TrainStream
 from dataset.loading.transforms import BGR_MEAN, TrainTransform, rows_read
 from dataset.prepared.build import build_cache
-from dataset.reading.files import read_image, read_mask
+from dataset.reading.images import read_image, read_mask
 from dataset.synthetic.scenes import CLASSES, render_scene
 
 SIZE = (1024, 2048)
@@ -76,7 +76,7 @@ def resize_then_crop(stream: TrainStream, position: int) -> tuple[np.ndarray, np
     data, order = stream.dataset, stream.order
     index = order.index(position)
     image = usual_decode(data.image_paths[index])
-    mask = data.to_train_ids(usual_decode(data.mask_paths[index]), data.mask_paths[index])
+    mask = data.labels.train_ids(usual_decode(data.mask_paths[index]), data.mask_paths[index])
     window = stream.transform.draw(mask.shape, order.generator(position))
     factor = float(window.scale)
     normalised = image[:, :, ::-1].astype(np.float32) - np.float32(BGR_MEAN)

@@ -1,7 +1,7 @@
 """The command lines of a comparison, the folders they write to, and checks before any of them runs."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ from comparison.costs import iterations_of
 from comparison.flags import Flags, flag_words
 from comparison.spec import BASELINE, CIRKDV2, Method, Spec
 from dataset import build_dataset
+from dataset.base import SegmentationDataset
+from dataset.config import ReadingConfig
 from engine.config.evaluation import EvalConfig
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, LEGACY_FLAGS, read_command_line
 from engine.config.methods import CIRKDV2RunConfig, KDConfig
@@ -99,7 +101,8 @@ def evaluation_flags(checkpoint: Path, network: dict[str, str], folder: Path, sp
         folder: to write to.
         masks: whether to keep the predictions.
     """
-    shared = ("ignore-label", "val-list", "workers", "device", "amp", "channels-last")
+    reading = [flag_of(f.name).removeprefix("--") for f in fields(ReadingConfig)]
+    shared = ("val-list", "workers", "device", "amp", "channels-last", *reading)
     flags = {key: [network[key]] for key in ("model", "backbone") if key in network}
     flags |= {"pretrained": [str(checkpoint)], "dataset": [spec.dataset], "data": [str(spec.data)]}
     flags |= {"split": [spec.split], "save-dir": [str(folder.parent)], "save-dir-name": [folder.name]}
@@ -116,12 +119,12 @@ def find_trained(folder: Path, which: str) -> Path:
     return found[0]
 
 
-def split_options(spec: Spec, split: str) -> dict[str, Any]:
-    """The keyword arguments of `build_dataset`."""
-    flags = spec.train_flags | spec.eval_flags
-    given, ignored = flags.get(f"{split}-list", ["None"])[0], flags.get("ignore-label")
-    list_file = None if given.lower() in ("none", "") else given
-    return {"list_file": list_file, "ignore_label": int(ignored[0]) if ignored else None}
+def open_split(spec: Spec, split: str) -> SegmentationDataset:
+    """A split as the comparison's runs and evaluations read it; errors as of `build_dataset`."""
+    flags = {key: words for key, words in spec.train_flags.items() if key == "train-list"}
+    flags |= evaluation_flags(Path("x.pth"), {}, spec.output, spec, False) | {"split": [split]}
+    config = program_config("eval.py", flags)
+    return build_dataset(spec.dataset, spec.data, split, list_file=config.data.list_file, reading=config.reading)
 
 
 def check_before_running(spec: Spec, jobs: list[Job]) -> None:
@@ -130,10 +133,6 @@ def check_before_running(spec: Spec, jobs: list[Job]) -> None:
     Raises:
         ValueError, FileNotFoundError: names what is wrong, with all invalid flags in one message.
     """
-    for split in dict.fromkeys(("train", "val", spec.split)):
-        dataset = build_dataset(spec.dataset, spec.data, split, **split_options(spec, split))
-        if dataset.mask_paths is None:
-            raise ValueError(f"split {split} of {spec.dataset} has no labels: expected a labelled split")
     resolve_names(spec.student["model"], spec.student["backbone"])
     if "checkpoint" in spec.teacher:
         path = Path(spec.teacher["checkpoint"]).expanduser()
@@ -150,6 +149,9 @@ def check_before_running(spec: Spec, jobs: list[Job]) -> None:
             problems.append(f"{program}: {str(error).splitlines()[0]}")
     if problems:
         raise ValueError("invalid flags:\n  " + "\n  ".join(dict.fromkeys(problems)))
+    for split in dict.fromkeys(("train", "val", spec.split)):
+        if open_split(spec, split).mask_paths is None:
+            raise ValueError(f"split {split} of {spec.dataset} has no labels: expected a labelled split")
 
 
 def program_config(program: str, flags: Flags) -> Any:

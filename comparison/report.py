@@ -6,13 +6,12 @@ from datetime import datetime
 from typing import Any
 
 from comparison.flags import flag_words
-from comparison.jobs import Job, split_options
+from comparison.jobs import Job, open_split
 from comparison.page import render
 from comparison.pictures import make_panels
 from comparison.records import read_run, read_teacher
 from comparison.spec import Spec
 from comparison.summary import format_table, summarise, write_csv
-from dataset import build_dataset
 from utils.files import write_text
 
 
@@ -29,8 +28,7 @@ def write_report(spec: Spec, jobs: Sequence[Job], command: Sequence[str]) -> dic
         "eval_flags": flag_words(spec.eval_flags),
         "written": datetime.now().isoformat(sep=" ", timespec="seconds"),
     }
-    dataset = build_dataset(spec.dataset, spec.data, spec.split, **split_options(spec, spec.split))
-    panels, seed = make_panels(dataset, summary, spec.output, spec.pictures)
+    panels, seed = make_panels(open_split(spec, spec.split), summary, spec.output, spec.pictures)
     write_text(spec.output / "report.html", render(summary, panels, seed))
     write_text(spec.output / "results.json", json.dumps(summary, indent=1, allow_nan=False))
     write_csv(summary, spec.output / "results.csv")

@@ -7,6 +7,7 @@ from dataset.base import SegmentationDataset
 from dataset.camvid import CamVid
 from dataset.cityscapes import Cityscapes
 from dataset.coco_stuff_164k import COCOStuff164k
+from dataset.config import ReadingConfig
 from dataset.custom import Custom, Synthetic
 from dataset.voc import PascalVOC
 from utils.names import did_you_mean
@@ -27,7 +28,7 @@ def build_dataset(
     root: str | os.PathLike[str],
     split: str,
     list_file: str | None = None,
-    ignore_label: int | None = None,
+    reading: ReadingConfig | None = None,
     max_missing: int = 0,
 ) -> SegmentationDataset:
     """Opens a split of a data set; every path is checked.
@@ -38,15 +39,15 @@ def build_dataset(
         split: train, val or test.
         list_file: a text file of "image mask" lines that replaces the split's own list; paths are absolute or relative
             to `root`.
-        ignore_label: a further mask value that means "ignored"; -1 and None mean 255.
+        reading: how files become images and train ids; None: the defaults.
         max_missing: number of files that may be missing; reading one of them is an error.
 
     Raises:
-        ValueError: unknown name or split, unusable list, bad `ignore_label`, unusable decoded cache.
+        ValueError: unknown name or split, unusable list, a bad value in `reading`, unusable decoded cache.
         FileNotFoundError: the folder, the list or files are missing; the message gives the number of files, the first
             ones and the expected layout.
     """
-    return dataset_class(name)(root, split, list_file, ignore_label, max_missing=max_missing)
+    return dataset_class(name)(root, split, list_file, reading, max_missing=max_missing)
 
 
 def dataset_class(name: str) -> type[SegmentationDataset]:

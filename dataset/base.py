@@ -2,29 +2,20 @@
 
 import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
-from dataset.loading.bad_samples import check_samples
+from dataset.classes import ClassTable
+from dataset.config import ReadingConfig
+from dataset.labels import MAX_CLASSES, LabelMap
 from dataset.loading.samplers import evenly_spaced
 from dataset.prepared.cache import DecodedCache, is_cache
-from dataset.reading.files import (
-    NAMES_SHOWN,
-    PathList,
-    missing_files,
-    read_image,
-    read_image_top,
-    read_mask,
-    read_text_lines,
-    split_list_line,
-)
-
-VOID = 255  # train id of pixels that count nowhere
-ILLEGAL = 254  # entry of a label table for values that a mask must not hold
-MAX_CLASSES = 254
+from dataset.reading.files import NAMES_SHOWN, PathList, missing_files, read_text_lines, split_list_line
+from dataset.reading.images import read_image, read_image_top, read_mask
+from dataset.survey import check_samples
 
 Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute; no mask: None
 
@@ -34,7 +25,7 @@ class SegmentationDataset(Dataset):
 
     A data set is a subclass that defines its classes, palette, label map and paths; see the class attributes and
     `pairs`. Every path is checked for existence when it is built; contents are checked when they are read
-    (`check_samples` reads some in advance). Where the folder is a decoded cache (`dataset.prepared`), samples are
+    (`dataset.check.start` reads some in advance). Where the folder is a decoded cache (`dataset.prepared`), samples are
     read from it; paths and root remain those of the source.
 
     Attributes:
@@ -43,9 +34,11 @@ class SegmentationDataset(Dataset):
         root: the folder.
         classes: class names, by train id.
         palette: (r, g, b) of each class.
-        num_classes: K, at most 254.
-        label_ids: the value that stands for each train id in mask files.
-        label_table: train id of every mask value, uint8 (256,); 254 where the value is illegal.
+        num_classes: K, at most 253.
+        reading: how the files are read.
+        labels: what values and colours of the masks stand for.
+        label_ids: the first value that stands for each train id in mask files.
+        notes: what was recognised of the folder where it has no lists, as text.
         cache: the decoded cache that samples are read from; None: the files themselves.
         image_paths: absolute paths.
         mask_paths: absolute paths, or None where the split has no masks.
@@ -55,7 +48,8 @@ class SegmentationDataset(Dataset):
     CLASSES: tuple[str, ...] = ()
     PALETTE: tuple[tuple[int, int, int], ...] = ()
     LABEL_IDS: tuple[int, ...] | None = None  # mask value of each class; None: the class numbers themselves
-    VOID_VALUES: tuple[int, ...] = ()  # further legal mask values, all ignored; 255 is always one
+    VOID_VALUES: tuple[int, ...] = ()  # further legal mask values, all ignored, beside 255
+    VOID_COLORS: tuple[tuple[int, int, int], ...] = ()  # the same of coloured masks, whose classes have PALETTE's
     SPLITS: tuple[str, ...] = ("train", "val")
     FOLDERS: tuple[str, ...] = ()  # usual names of the root, searched for when a folder above it is given
     MARKER: str = ""  # an entry that every root has
@@ -66,36 +60,39 @@ class SegmentationDataset(Dataset):
         root: str | os.PathLike[str],
         split: str,
         list_file: str | None = None,
-        ignore_label: int | None = None,
+        reading: ReadingConfig | None = None,
         max_missing: int | None = 0,
     ) -> None:
         """Lists the files and checks that they exist; see `build_dataset`. `max_missing` None allows any number."""
-        self.name, self.split = self.NAME, split
+        self.name, self.split, self.notes = self.NAME, split, ()
+        self.reading = reading or ReadingConfig()
         folder = Path(root).expanduser().absolute()
         self.cache = DecodedCache(folder, self.NAME, split) if is_cache(folder) else None
         if self.cache is not None:
-            self._use_cache(self.cache, list_file, ignore_label)
+            self._use_cache(self.cache, list_file)
             return
         self.root = self._find_root(folder)
         if split not in ("train", "val", "test") or (list_file is None and split not in self.splits()):
             raise ValueError(f"data set {self.name} has no split {split!r}; it has {', '.join(self.splits())}")
         try:
-            self.classes, self.palette = self.read_classes()
+            table = self.read_classes()
             pairs = self.pairs() if list_file is None else self.read_list(Path(list_file).expanduser())
         except FileNotFoundError as error:
             raise FileNotFoundError(f"data set {self.name}, split {split}: {error}\n{self._layout()}") from error
-        if len(self.classes) > MAX_CLASSES:
-            raise ValueError(f"data set {self.name} has {len(self.classes)} classes; at most {MAX_CLASSES} fit")
-        self._set_labels(ignore_label)
+        if len(table.names) > MAX_CLASSES:
+            raise ValueError(f"data set {self.name} has {len(table.names)} classes; at most {MAX_CLASSES} fit")
+        self._set_labels(table.label_map(self.reading), table.palette())
         self._set_paths(pairs, list_file, max_missing)
 
     @abstractmethod
     def pairs(self) -> list[Pair]:
         """The files of `self.split` under `self.root`, in a fixed order."""
 
-    def read_classes(self) -> tuple[list[str], list[tuple[int, int, int]]]:
-        """Names and colours of the classes."""
-        return list(self.CLASSES), list(self.PALETTE)
+    def read_classes(self) -> ClassTable:
+        """Names, colours and mask values of the classes."""
+        colors = dict(zip(self.CLASSES, self.PALETTE, strict=True))
+        values = {} if self.LABEL_IDS is None else {n: [v] for n, v in zip(colors, self.LABEL_IDS, strict=True)}
+        return ClassTable(list(colors), colors, values, list(self.VOID_COLORS), list(self.VOID_VALUES))
 
     def splits(self) -> tuple[str, ...]:
         """The splits that exist."""
@@ -139,26 +136,25 @@ class SegmentationDataset(Dataset):
         """
         if self.cache is not None:
             return self.cache.read(index)
-        image = read_image(self.image_paths[index])
         if self.mask_paths is None:
-            return image, None
-        mask_path = self.mask_paths[index]
-        mask = read_mask(mask_path)
+            return read_image(self.image_paths[index], self.reading), None
+        mask = self.view_mask(index)
+        image = read_image(self.image_paths[index], self.reading, mask.shape)
         self.check_size(index, image.shape[:2], mask.shape)
-        return image, self.to_train_ids(mask, mask_path)
+        return image, mask
 
     def view_mask(self, index: int) -> np.ndarray:
         """The train ids of a sample, to crop from; of a decoded cache, only the pages that are used are read."""
         if self.cache is not None:
             return self.cache.view(index)[1]
         path = self.mask_paths[index]
-        return self.to_train_ids(read_mask(path), path)
+        return self.labels.train_ids(read_mask(path), path)
 
     def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:
         """At least the first `rows` rows of a sample's image, to crop from; `size` is its mask's (height, width)."""
         if self.cache is not None:
             return self.cache.view(index)[0]
-        image, image_size = read_image_top(self.image_paths[index], rows)
+        image, image_size = read_image_top(self.image_paths[index], rows, self.reading, size)
         self.check_size(index, image_size, size)
         return image
 
@@ -170,26 +166,21 @@ class SegmentationDataset(Dataset):
                 f"mask {self.mask_paths[index]} is {mask[0]}x{mask[1]}"
             )
 
-    def to_train_ids(self, mask: np.ndarray, path: str) -> np.ndarray:
-        """Maps a mask, (H, W), to train ids; ValueError, which names `path`, for neither a class nor void."""
-        if mask.dtype == np.uint8:
-            train_ids = cv2.LUT(mask, self.label_table).reshape(mask.shape)
-            if not (train_ids == ILLEGAL).any():
-                return train_ids
-        elif 0 <= mask.min() and mask.max() <= 255:
-            return self.to_train_ids(mask.astype(np.uint8), path)
-        values, counts = np.unique(mask, return_counts=True)
-        bad = np.array([not 0 <= v <= 255 or self.label_table[v] == ILLEGAL for v in values.tolist()])
-        shown = ", ".join(map(str, values[bad][:10])) + (", ..." if bad.sum() > 10 else "")
-        legal = f"{_ranges(self.label_table < ILLEGAL)}, void {_ranges(self.label_table == VOID)}"
-        raise ValueError(
-            f"mask {path} holds {bad.sum()} illegal value(s): {shown} ({counts[bad].sum()} pixels). Legal for "
-            f"{self.name}: {legal}. If such a value marks ignored pixels, pass it as --ignore-label"
-        )
+    def check_samples(self, count: int = 50, allowed: int = 0) -> list[str]:
+        """Reads `count` evenly spaced samples, including the first.
 
-    def check_samples(self, count: int = 50, allowed: int = 0) -> None:
-        """Reads `count` evenly spaced samples, including the first; errors as for `bad_samples.check_samples`."""
-        check_samples(self.__getitem__, self.image_paths, evenly_spaced(len(self), count), allowed)
+        Returns:
+            What should be known before a run starts, a line each.
+
+        Raises:
+            ValueError, FileNotFoundError: more than `allowed` samples are bad, with their reasons (the first one's
+                where none is allowed); or what the masks hold does not fit the classes.
+        """
+        return check_samples(self, evenly_spaced(len(self), count), allowed)
+
+    def mistaken_ids(self, values: Mapping[int, int]) -> str:
+        """What is wrong with masks that hold these values (-> pixels) as a whole; empty where nothing is."""
+        return ""
 
     def _find_root(self, root: Path) -> Path:
         if not root.is_dir():
@@ -212,24 +203,23 @@ class SegmentationDataset(Dataset):
     def _is_file(self, path: str) -> bool:
         return os.path.isfile(path) if self.cache is None else os.path.normpath(path) in self.cache.index_of
 
-    def _set_labels(self, ignore_label: int | None) -> None:
-        self.num_classes = len(self.classes)
-        self.label_ids = list(range(self.num_classes) if self.LABEL_IDS is None else self.LABEL_IDS)
-        self.label_table = np.full(256, ILLEGAL, dtype=np.uint8)
-        self.label_table[self.label_ids] = np.arange(self.num_classes)
-        self.label_table[[*self.VOID_VALUES, VOID]] = VOID
-        if ignore_label is not None and ignore_label != -1:
-            if not 0 <= ignore_label <= 255:
-                raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
-            self.label_table[ignore_label] = VOID
+    @property
+    def label_ids(self) -> list[int]:
+        first = {train_id: value for value, train_id in reversed(self.labels.values.items())}
+        return [first[train_id] for train_id in range(self.num_classes)]
 
-    def _use_cache(self, cache: DecodedCache, list_file: str | None, ignore_label: int | None) -> None:
+    def _set_labels(self, labels: LabelMap, palette: list[tuple[int, int, int]]) -> None:
+        self.labels, self.classes, self.palette = labels, list(labels.classes), palette
+        self.num_classes = len(self.classes)
+
+    def _use_cache(self, cache: DecodedCache, list_file: str | None) -> None:
         """Takes everything from a decoded cache; a list selects samples of it."""
-        self.root, self.classes, self.palette = cache.root, cache.classes, cache.palette
-        if self.CLASSES and self.classes != list(self.CLASSES):
-            raise ValueError(f"the decoded cache {cache.folder} has other classes than {self.name}: {self.classes}")
-        self._set_labels(ignore_label)
-        cache.check_label_table(self.label_table)
+        self.root = cache.root
+        if self.CLASSES and list(cache.labels.classes) != list(self.CLASSES):
+            own = ", ".join(cache.labels.classes)
+            raise ValueError(f"the decoded cache {cache.folder} has other classes than {self.name}: {own}")
+        cache.check_reading(self.reading)
+        self._set_labels(cache.labels, cache.palette)
         if list_file is not None:
             pairs = self.read_list(Path(list_file).expanduser())
             cache.select([(self._resolve(image), mask and self._resolve(mask)) for image, mask in pairs], list_file)
@@ -250,10 +240,3 @@ class SegmentationDataset(Dataset):
             )
         self.image_paths = PathList(images)
         self.mask_paths = PathList(masks) if masks else None
-
-
-def _ranges(chosen: np.ndarray) -> str:
-    """ "0-10, 255" and the like, for a flag of every value."""
-    values = np.flatnonzero(chosen)
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

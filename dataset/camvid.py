@@ -19,6 +19,7 @@ class CamVid(SegmentationDataset):
     )
     # fmt: on
     VOID_VALUES = (11,)
+    VOID_COLORS = ((0, 0, 0),)
     SPLITS = ("train", "val", "test")
     FOLDERS = ("CamVid", "camvid")
     MARKER = "trainannot"

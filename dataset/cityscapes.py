@@ -1,11 +1,15 @@
 """Cityscapes (Cordts et al., CVPR 2016): 19 evaluated classes of 34 labels."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from dataset.base import Pair, SegmentationDataset
+from dataset.classes import ClassTable
+from dataset.labels import VOID, ranges
 from dataset.reading.files import list_images
 
-_IMAGE_END, _MASK_END = "_leftImg8bit.png", "_gtFine_labelIds.png"
+_IMAGE_END = "_leftImg8bit.png"
+_LABEL_IDS, _TRAIN_IDS = "_gtFine_labelIds.png", "_gtFine_labelTrainIds.png"
 
 
 class Cityscapes(SegmentationDataset):
@@ -35,10 +39,31 @@ class Cityscapes(SegmentationDataset):
     MARKER = "leftImg8bit"
     LAYOUT = """\
   ROOT/leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png
-  ROOT/gtFine/{train,val}/<city>/*_gtFine_labelIds.png"""
+  ROOT/gtFine/{train,val}/<city>/*_gtFine_labelIds.png, or *_gtFine_labelTrainIds.png where there are only these"""
+
+    def read_classes(self) -> ClassTable:
+        table = super().read_classes()
+        if self._holds_train_ids():
+            table.values, table.void_values = {}, []
+        return table
+
+    def _holds_train_ids(self) -> bool:
+        """Whether the masks are stored as train ids alone."""
+        folder = self.root / "gtFine"
+        return not _holds(folder, _LABEL_IDS) and _holds(folder, _TRAIN_IDS)
+
+    def mistaken_ids(self, values: Mapping[int, int]) -> str:
+        if not self.labels.values.get(7) == 0 or not values.get(VOID) or any(18 < v < VOID for v in values):
+            return ""
+        numbers = " ".join(map(str, range(len(self.CLASSES))))
+        return (
+            f"the *_labelIds.png hold {ranges(list(values))}: 255, and nothing above 18, so that they seem to hold "
+            f"train ids. If they do: --mask-values {numbers}, or name them *_labelTrainIds.png"
+        )
 
     def pairs(self) -> list[Pair]:
         folder = self.root / "leftImg8bit" / self.split
+        mask_end = _TRAIN_IDS if self._holds_train_ids() else _LABEL_IDS
         if not folder.is_dir():
             raise FileNotFoundError(f"the folder {folder} does not exist")
         pairs: list[Pair] = []
@@ -46,6 +71,11 @@ class Cityscapes(SegmentationDataset):
             for name in list_images(folder / city, (".png",)):
                 if not name.endswith(_IMAGE_END):
                     continue
-                mask = Path("gtFine", self.split, city, name.removesuffix(_IMAGE_END) + _MASK_END)
+                mask = Path("gtFine", self.split, city, name.removesuffix(_IMAGE_END) + mask_end)
                 pairs.append((f"leftImg8bit/{self.split}/{city}/{name}", None if self.split == "test" else str(mask)))
         return pairs
+
+
+def _holds(folder: Path, ending: str) -> bool:
+    """Whether a file with this ending lies two folders below."""
+    return any(folder.glob(f"*/*/*{ending}"))

@@ -1,12 +1,11 @@
 """Any folder with list files and a file of class names."""
 
-from pathlib import Path
+from functools import cached_property
 
 from dataset.base import Pair, SegmentationDataset
-from dataset.reading.files import read_text_lines
-from utils.visualize import generated_palette
-
-CLASSES_FILE = "classes.txt"
+from dataset.class_files import find_class_file, read_class_file
+from dataset.classes import ClassTable
+from dataset.folders import LAYOUTS, Found, find_pairs, held_out
 
 
 class Custom(SegmentationDataset):
@@ -14,20 +13,56 @@ class Custom(SegmentationDataset):
 
     NAME = "custom"
     SPLITS = ("train", "val", "test")
-    LAYOUT = """\
-  ROOT/classes.txt          one class per line: a name, or a name and its colour "name r g b"
+    LAYOUT = (
+        """\
+  ROOT/classes.txt          one class per line: "name", "name r g b" with its colour, "name = 7 8" with its mask values;
+                            or label_colors.txt, labelmap.txt, class_dict.csv, _classes.csv
   ROOT/{train,val}.txt      one "image mask" pair per line, relative to ROOT or absolute; paths with spaces
                             separated by a tab or in double quotes
-  ROOT/test.txt             optional; masks may be left out"""
+  ROOT/test.txt             optional; masks may be left out
+"""
+        + LAYOUTS
+    )
 
     def splits(self) -> tuple[str, ...]:
-        return self.SPLITS if (self.root / "test.txt").is_file() else self.SPLITS[:2]
+        if self._has_lists():
+            return self.SPLITS if (self.root / "test.txt").is_file() else self.SPLITS[:2]
+        return tuple(dict.fromkeys(("train", "val", *self._found.pairs)))
 
     def pairs(self) -> list[Pair]:
-        return self.read_list(self.root / f"{self.split}.txt")
+        if self._has_lists():
+            found = {s: self.root / f"{s}.txt" for s in self.SPLITS if (self.root / f"{s}.txt").is_file()}
+            read = self.read_list
+        else:
+            found, read = self._found.pairs, list
+            self.notes = self._found.notes
+        if self.split == "test" or ("val" in found and not self.reading.val_fraction):
+            return read(found.get(self.split, self.root / f"{self.split}.txt"))
+        if "val" in found:
+            raise ValueError(
+                f"--val-fraction {self.reading.val_fraction}: {self.root} has a validation split of its own"
+            )
+        if "train" not in found:
+            raise FileNotFoundError(f"{self.root} has no training split; it has {', '.join(found)}")
+        pairs = read(found["train"])
+        if not self.reading.val_fraction:
+            if self.split == "train":
+                return pairs
+            raise FileNotFoundError(
+                f"{self.root} has no validation split: --val-fraction 0.1 takes a tenth of its {len(pairs)} images for it"
+            )
+        chosen = held_out(pairs, self.reading.val_fraction)
+        return [pair for pair, validates in zip(pairs, chosen, strict=True) if validates == (self.split == "val")]
 
-    def read_classes(self) -> tuple[list[str], list[tuple[int, int, int]]]:
-        return read_classes_file(self.root / CLASSES_FILE)
+    def _has_lists(self) -> bool:
+        return any((self.root / f"{split}.txt").is_file() for split in self.SPLITS)
+
+    @cached_property
+    def _found(self) -> Found:
+        return find_pairs(self.root)
+
+    def read_classes(self) -> ClassTable:
+        return read_class_file(find_class_file(self.root))
 
 
 class Synthetic(Custom):
@@ -35,24 +70,3 @@ class Synthetic(Custom):
 
     NAME = "synthetic"
     LAYOUT = Custom.LAYOUT + "\nwrite it with: python -m dataset.synthetic --root ROOT"
-
-
-def read_classes_file(path: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
-    """Names and colours of the classes; a line without a colour gets a fixed generated one.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is empty or not text, a name occurs twice, or a colour is invalid.
-    """
-    colours: dict[str, tuple[int, int, int] | None] = {}
-    for number, line in read_text_lines(path):
-        name, colour, words = line, None, line.split()
-        if len(words) > 3 and all(word.isdigit() for word in words[-3:]):  # "traffic light 250 170 30"
-            name, colour = " ".join(words[:-3]), tuple(map(int, words[-3:]))
-        if colour and max(colour) > 255:
-            raise ValueError(f"{path}, line {number}: colour {colour} has a value above 255")
-        if name in colours:
-            raise ValueError(f"{path}, line {number}: the class {name!r} occurs twice")
-        colours[name] = colour
-    generated = generated_palette(len(colours))
-    return list(colours), [tuple(own or other) for own, other in zip(colours.values(), generated, strict=True)]

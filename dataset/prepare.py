@@ -9,10 +9,12 @@ An interrupted run is continued by the same command. The exit code is 0, 1 if --
 import cv2
 
 from dataset import DATASETS
+from dataset.config import ReadingConfig
 from dataset.prepared.build import build_cache
 from dataset.prepared.verify import verify_cache
 from dataset.reading.pool import DEFAULT_WORKERS
 from utils.cli import Parser, run_cli
+from utils.flags import add_section_flags, read_section
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,13 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("root", metavar="ROOT", help="the data set's folder")
     parser.add_argument("out", metavar="OUT", help="folder of the cache")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), default=["train", "val"])
-    parser.add_argument("--ignore-label", type=int, help="a further mask value that means ignored")
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="processes (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="remove the cache that is there and build it again")
     parser.add_argument("--verify", action="store_true", help="only compare the cache with its checksums and source")
+    add_section_flags(parser.add_argument_group("reading"), ReadingConfig)
     args = parser.parse_args(arguments)
     cv2.setNumThreads(0)
-    options = {"ignore_label": args.ignore_label, "workers": args.workers}
+    options = {"reading": read_section(ReadingConfig, vars(args)), "workers": args.workers}
     if args.verify:
         problems = verify_cache(args.dataset, args.root, args.out, args.split, **options)
         print("\n".join(problems) if problems else f"{args.out} is equal to its source")

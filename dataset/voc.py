@@ -22,6 +22,7 @@ class PascalVOC(SegmentationDataset):
         (64, 128, 128), (192, 128, 128), (0, 64, 0), (128, 64, 0), (0, 192, 0), (128, 192, 0), (0, 64, 128),
     )
     # fmt: on
+    VOID_COLORS = ((224, 224, 192),)
     FOLDERS = ("VOCAug", "VOC2012", "VOCdevkit/VOC2012")
     MARKER = "JPEGImages"
     LAYOUT = """\

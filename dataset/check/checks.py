@@ -10,26 +10,23 @@ not be run.
 import json
 import math
 import os
-import warnings
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import cv2
-import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dataset import DATASETS, dataset_class
-from dataset.base import VOID, SegmentationDataset
+from dataset.base import SegmentationDataset
 from dataset.check.report import format_report
+from dataset.config import ReadingConfig
 from dataset.loading.samplers import evenly_spaced
 from dataset.prepared.cache import is_cache
-from dataset.reading.files import read_image, read_mask
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
+from dataset.survey import Findings, diagnose, survey
 from utils.cli import Parser
+from utils.flags import add_section_flags, read_section
 
 PUBLISHED_COUNTS = {
     "citys": {"train": 2975, "val": 500, "test": 1525},
@@ -39,30 +36,6 @@ PUBLISHED_COUNTS = {
     "coco_stuff_164k": {"train": 118287, "val": 5000},
 }
 _CHUNK = 16
-_ROTATED = range(2, 9)  # values of EXIF's orientation other than upright
-_EXIF_ORIENTATION = 274
-
-
-@dataclass
-class Findings:
-    """Contents of some samples.
-
-    Attributes:
-        labels: pixels of each train id, with void as the last one, and images in which it occurs, int64 (2, K + 1).
-        problems: (kind, file, message) of each.
-        sizes: images of each (height, width).
-        notes: images of each harmless peculiarity.
-    """
-
-    labels: np.ndarray
-    problems: list[tuple[str, str, str]] = field(default_factory=list)
-    sizes: Counter = field(default_factory=Counter)
-    notes: Counter = field(default_factory=Counter)
-
-    def add(self, other: "Findings") -> None:
-        """Adds the findings of other samples."""
-        for name, found in vars(other).items():
-            setattr(self, name, getattr(self, name) + found)
 
 
 def check_dataset(
@@ -70,14 +43,14 @@ def check_dataset(
     root: str | os.PathLike[str],
     splits: Sequence[str] | None = None,
     *,
-    ignore_label: int | None = None,
+    reading: ReadingConfig | None = None,
     workers: int = DEFAULT_WORKERS,
     sample: int | None = None,
 ) -> dict[str, Any]:
     """Reads the splits of a data set.
 
     Args:
-        name, root, ignore_label: see `build_dataset`.
+        name, root, reading: see `build_dataset`.
         splits: those to check; None: all of the data set.
         workers: reading processes; 0 reads in this one.
         sample: number of images read of each split, evenly spaced; None: all. All files are counted.
@@ -100,8 +73,6 @@ def check_dataset(
             f"{folder} is a decoded cache: compare it with python -m dataset.prepare {name} ROOT {folder} --verify, "
             "or check ROOT, the folder of the data set"
         )
-    if ignore_label is not None and not -1 <= ignore_label <= VOID:
-        raise ValueError(f"ignore label {ignore_label}: expected a mask value from 0 to 255, or -1 for 255")
     published = PUBLISHED_COUNTS.get(name, {})
     if splits is None:
         splits = kind.SPLITS
@@ -112,7 +83,7 @@ def check_dataset(
     entries = {}
     for split in splits:
         try:
-            data = kind(folder, split, ignore_label=ignore_label, max_missing=None)
+            data = kind(folder, split, reading=reading, max_missing=None)
         except (ValueError, FileNotFoundError) as error:
             sort = "missing folder or list" if isinstance(error, FileNotFoundError) else "unusable list"
             problem = {"kind": sort, "file": "", "message": str(error)}
@@ -126,70 +97,23 @@ def check_dataset(
 def _check_split(data: SegmentationDataset, workers: int, sample: int | None, published: int | None) -> dict[str, Any]:
     indices = evenly_spaced(len(data), len(data) if sample is None else sample)
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    _, total = _read_chunk(data, [])
+    total = survey(data, [])
     with tqdm(total=len(indices), unit="images", desc=f"{data.name} {data.split}", disable=None, leave=False) as bar:
         for count, findings in run_tasks(_read_chunk, data, chunks, workers):
             total.add(findings)
             bar.update(count)
-    problems = [dict(zip(("kind", "file", "message"), problem, strict=True)) for problem in sorted(total.problems)]
+    wrong = [problem for part in diagnose(data, total, complete=len(indices) == len(data)) for problem in part]
+    problems = [problem._asdict() for problem in [*wrong, *sorted(total.problems)]]
     if published is not None and len(data) != published:
         message = f"found {len(data)} images, published {published}"
         problems.insert(0, {"kind": "count", "file": "", "message": message})
     entry = {"found": len(data), "published": published, "read": total.sizes.total(), "problems": problems}
+    entry["recognised"] = list(data.notes)
     return entry | _images(total) | ({} if data.mask_paths is None else _labels(data, total))
 
 
 def _read_chunk(data: SegmentationDataset, indices: list[int]) -> tuple[int, Findings]:
-    findings = Findings(np.zeros((2, data.num_classes + 1), dtype=np.int64))
-    for index in indices:
-        _read_sample(data, index, findings)
-    return len(indices), findings
-
-
-def _read_sample(data: SegmentationDataset, index: int, findings: Findings) -> None:
-    """Reads one image and its mask; an unreadable one does not hide problems of the other."""
-    path, image = data.image_paths[index], None
-    try:
-        image = read_image(path)
-        _add_image(path, image, findings)
-    except (ValueError, OSError) as error:
-        findings.problems.append(_problem("unreadable image", path, error))
-    if data.mask_paths is None:
-        return
-    kind, path = "unreadable mask", data.mask_paths[index]
-    try:
-        mask = read_mask(path)
-        if image is not None:
-            kind = "size"
-            data.check_size(index, image.shape[:2], mask.shape)
-        kind = "illegal value"
-        train_ids = data.to_train_ids(mask, path)
-    except (ValueError, OSError) as error:
-        findings.problems.append(_problem(kind, path, error))
-        return
-    counts = np.bincount(train_ids.ravel(), minlength=VOID + 1)
-    counts = np.append(counts[: data.num_classes], counts[VOID])
-    findings.labels += [counts, counts > 0]
-
-
-def _problem(kind: str, path: str, error: Exception) -> tuple[str, str, str]:
-    if isinstance(error, FileNotFoundError):
-        return "missing file", path, f"{path} does not exist"
-    return kind, path, str(error)
-
-
-def _add_image(path: str, image: np.ndarray, findings: Findings) -> None:
-    findings.sizes[image.shape[:2]] += 1
-    sparse = image[::16, ::16]  # decides most images
-    if (sparse == sparse[..., :1]).all() and (image == image[..., :1]).all():
-        findings.notes["greyscale"] += 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(path) as file:
-            if file.mode not in ("RGB", "L"):
-                findings.notes[f"mode {file.mode}, read as RGB"] += 1
-            if file.format == "JPEG" and file.getexif().get(_EXIF_ORIENTATION) in _ROTATED:
-                findings.notes["EXIF rotation, which is not applied (masks do not have it)"] += 1
+    return len(indices), survey(data, indices)
 
 
 def _images(total: Findings) -> dict[str, Any]:
@@ -197,7 +121,11 @@ def _images(total: Findings) -> dict[str, Any]:
         return {}
     by_area = sorted(map(list, total.sizes.elements()), key=math.prod)  # (height, width)
     sizes = {"smallest": by_area[0], "median": by_area[len(by_area) // 2], "largest": by_area[-1]}
-    return {"sizes": {"different": len(total.sizes)} | sizes, "notes": dict(total.notes)}
+    return {"sizes": {"different": len(total.sizes)} | sizes, "notes": dict(total.notes) | _orientation_notes(total)}
+
+
+def _orientation_notes(total: Findings) -> dict[str, int]:
+    return {f"EXIF orientation, {name}": count for name, count in total.orientations.items()}
 
 
 def _labels(data: SegmentationDataset, total: Findings) -> dict[str, Any]:
@@ -218,16 +146,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("dataset", metavar="DATASET", help=", ".join(DATASETS))
     parser.add_argument("root", metavar="ROOT", help="the data set's folder")
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="default: all of the data set")
-    parser.add_argument("--ignore-label", type=int, help="a further mask value that means ignored")
     parser.add_argument("--sample", type=int, metavar="N", help="read N images of each split instead of all")
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="processes (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the report to this file too")
+    add_section_flags(parser.add_argument_group("reading"), ReadingConfig)
     args = parser.parse_args(arguments)
     cv2.setNumThreads(0)
     if args.json is not None and not args.json.absolute().parent.is_dir():
         raise ValueError(f"--json: the folder {args.json.absolute().parent} does not exist")
+    reading = read_section(ReadingConfig, vars(args))
     report = check_dataset(
-        args.dataset, args.root, args.split, ignore_label=args.ignore_label, workers=args.workers, sample=args.sample
+        args.dataset, args.root, args.split, reading=reading, workers=args.workers, sample=args.sample
     )
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -11,6 +11,8 @@ def format_report(report: dict[str, Any]) -> str:
     """Tables of the report that `dataset.check.check_dataset` returned."""
     splits = report["splits"]
     lines = [f"{report['dataset']} in {report['root']}", "", *_counts(splits)]
+    if recognised := dict.fromkeys(note for entry in splits.values() for note in entry.get("recognised", ())):
+        lines += ["", *recognised]
     for split, entry in splits.items():
         lines += _images(split, entry)
     lines += ["", *_histogram(splits)] if any("classes" in entry for entry in splits.values()) else []

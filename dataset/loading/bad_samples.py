@@ -1,8 +1,6 @@
 """Training samples that cannot be read: how many different ones a run has found, and how many it may skip."""
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 _SHOWN = 50
@@ -42,29 +40,6 @@ class BadSamples:
             self._warn(
                 f"bad training sample {len(self.found)} of at most {self.allowed}, replaced by another: {reason}"
             )
-
-
-def check_samples(read: Callable[[int], object], images: Sequence[str], indices: Iterable[int], allowed: int) -> None:
-    """Calls `read` for some samples, with these image files, in parallel; `allowed` of them may be bad.
-
-    Raises:
-        ValueError, FileNotFoundError: the first bad sample's error if none is allowed, else one with all reasons.
-    """
-    found: dict[str, str] = {}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-        reads = [(index, pool.submit(read, index)) for index in indices]
-        try:
-            for index, result in reads:
-                try:
-                    result.result()
-                except (ValueError, FileNotFoundError) as error:
-                    if not allowed:
-                        raise
-                    found[images[index]] = reason_of(error)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-    if len(found) > allowed:
-        raise ValueError(too_many(found, allowed))
 
 
 def too_many(found: dict[str, str], allowed: int) -> str:

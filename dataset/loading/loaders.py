@@ -6,7 +6,8 @@ from itertools import islice
 import numpy as np
 import torch
 
-from dataset.base import VOID, SegmentationDataset
+from dataset.base import SegmentationDataset
+from dataset.labels import VOID
 from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
 from dataset.loading.samplers import StreamBatchSampler, StreamOrder, evenly_spaced
 from dataset.loading.transforms import PUBLISHED_SCALES, TrainTransform, rows_read

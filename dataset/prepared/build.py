@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from dataset import build_dataset
 from dataset.base import SegmentationDataset
+from dataset.config import ReadingConfig
 from dataset.prepared import cache
 from dataset.prepared.cache import ALIGNMENT, MANIFEST, SAMPLES, SampleTable, is_cache, part_path
+from dataset.reading.images import orientation_of, turned
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 from utils.files import atomic_file, space_left
 
@@ -35,7 +36,7 @@ def build_cache(
     out: str | os.PathLike[str],
     splits: Sequence[str] = ("train", "val"),
     *,
-    ignore_label: int | None = None,
+    reading: ReadingConfig | None = None,
     workers: int = DEFAULT_WORKERS,
     overwrite: bool = False,
     part_bytes: int = PART_BYTES,
@@ -43,7 +44,7 @@ def build_cache(
     """Writes the missing files of a cache and prints sizes and progress.
 
     Args:
-        name, root, ignore_label: see `build_dataset`.
+        name, root, reading: see `build_dataset`.
         out: folder of the cache; new, empty, or a cache of the same data set.
         splits: added to those that the cache has.
         workers: reading and writing processes; 0 works in this one.
@@ -60,7 +61,7 @@ def build_cache(
     root, out = (Path(folder).expanduser().absolute() for folder in (root, out))
     if is_cache(root):
         raise ValueError(f"{root} is a decoded cache itself; give the folder of the data set")
-    sources = {split: build_dataset(name, root, split, ignore_label=ignore_label) for split in splits}
+    sources = {split: build_dataset(name, root, split, reading=reading) for split in splits}
     unfinished = (_LOCK, f".{MANIFEST}.")  # what a run leaves that was killed before it had written the manifest
     if out.exists() and not is_cache(out) and any(not name.startswith(unfinished) for name in os.listdir(out)):
         raise ValueError(f"{out} is neither empty nor a decoded cache; give a new or an empty folder")
@@ -71,7 +72,6 @@ def build_cache(
                 for path in out.glob(pattern):
                     path.unlink()
         manifest, tables = _reconcile(out, sources, plans)
-        manifest["flags"] = [] if ignore_label is None else ["--ignore-label", str(ignore_label)]
         todo = [(split, part) for split, table in tables.items() for part in table.incomplete_parts(out / split)]
         total = sum(tables[split].part_bytes(part) for split, part in todo)
         size = f"{len(todo)} file(s), {total / 2**20:,.1f} MiB, to write; {space_left(out)}"
@@ -142,11 +142,10 @@ def _header(source: SegmentationDataset, index: int) -> tuple[int, int, int, int
     """(height, width) of a sample; bytes and time of its files."""
     path = source.image_paths[index]
     files = [os.stat(path)] + ([] if source.mask_paths is None else [os.stat(source.mask_paths[index])])
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except Exception as error:  # Pillow raises OSError, SyntaxError and others for bad files
-        raise ValueError(f"the image {path} cannot be read: {error}") from error
+    orientation, (height, width) = orientation_of(path)
+    mask = None if source.mask_paths is None else orientation_of(source.mask_paths[index])[1]
+    if orientation >= 5 and turned(orientation, (height, width), source.reading, mask):
+        height, width = width, height
     return height, width, sum(file.st_size for file in files), max(int(file.st_mtime) for file in files)
 
 
@@ -160,16 +159,18 @@ def _reconcile(
         "source": str(source.root),
         "classes": list(source.classes),
         "palette": [list(colour) for colour in source.palette],
-        "label_table": source.label_table.tolist(),
+        "labels": cache.labels_record(source.labels),
+        "reading": source.reading.given(),
         "splits": {},
     }
     tables = {split: SampleTable(plan) for split, plan in plans.items()}
     if not is_cache(out):
         return manifest, tables
     stored, advice = cache.read_manifest(out), "Give another folder, or --overwrite to build the cache again"
-    for key, what in (("dataset", "data set"), ("classes", "classes"), ("label_table", "--ignore-label")):
+    for key in ("dataset", "classes", "reading", "labels"):
         if stored[key] != manifest[key]:
-            raise ValueError(f"{out} was built from another data set or with another {what}. {advice}")
+            changed = f" ({stored[key]}, now {manifest[key]})" if key == "reading" else ""
+            raise ValueError(f"{out} was built from another data set or with another {key}{changed}. {advice}")
     for split in tables.keys() & stored["splits"]:
         old, new = cache.read_table(out, split, stored), tables[split]
         changed = [(now or was)[0] for was, now in zip_longest(_facts(old), _facts(new)) if was != now]

@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from dataset.config import ReadingConfig
+from dataset.labels import ILLEGAL, LabelMap
 from dataset.reading.files import PathList
 from utils.files import write_text
 
 MANIFEST = "prepared.json"
 SAMPLES = "samples.npz"
-FORMAT = {"format": "prepared segmentation data", "version": 1}
+FORMAT = {"format": "prepared segmentation data", "version": 2}
 ALIGNMENT = 64  # bytes; every sample starts at a multiple
 _REBUILD = "Build the cache again: python -m dataset.prepare DATASET ROOT OUT --overwrite"
 
@@ -84,7 +86,7 @@ class DecodedCache:
     Attributes:
         folder, split: what was opened.
         root: root of the source. Paths stay those below it, whether it still exists or not.
-        classes, palette: of the data set.
+        labels, palette: of the data set.
         table: all samples of the split.
         image_paths, mask_paths: source files of the selected samples, absolute; no masks: None.
     """
@@ -100,7 +102,7 @@ class DecodedCache:
         if manifest["dataset"] != name:
             raise ValueError(f"{folder} is a decoded cache of {manifest['dataset']}, not of {name}")
         command = ["python", "-m", "dataset.prepare", name, manifest["source"], str(folder), "--split", split]
-        self._command = shlex.join(command + manifest.get("flags", []))
+        self._command = shlex.join(command + ReadingConfig(**manifest["reading"]).words())
         if split not in manifest["splits"]:
             raise ValueError(f"the decoded cache {folder} has no split {split}. Add it with: {self._command}")
         self.table = read_table(folder, split, manifest)
@@ -110,13 +112,13 @@ class DecodedCache:
                 f"of the wrong size, first {part_path(folder / split, bad[0])}. Complete it with: {self._command}"
             )
         self.root = Path(manifest["source"])
-        self.classes: list[str] = manifest["classes"]
         self.palette = [tuple(colour) for colour in manifest["palette"]]
+        self.labels = read_labels(manifest)
+        self._reading = manifest["reading"]
         # An absolute name stays unchanged.
         self.image_paths = PathList(os.path.join(self.root, name) for name in self.table.images)
         self.mask_paths = self.table.masks and PathList(os.path.join(self.root, name) for name in self.table.masks)
         self._samples = np.arange(len(self.image_paths))  # in the table
-        self._label_table = manifest["label_table"]
         self._stamp = (folder / MANIFEST).stat().st_mtime_ns
 
     @cached_property
@@ -125,12 +127,13 @@ class DecodedCache:
         paths = [*enumerate(self.image_paths), *enumerate(self.mask_paths or [])]
         return {os.path.normpath(path): index for index, path in paths}
 
-    def check_label_table(self, wanted: np.ndarray) -> None:
-        """Compares the label table that the train ids were stored with, uint8 (256,); ValueError where it differs."""
-        if self._label_table != wanted.tolist():
+    def check_reading(self, wanted: ReadingConfig) -> None:
+        """Compares how the samples were read; ValueError where it differs."""
+        if self._reading != wanted.given():
+            words = [" ".join(config.words()) or "none" for config in (ReadingConfig(**self._reading), wanted)]
             raise ValueError(
-                f"the decoded cache {self.folder} was built with another label table (another --ignore-label?). "
-                f"Give the same --ignore-label, or use --data {self.root}, or build another cache"
+                f"the decoded cache {self.folder} was built with other settings of how files are read: it has "
+                f"{words[0]}, asked for is {words[1]}. Give the same, or use --data {self.root}, or build another cache"
             )
 
     def select(self, pairs: Sequence[tuple[str, str | None]], list_file: str) -> None:
@@ -173,7 +176,7 @@ class DecodedCache:
 
     def check_labels(self, index: int, labels: np.ndarray) -> None:
         """Checks the train ids of a crop, uint8 (h, w), since no checksum covers it; ValueError for illegal ones."""
-        if (labels + np.uint8(1) > len(self.classes)).any():  # void, 255, becomes 0
+        if (labels + np.uint8(1) > len(self.labels.classes)).any():  # void, 255, becomes 0
             raise self._damage(index, "it holds a label that is no class")
 
     def _damage(self, index: int, sign: str) -> ValueError:
@@ -210,10 +213,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         found = {key: manifest[key] for key in FORMAT}
-        if found != FORMAT:
+        if found not in (FORMAT, FORMAT | {"version": 1}):
             raise ValueError(f"got {found}, expected {FORMAT}")
         if manifest.pop("checksum") != _checksum(manifest):
             raise ValueError("it has been changed since it was written, its checksum differs")
+        if found != FORMAT:  # the first version knew --ignore-label alone, and masks of values
+            flags, table = manifest.pop("flags", []), manifest.pop("label_table")
+            values = [[value, train_id] for value, train_id in enumerate(table) if train_id != ILLEGAL]
+            ignored = {"ignore_label": int(flags[1])} if flags else {}
+            labels = {"values": values, "colors": [], "tolerance": 0, "implied_void": True}
+            manifest |= FORMAT | {"reading": ignored, "labels": labels}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the manifest {path} of a decoded cache cannot be used ({type(error).__name__}: {error}). {_REBUILD}"
@@ -236,6 +245,23 @@ def read_table(folder: Path, split: str, manifest: dict[str, Any]) -> SampleTabl
         return SampleTable(content)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is missing or has been changed since it was written: {error}. {_REBUILD}") from error
+
+
+def labels_record(labels: LabelMap) -> dict[str, Any]:
+    """A label map as plain data, apart from its classes."""
+    return {
+        "values": [[value, train_id] for value, train_id in labels.values.items()],
+        "colors": [[list(color), train_id] for color, train_id in labels.colors.items()],
+        "tolerance": labels.tolerance,
+        "implied_void": labels.implied_void,
+    }
+
+
+def read_labels(manifest: dict[str, Any]) -> LabelMap:
+    """The label map that the samples were read with."""
+    record = dict(manifest["labels"])
+    colors = {tuple(color): train_id for color, train_id in record.pop("colors")}
+    return LabelMap(tuple(manifest["classes"]), dict(record.pop("values")), colors, **record)
 
 
 def _checksum(manifest: dict[str, Any]) -> str:

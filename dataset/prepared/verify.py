@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from dataset import build_dataset
 from dataset.base import SegmentationDataset
+from dataset.config import ReadingConfig
 from dataset.prepared.cache import is_cache
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 
@@ -18,7 +19,7 @@ def verify_cache(
     root: str | os.PathLike[str],
     out: str | os.PathLike[str],
     splits: Sequence[str] = ("train", "val"),
-    ignore_label: int | None = None,
+    reading: ReadingConfig | None = None,
     workers: int = DEFAULT_WORKERS,
 ) -> list[str]:
     """One line for each problem of the cache `out`; arguments and errors as those of `build_cache`."""
@@ -26,9 +27,9 @@ def verify_cache(
         raise ValueError(f"{out} is not a decoded cache")
     problems: list[str] = []
     for split in splits:
-        source = build_dataset(name, root, split, ignore_label=ignore_label)
+        source = build_dataset(name, root, split, reading=reading)
         try:
-            cached = build_dataset(name, out, split, ignore_label=ignore_label)
+            cached = build_dataset(name, out, split, reading=reading)
         except ValueError as error:
             problems.append(str(error))
             continue

@@ -1,15 +1,11 @@
-"""Files on disk: compact path lists, list files, the check that every path exists, and decoding of images and masks."""
+"""Files on disk: compact path lists, list files, and the check that every path exists."""
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
-
-from dataset.reading.png import GREY, PALETTE, RGB, SIGNATURE, decode_png
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 NAMES_SHOWN = 5
@@ -86,8 +82,8 @@ def read_text_lines(path: Path) -> list[tuple[int, str]]:
 def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
     """The one or two paths of a line of a list file.
 
-    Paths with spaces are separated by a tab or set in double quotes. Without either, a line of more than two words is
-    split at the one place where both sides are files.
+    Paths with spaces are separated by a tab or set in double quotes; a comma between files separates them too. Else a
+    line of more than two words is split at the one place where both sides are files.
 
     Args:
         line: stripped text.
@@ -100,6 +96,8 @@ def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
         parts = [part.strip().strip('"') for part in line.split("\t") if part.strip()]
     elif '"' in line:
         parts = [quoted or bare for quoted, bare in re.findall(r'"([^"]*)"|([^\s"]+)', line)]
+    elif "," in line and all(map(exists, parts := [part.strip() for part in line.split(",")])):
+        pass
     else:
         parts = line.split()
         if len(parts) > 2 or (len(parts) == 2 and "." not in os.path.basename(parts[0])):
@@ -113,91 +111,3 @@ def split_list_line(line: str, exists: Callable[[str], bool]) -> list[str]:
             "Separate paths that hold spaces by a tab, or put them in double quotes"
         )
     return parts
-
-
-def read_image(path: str, upright: bool = False) -> np.ndarray:
-    """Decodes an image to RGB.
-
-    Args:
-        path: the file.
-        upright: apply the orientation noted by cameras (EXIF). Masks do not have it, so images with masks are read as
-            they are stored.
-
-    Returns:
-        uint8 array, (H, W, 3). Grey, palette, CMYK and transparent images are converted (transparency is dropped).
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be decoded to its end, or it has more than 8 bits per channel.
-    """
-    return read_image_top(path, None, upright)[0]
-
-
-def read_image_top(path: str, rows: int | None, upright: bool = False) -> tuple[np.ndarray, tuple[int, int]]:
-    """The first rows of an image and its (height, width); the other rows of common PNG files are not decoded."""
-    if not upright and (decoded := _decode_common_png(path, (RGB,), rows)) is not None:
-        return decoded
-    image, _ = _decode(path, "image", upright)
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(
-            f"image {path} has more than 8 bits per pixel (mode {image.mode}): expected 8 bits per channel; convert it"
-        )
-    if image.mode == "P":
-        image = image.convert("RGBA")  # through RGBA: Pillow warns about transparent palettes otherwise
-    pixels = np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-    return pixels[:rows], pixels.shape[:2]
-
-
-def read_mask(path: str) -> np.ndarray:
-    """Decodes a mask as it is stored: palette images give their indices, 16-bit images their values.
-
-    Returns:
-        (H, W): uint8, or a wider integer type where the file is wider.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it cannot be decoded to its end, or it is a colour image.
-    """
-    if (decoded := _decode_common_png(path, (GREY, PALETTE))) is not None:
-        return decoded[0]
-    mask, raw_mode = _decode(path, "mask")
-    if mask.mode == "1":
-        return np.asarray(mask).astype(np.uint8)
-    if mask.mode not in ("L", "P") and not mask.mode.startswith("I"):
-        raise ValueError(
-            f"mask {path} has the colour mode {mask.mode}: expected one channel with class numbers (grey or palette)"
-        )
-    values = np.asarray(mask)
-    # Grey PNG of 2 or 4 bits are stretched to 0..255 on decoding; what is stored are the class numbers.
-    stretch = {"L;2": 85, "L;4": 17}.get(raw_mode)
-    return values // stretch if stretch else values
-
-
-def _decode_common_png(
-    path: str, colour_types: tuple[int, ...], rows: int | None = None
-) -> tuple[np.ndarray, tuple[int, int]] | None:
-    """As `decode_png`; None also for a missing file and other formats, which `_decode` handles."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(len(SIGNATURE))
-            return decode_png(start + file.read(), colour_types, rows) if start == SIGNATURE else None
-    except OSError:
-        return None
-
-
-def _decode(path: str, kind: str, upright: bool = False) -> tuple[Image.Image, str]:
-    """The image, fully decoded, and the raw mode of its pixels in the file."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                raw_mode = image.tile[0][3] if image.tile else ""
-                image.load()
-                if upright:
-                    image = ImageOps.exif_transpose(image)
-    except (FileNotFoundError, MemoryError):
-        raise
-    except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and others for bad files
-        reason = "it is empty" if os.path.isfile(path) and not os.path.getsize(path) else error
-        raise ValueError(f"the {kind} {path} cannot be read: {reason}") from error
-    return image, raw_mode if isinstance(raw_mode, str) else (raw_mode or [""])[0]

@@ -67,7 +67,7 @@ def _parts(data: bytes) -> tuple[tuple[int, ...], memoryview]:
             if end not in (0, position):
                 raise ValueError("the image chunks are not contiguous")
             first, end = first or position, after
-        elif kind == b"acTL" or (kind[:1].isupper() and kind not in (b"IHDR", b"PLTE", b"IEND")):
+        elif kind in (b"acTL", b"eXIf") or (kind[:1].isupper() and kind not in (b"IHDR", b"PLTE", b"IEND")):
             raise ValueError(f"chunk {kind!r} is not of a plain image")
         position = after
     return _HEADER.unpack_from(data, 16), view[first:end]

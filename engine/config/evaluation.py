@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from dataset import DATASETS
+from dataset.config import ImageConfig, ReadingConfig
 from engine.config.protocol import Protocol, default_protocol
-from engine.config.schema import LIST_HELP, PIXEL_VALUE, LoaderConfig, MachineConfig, size, workers_setting
+from engine.config.schema import LIST_HELP, LoaderConfig, MachineConfig, size, workers_setting
 from models import list_models, resolve_names
 from utils.settings import AT_LEAST_1, Settings, require, section, setting
 
@@ -35,7 +36,6 @@ class SplitConfig(LoaderConfig):
     val_list: Path | None = setting(None, LIST_HELP, per_host=True)
     train_list: Path | None = setting(None, "the same for --split train", per_host=True)
     test_list: Path | None = setting(None, "the same for --split test", per_host=True)
-    ignore_label: int = setting(-1, "a further void value in the masks; -1 means 255", check=PIXEL_VALUE)
     workers: int | None = workers_setting()
 
     @property
@@ -130,6 +130,7 @@ class EvalConfig:
 
     network: TrainedConfig = section("network")
     data: SplitConfig = section("data")
+    reading: ReadingConfig = section("reading")
     report: ReportConfig = section("evaluation")
     protocol: ProtocolConfig = section("protocol")
     machine: MachineConfig = section("machine")
@@ -168,6 +169,7 @@ class PredictConfig:
 
     network: TrainedConfig = section("network")
     prediction: PredictionConfig = section("prediction")
+    reading: ImageConfig = section("reading")
     protocol: ProtocolConfig = section("protocol")
     machine: MachineConfig = section("machine")
 
@@ -201,4 +203,5 @@ class VisualizeConfig:
 
     embeddings: EmbeddingsConfig = section("embeddings")
     data: SplitConfig = section("data")
+    reading: ReadingConfig = section("reading")
     machine: MachineConfig = section("machine")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataset import DATASETS
+from dataset.config import ReadingConfig
 from engine.config.networks import DistillationConfig, NetworkConfig
 from utils.distributed import DEFAULT_TIMEOUT
 from utils.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, NON_NEGATIVE, POSITIVE, Settings, require, section, setting
@@ -32,7 +33,6 @@ AMP_HELP = (
     "is faster, measured in two steps each of the student, which is logged and kept on resume"
 )
 LIST_HELP = 'file of "image mask" lines instead of the layout'
-PIXEL_VALUE = (lambda v: -1 <= v <= 255, "-1 or a value from 0 to 255")
 
 
 def default_workers() -> int:
@@ -79,7 +79,6 @@ class DataConfig(LoaderConfig):
     train_list: Path | None = setting(None, LIST_HELP, per_host=True)
     val_list: Path | None = setting(None, LIST_HELP, per_host=True)
     skip_bad_samples: int = setting(0, SKIP_BAD_SAMPLES_HELP, check=AT_LEAST_0, resume="free", options={"metavar": "N"})
-    ignore_label: int = setting(-1, "a further void value in the masks; -1 means 255", check=PIXEL_VALUE)
     workers: int | None = workers_setting()
 
 
@@ -192,6 +191,7 @@ class TrainConfig:
     """The settings of every training run."""
 
     data: DataConfig = section("data")
+    reading: ReadingConfig = section("reading")
     optim: OptimConfig = section("optimisation")
     machine: MachineConfig = section("machine")
     run: RunConfig = section("run")

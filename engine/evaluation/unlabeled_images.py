@@ -8,18 +8,19 @@ from pathlib import Path
 import numpy as np
 
 from dataset import DATASETS
-from dataset.base import MAX_CLASSES
-from dataset.custom import read_classes_file
+from dataset.class_files import read_class_file
+from dataset.config import ImageConfig
+from dataset.labels import MAX_CLASSES
 from dataset.loading.loaders import EvaluationFiles, SegmentationLoader
 from dataset.reading.files import (
     IMAGE_SUFFIXES,
     NAMES_SHOWN,
     PathList,
     missing_files,
-    read_image,
     read_text_lines,
     split_list_line,
 )
+from dataset.reading.images import read_image
 from dataset.synthetic import scenes
 from engine.config.identify import Identity, count_classes
 from models.weights import StateFile
@@ -43,6 +44,7 @@ class ImageFiles:
     Args:
         source: a folder (all images in it and below), an image, or a text file with a path a line.
         classes, palette: names and colours of what is predicted.
+        reading: how the files are decoded.
         without: a folder below `source` to leave out: that of the output.
 
     Attributes:
@@ -60,8 +62,14 @@ class ImageFiles:
     mask_paths = None
 
     def __init__(
-        self, source: Path, classes: Sequence[str], palette: Sequence[Color], without: Path | None = None
+        self,
+        source: Path,
+        classes: Sequence[str],
+        palette: Sequence[Color],
+        reading: ImageConfig,
+        without: Path | None = None,
     ) -> None:
+        self.reading = reading
         self.root, paths = find_images(source, without)
         self.image_paths = PathList(paths)
         self.names = image_names([path.relative_to(self.root) for path in paths])
@@ -71,8 +79,8 @@ class ImageFiles:
         return len(self.image_paths)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, None]:
-        """The image, upright, uint8 (H, W, 3)."""
-        return read_image(self.image_paths[index], upright=True), None
+        """The image, uint8 (H, W, 3)."""
+        return read_image(self.image_paths[index], self.reading), None
 
     def read(self, indices: list[int]) -> Batch | Unreadable:
         """One image as a batch, or why there is none: what `SegmentationLoader` hands on."""
@@ -197,7 +205,8 @@ def classes_of_network(
     if network.dataset not in DATASETS:
         raise ValueError(f"unknown data set {network.dataset!r}; there are {', '.join(DATASETS)}")
     if classes_file is not None:
-        return read_classes_file(classes_file)
+        table = read_class_file(classes_file)
+        return table.names, table.palette()
     known = DATASETS[network.dataset]
     if known.CLASSES:
         return list(known.CLASSES), list(known.PALETTE)

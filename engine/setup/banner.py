@@ -27,6 +27,7 @@ def start_banner(
         f"data     {data.train.name} in {config.data.data}: {len(data.train)} training images, {validated}, "
         f"{data.train.num_classes} classes",
     ]
+    lines += [note if note.startswith("WARNING") else f"data     {note}" for note in data.notes]
     if teacher is None:
         lines.append(f"network  {_describe(task.network)}")
     else:
@@ -46,8 +47,7 @@ def end_banner(best: Best, config: TrainConfig, run: RunDirectory) -> str:
     command += ["--dataset", config.data.dataset]
     if config.data.val_list is not None:
         command += ["--val-list", str(config.data.val_list)]
-    if config.data.ignore_label != -1:
-        command += ["--ignore-label", str(config.data.ignore_label)]
+    command += config.reading.words()
     if config.machine.amp != "off":
         command += ["--amp", config.machine.amp]
     figure = f"best mIoU {best.miou:.2%} at iteration {best.iteration}" if best.iteration else "done"

@@ -10,6 +10,7 @@ import torch
 
 from dataset import build_dataset
 from dataset.base import SegmentationDataset
+from dataset.config import ReadingConfig
 from dataset.loading.bad_samples import BadSamples, listed
 from dataset.loading.loaders import SegmentationLoader, build_train_loader
 from engine.config.schema import DataConfig, TrainConfig
@@ -22,10 +23,15 @@ CHECKED_SAMPLES = 50
 
 @dataclass(frozen=True)
 class Data:
-    """The splits of a run; `val` is None where nothing is validated."""
+    """The splits of a run; `val` is None where nothing is validated.
+
+    Attributes:
+        notes: what its samples showed that should be known before it starts, a line each.
+    """
 
     train: SegmentationDataset
     val: SegmentationDataset | None
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> dict[str, Any]:
         """What has to be the same on resume, as plain data."""
@@ -37,37 +43,36 @@ class Data:
         }
 
 
-def build_data(config: DataConfig, *, validate: bool) -> Data:
+def build_data(config: DataConfig, reading: ReadingConfig, *, validate: bool) -> Data:
     """Lists the splits (every path is checked) and opens some samples of each.
 
     Args:
         config: of the data set.
+        reading: of its files.
         validate: whether the validation split is wanted.
 
     Raises:
         ValueError, FileNotFoundError: for anything wrong with the data; names the files.
     """
-    options = {"ignore_label": config.ignore_label}
     train_set = build_dataset(
         config.dataset,
         config.data,
         "train",
         list_file=config.train_list,
+        reading=reading,
         max_missing=config.skip_bad_samples,
-        **options,
     )
     val_set = None
     if validate:
-        val_set = build_dataset(config.dataset, config.data, "val", list_file=config.val_list, **options)
-    on_main_process(lambda: _check_samples(train_set, val_set, config.skip_bad_samples))
-    return Data(train_set, val_set)
+        val_set = build_dataset(config.dataset, config.data, "val", list_file=config.val_list, reading=reading)
+    notes = on_main_process(lambda: _check_samples(train_set, val_set, config.skip_bad_samples))
+    return Data(train_set, val_set, (*train_set.notes, *notes))
 
 
-def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int) -> None:
-    """Opens some samples; what is wrong with them is an error."""
-    train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are reported when training meets them
-    if val_set is not None:
-        val_set.check_samples(CHECKED_SAMPLES)
+def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int) -> list[str]:
+    """Opens some samples; what is wrong with them is an error, what is odd a line."""
+    notes = train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are reported when training meets them
+    return notes + ([] if val_set is None else val_set.check_samples(CHECKED_SAMPLES))
 
 
 def train_loader(
