@@ -72,9 +72,9 @@ class SegmentationDataset(Dataset):
             self._use_cache(self.cache, list_file)
             return
         self.root = self._find_root(folder)
-        if split not in ("train", "val", "test") or (list_file is None and split not in self.splits()):
-            raise ValueError(f"data set {self.name} has no split {split!r}; it has {', '.join(self.splits())}")
         try:
+            if split not in ("train", "val", "test") or (list_file is None and split not in self.splits()):
+                raise ValueError(f"data set {self.name} has no split {split!r}; it has {', '.join(self.splits())}")
             table = self.read_classes()
             pairs = self.pairs() if list_file is None else self.read_list(Path(list_file).expanduser())
         except FileNotFoundError as error:
@@ -90,9 +90,10 @@ class SegmentationDataset(Dataset):
 
     def read_classes(self) -> ClassTable:
         """Names, colours and mask values of the classes."""
-        colors = dict(zip(self.CLASSES, self.PALETTE, strict=True))
-        values = {} if self.LABEL_IDS is None else {n: [v] for n, v in zip(colors, self.LABEL_IDS, strict=True)}
-        return ClassTable(list(colors), colors, values, list(self.VOID_COLORS), list(self.VOID_VALUES))
+        values = [[]] * len(self.CLASSES) if self.LABEL_IDS is None else [[value] for value in self.LABEL_IDS]
+        return ClassTable(
+            list(self.CLASSES), list(self.PALETTE), values, list(self.VOID_COLORS), list(self.VOID_VALUES)
+        )
 
     def splits(self) -> tuple[str, ...]:
         """The splits that exist."""

@@ -44,7 +44,7 @@ class Cityscapes(SegmentationDataset):
     def read_classes(self) -> ClassTable:
         table = super().read_classes()
         if self._holds_train_ids():
-            table.values, table.void_values = {}, []
+            table.values, table.void_values = [[]] * len(table.names), []
         return table
 
     def _holds_train_ids(self) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from dataset.classes import ClassTable
 from dataset.reading.files import read_text_lines
 
+CLASSES_FILE = "classes.txt"
 VOID_NAMES = {"void", "unlabelled", "unlabeled", "ignore", "ignored"}  # of entries in files of other tools
 _VALUES = re.compile(r"(?P<name>.*?)\s*=\s*(?P<values>\d+([\s,]+\d+)*)")
 
@@ -74,7 +75,7 @@ def _roboflow(path: Path) -> Iterator[tuple[int, tuple]]:
 
 
 FORMATS: dict[str, Callable[[Path], Iterator[tuple[int, tuple]]]] = {
-    "classes.txt": _classes_txt,
+    CLASSES_FILE: _classes_txt,
     "label_colors.txt": _label_colors,
     "labelmap.txt": _labelmap,
     "class_dict.csv": _class_dict,
@@ -100,7 +101,7 @@ def find_class_file(root: Path) -> Path:
                 raise ValueError(f"{', '.join(map(str, found))} differ: expected one {name} in {root}")
             return found[0]
     raise FileNotFoundError(
-        f"the file {root / 'classes.txt'} does not exist, with a class a line; nor do {', '.join([*FORMATS][1:])}"
+        f"the file {root / CLASSES_FILE} does not exist, with a class a line; nor do {', '.join([*FORMATS][1:])}"
     )
 
 
@@ -126,11 +127,12 @@ def read_class_file(path: Path) -> ClassTable:
             raise ValueError(f"{path}, line {number}: {error}") from error
     if not table.names:
         raise ValueError(f"{path} names no class")
-    if table.values and (without := [name for name in table.names if name not in table.values]):
+    without = [name for name, values in zip(table.names, table.values, strict=True) if not values]
+    if 0 < len(without) < len(table.names):
         raise ValueError(
-            f"{path} gives mask values to {len(table.values)} classes and none to {', '.join(map(repr, without[:5]))}: "
-            f'expected "name = value" for all of them or for none'
+            f"{path} gives no mask value to {', '.join(map(repr, without[:5]))}, and some to other classes: expected "
+            f'"name = value" for all of them or for none'
         )
-    if table.void_colors and not table.colors:
+    if table.void_colors and not any(table.colors):
         raise ValueError(f"{path} gives void a colour and no class one")
     return table

@@ -12,18 +12,18 @@ BLACK = (0, 0, 0)
 
 @dataclass
 class ClassTable:
-    """Classes in the order of their train ids.
+    """Classes in the order of their train ids; names may repeat where a data set says so.
 
     Attributes:
         names: of the classes.
-        colors: name -> its own colour; classes without one are absent.
-        values: name -> its mask values; empty where the masks hold the classes' numbers.
+        colors: of each class its own colour, or None.
+        values: of each class its mask values; all are empty where the masks hold the classes' numbers.
         void_colors, void_values: what marks ignored pixels.
     """
 
     names: list[str] = field(default_factory=list)
-    colors: dict[str, Color] = field(default_factory=dict)
-    values: dict[str, list[int]] = field(default_factory=dict)
+    colors: list[Color | None] = field(default_factory=list)
+    values: list[list[int]] = field(default_factory=list)
     void_colors: list[Color] = field(default_factory=list)
     void_values: list[int] = field(default_factory=list)
 
@@ -33,12 +33,13 @@ class ClassTable:
             raise ValueError(f"colour {color} has a value above 255")
         if values and max(values) > MAX_VALUE:
             raise ValueError(f"mask value {max(values)}: expected at most {MAX_VALUE}")
-        taken = dict.fromkeys(self.void_values, "void") | {v: n for n, own in self.values.items() for v in own}
-        if both := [value for value in values or () if value in taken]:
-            raise ValueError(f"the mask value {both[0]} is that of {taken[both[0]]!r} already")
-        colors = dict.fromkeys(self.void_colors, "void") | {c: n for n, c in self.colors.items()}
-        if color in colors:
-            raise ValueError(f"the colour {color} is that of {colors[color]!r} already")
+        owners = dict.fromkeys(self.void_values, "void")
+        owners |= {value: owner for owner, own in zip(self.names, self.values, strict=True) for value in own}
+        if both := [value for value in values or () if value in owners]:
+            raise ValueError(f"the mask value {both[0]} is that of {owners[both[0]]!r} already")
+        painted = dict.fromkeys(self.void_colors, "void") | dict(zip(self.colors, self.names, strict=True))
+        if color is not None and color in painted:
+            raise ValueError(f"the colour {color} is that of {painted[color]!r} already")
         if void:
             self.void_values += values or []
             self.void_colors += [] if color is None else [color]
@@ -46,15 +47,12 @@ class ClassTable:
         if name in self.names:
             raise ValueError(f"the class {name!r} occurs twice")
         self.names.append(name)
-        if color is not None:
-            self.colors[name] = color
-        if values:
-            self.values[name] = values
+        self.colors.append(color)
+        self.values.append(values or [])
 
     def palette(self) -> list[Color]:
         """A colour of each class: its own or else a fixed generated one."""
-        generated = generated_palette(len(self.names))
-        return [self.colors.get(name, tuple(other)) for name, other in zip(self.names, generated, strict=True)]
+        return [own or tuple(other) for own, other in zip(self.colors, generated_palette(len(self.names)), strict=True)]
 
     def label_map(self, config: ReadingConfig) -> LabelMap:
         """What the masks' values and colours stand for.
@@ -66,34 +64,33 @@ class ClassTable:
         """
         names, given = self.names, config.mask_values
         if given is not None:
-            expected = (
-                f"one for each of the {len(names)} classes: {', '.join(names[:20])}{', ...' if names[20:] else ''}"
-            )
+            shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+            expected = f"one for each of the {len(names)} classes, {shown}"
             require(len(given) == len(names), "--mask-values", " ".join(map(str, given)), expected)
             values = {value: index for index, value in enumerate(given)}
-        elif self.values:
-            values = {value: index for index, name in enumerate(names) for value in self.values[name]}
+        elif any(self.values):
+            values = {value: index for index, own in enumerate(self.values) for value in own}
         else:
             values = {index: index for index in range(len(names))}
+        own_voids = [] if given is not None else self.void_values
         for value in config.void_values or ():
-            clash = names[values.get(value, 0)]
-            require(value not in values, "--void-values", value, f"values of no class; it is that of {clash}")
-            values[value] = VOID
-        for value in (*self.void_values, VOID):
-            if value in values and value in self.void_values and given is None and values[value] != VOID:
-                raise ValueError(
-                    f"mask value {value} is void and that of class {names[values[value]]!r}: give each class its "
-                    f'value, "{names[0]} = {value + 1}" and so on, or --mask-values '
-                    f"{_count_from(value + 1, len(names))}"
-                )
+            owner = names[values.get(value, 0)]
+            require(value not in values, "--void-values", value, f"values of no class; it is that of {owner}")
+        if clash := [value for value in own_voids if value in values]:
+            raise ValueError(
+                f"mask value {clash[0]} is void and that of class {names[values[clash[0]]]!r}: give each class its "
+                f'value, "{names[0]} = {clash[0] + 1}" and so on, or --mask-values '
+                f"{_count_from(clash[0] + 1, len(names))}"
+            )
+        for value in (*(config.void_values or ()), *self.void_values, VOID):
             values.setdefault(value, VOID)
         if config.ignore_label != -1:
             values[config.ignore_label] = VOID
-        colors = {self.colors[name]: index for index, name in enumerate(names) if name in self.colors}
+        colors = {color: index for index, color in enumerate(self.colors) if color is not None}
         colors |= dict.fromkeys(self.void_colors, VOID)
         if colors:
             colors.setdefault(BLACK, VOID)
-        said = VOID in (*self.void_values, *(config.void_values or ()), config.ignore_label)
+        said = VOID in (*own_voids, *(config.void_values or ()), config.ignore_label)
         return LabelMap(tuple(names), values, colors, config.color_tolerance, implied_void=not said)
 
 

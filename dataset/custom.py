@@ -49,7 +49,8 @@ class Custom(SegmentationDataset):
             if self.split == "train":
                 return pairs
             raise FileNotFoundError(
-                f"{self.root} has no validation split: --val-fraction 0.1 takes a tenth of its {len(pairs)} images for it"
+                f"there is no validation split: {self.root / 'val.txt'} does not exist, nor a folder of that kind. "
+                f"--val-fraction 0.1 takes a tenth of the {len(pairs)} training images for it"
             )
         chosen = held_out(pairs, self.reading.val_fraction)
         return [pair for pair, validates in zip(pairs, chosen, strict=True) if validates == (self.split == "val")]

@@ -79,7 +79,7 @@ def find_pairs(root: Path) -> Found:
     else:  # beside each other, told apart by the masks' names
         images, masks = _beside(by_kind["image"] or by_kind[""])
     if not images:
-        raise FileNotFoundError(f"no image in {root} or below")
+        raise FileNotFoundError(f"{root / 'train.txt'} does not exist, and there is no image in {root} or below")
     one_pattern("images", images, places)
     if masks:
         one_pattern("masks", masks, places)
@@ -161,8 +161,8 @@ def one_pattern(what: str, files: Sequence[PurePosixPath], places: Mapping[PureP
     if len(count) > 1:
         choices = ", ".join(f"{pattern} ({number} files)" for pattern, number in sorted(count.items()))
         raise ValueError(
-            f"{what} lie in several kinds of folders: {choices}. Say which pairs are meant in train.txt and val.txt, or "
-            "move the others out of the folder"
+            f"{what} lie in several kinds of folders: {choices}. Say which pairs are meant in train.txt and val.txt, "
+            "or move the others out of the folder"
         )
 
 
@@ -212,7 +212,8 @@ def _notes(
         (left, "file(s) lie beside these folders and are left out"),
     ):
         if files:
-            yield f"WARNING: {len(files)} {text}: {', '.join(map(str, files[:SHOWN]))}{', ...' if files[SHOWN:] else ''}"
+            shown = ", ".join(map(str, files[:SHOWN])) + (", ..." if len(files) > SHOWN else "")
+            yield f"WARNING: {len(files)} {text}: {shown}"
 
 
 def _nothing_fits(root: Path, images: Sequence[PurePosixPath], masks: Sequence[PurePosixPath]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dataset.base import SegmentationDataset
 
 ILLEGAL_VALUE = "illegal value"
+ONE_BASED = "numbered from 1"
 MISSING_FILE = "missing file"
 NAMES_SHOWN = 8
 
@@ -149,7 +150,7 @@ def check_samples(data: "SegmentationDataset", indices: list[int], allowed: int)
     for problem in found.problems:
         bad.setdefault(problem.file, problem)
     refused, warnings = diagnose(data, found, complete=len(indices) == len(data))
-    if refused and not allowed:
+    if refused and (refused[0].kind != ONE_BASED or not len(bad) <= allowed > 0):
         raise ValueError(refused[0].message)
     if bad and not allowed:
         first = found.problems[0]
@@ -181,7 +182,7 @@ def diagnose(data: "SegmentationDataset", found: Findings, complete: bool) -> tu
         complete: whether of all.
     """
     refused, warnings = [], []
-    for kind, rule in (("binary masks", _binary), ("numbered from 1", _one_based), ("train ids", data.mistaken_ids)):
+    for kind, rule in (("binary masks", _binary), (ONE_BASED, _one_based), ("train ids", data.mistaken_ids)):
         if message := rule(found.values) if kind == "train ids" else rule(data, found):
             refused.append(Problem(kind, "", f"data set {data.name} in {data.root}, split {data.split}: {message}"))
             found.problems = [
@@ -193,11 +194,13 @@ def diagnose(data: "SegmentationDataset", found: Findings, complete: bool) -> tu
     where = f"{data.split}: in {'all masks' if complete else f'the {found.sizes.total()} masks that were opened'}"
     if not pixels[:-1].sum():
         message = f"{where} every pixel is void: there is nothing to learn from or to measure"
-        (refused if complete else warnings).append(Problem("no labels", "", message))
-    elif data.split == "train" and (absent := [n for n, count in zip(data.classes, pixels, strict=False) if not count]):
-        names = ", ".join(absent[:NAMES_SHOWN]) + (", ..." if len(absent) > NAMES_SHOWN else "")
-        message = f"{where} {len(absent)} of {data.num_classes} classes have no pixel: {names}"
-        warnings.append(Problem("class without a pixel", "", message))
+        (refused if complete and data.split == "train" else warnings).append(Problem("no labels", "", message))
+    elif data.split == "train" and not data.CLASSES:
+        absent = [name for name, count in zip(data.classes, pixels[:-1], strict=True) if not count]
+        if absent:
+            names = ", ".join(absent[:NAMES_SHOWN]) + (", ..." if len(absent) > NAMES_SHOWN else "")
+            message = f"{where} {len(absent)} of {data.num_classes} classes have no pixel: {names}"
+            warnings.append(Problem("class without a pixel", "", message))
     return refused, warnings
 
 
@@ -223,7 +226,12 @@ def _binary(data: "SegmentationDataset", found: Findings) -> str:
 def _one_based(data: "SegmentationDataset", found: Findings) -> str:
     """Masks that number the classes from 1."""
     count, illegal = data.num_classes, [v for v in found.values if v not in data.labels.values]
-    if data.labels.values.get(0) != 0 or illegal != [count] or any(count < v < VOID for v in found.values):
+    if (
+        data.CLASSES
+        or data.labels.values.get(0) != 0
+        or illegal != [count]
+        or any(count < v < VOID for v in found.values)
+    ):
         return ""
     numbers = " ".join(str(n) for n in range(1, count + 1)) if count <= 30 else f"1 2 ... {count}"
     zero = "0 for void" if found.values[0] else "and no 0"

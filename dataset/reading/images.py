@@ -29,6 +29,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
     8: lambda a: a.swapaxes(0, 1)[::-1],
 }  # EXIF's orientation -> what turns the stored rows upright
+_BACK = {6: 8, 8: 6}  # orientation -> the one whose turn undoes its turn, if not itself
 
 
 class Decoded(NamedTuple):
@@ -113,7 +114,7 @@ def read_mask(path: str) -> np.ndarray:
     """
     if (decoded := _decode_common_png(path, (GREY, PALETTE, RGB))) is not None:
         return decoded[0]
-    mask, raw_mode = _decode(path, "mask")
+    mask, raw_mode, _ = _decode(path, "mask")
     if mask.mode == "1":
         return np.asarray(mask).astype(np.uint8)
     if mask.mode in ("RGB", "RGBA") and not _DEEP.fullmatch(raw_mode):
@@ -134,9 +135,8 @@ def read_mask(path: str) -> np.ndarray:
 def _decode_image(path: str, config: ImageConfig) -> Decoded:
     """The pixels of an image as it is stored, uint8 (H, W, 3)."""
     if path.lower().endswith(TIFF) and (bands := _decode_tiff_bands(path, config)) is not None:
-        return Decoded(_to_rgb(bands, path, config), 1)
-    image, raw_mode = _decode(path, "image")
-    orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+        return Decoded(_to_rgb(bands.pixels, path, config), bands.orientation)
+    image, raw_mode, orientation = _decode(path, "image")
     if _DEEP.fullmatch(raw_mode) or image.mode[0] in "IF":
         pixels = cv2.imread(path, cv2.IMREAD_UNCHANGED)  # Pillow cuts colour images to 8 bits
         if pixels is None:
@@ -144,14 +144,17 @@ def _decode_image(path: str, config: ImageConfig) -> Decoded:
         pixels = pixels[..., ::-1] if pixels.ndim == 3 and pixels.shape[2] == 3 else pixels
         pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB) if pixels.ndim == 3 and pixels.shape[2] == 4 else pixels
         return Decoded(_to_rgb(pixels, path, config), orientation)
-    if config.bands is not None:
-        return Decoded(_to_rgb(np.asarray(image), path, config), orientation)
-    if image.mode == "P":
-        image = image.convert("RGBA")  # through RGBA: Pillow warns about transparent palettes otherwise
-    return Decoded(np.asarray(image if image.mode == "RGB" else image.convert("RGB")), orientation)
+    if config.bands is None:
+        if image.mode == "P":
+            image = image.convert("RGBA")  # through RGBA: Pillow warns about transparent palettes otherwise
+        image = image if image.mode == "RGB" else image.convert("RGB")
+    pixels = np.asarray(image)
+    if image.format == "TIFF" or path.lower().endswith(TIFF):  # Pillow turns these alone, and always
+        pixels = _TURNS[_BACK.get(orientation, orientation)](pixels) if orientation in _TURNS else pixels
+    return Decoded(pixels if config.bands is None else _to_rgb(pixels, path, config), orientation)
 
 
-def _decode_tiff_bands(path: str, config: ImageConfig) -> np.ndarray | None:
+def _decode_tiff_bands(path: str, config: ImageConfig) -> Decoded | None:
     """The pixels of a TIFF with more than 8 bits or with bands beyond red, green, blue and transparency, else None."""
     try:
         with tifffile.TiffFile(path) as file:
@@ -161,12 +164,13 @@ def _decode_tiff_bands(path: str, config: ImageConfig) -> np.ndarray | None:
             if page.bitspersample <= 8 and page.dtype != np.int8 and (usual or inks) and config.bands is None:
                 return None
             pixels = page.asarray()
+            orientation = int(page.tags.valueof(_EXIF_ORIENTATION, default=1))
             separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and pixels.ndim == 3
     except FileNotFoundError:
         raise
     except Exception:  # tifffile raises many kinds for bad files; Pillow says what is wrong
         return None
-    return np.moveaxis(pixels, 0, -1) if separate else pixels
+    return Decoded(np.moveaxis(pixels, 0, -1) if separate else pixels, orientation)
 
 
 def _to_rgb(pixels: np.ndarray, path: str, config: ImageConfig) -> np.ndarray:
@@ -210,17 +214,18 @@ def _decode_common_png(
         return None
 
 
-def _decode(path: str, kind: str) -> tuple[Image.Image, str]:
-    """The image, fully decoded, and the raw mode of its pixels in the file."""
+def _decode(path: str, kind: str) -> tuple[Image.Image, str, int]:
+    """The image, fully decoded, the raw mode of its pixels in the file, and EXIF's orientation."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 raw_mode = image.tile[0][3] if image.tile else ""
+                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
                 image.load()
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and others for bad files
         reason = "it is empty" if os.path.isfile(path) and not os.path.getsize(path) else error
         raise ValueError(f"the {kind} {path} cannot be read: {reason}") from error
-    return image, raw_mode if isinstance(raw_mode, str) else (raw_mode or [""])[0]
+    return image, raw_mode if isinstance(raw_mode, str) else (raw_mode or [""])[0], orientation

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dataset.custom import CLASSES_FILE
+from dataset.class_files import CLASSES_FILE
 from dataset.synthetic.scenes import CLASSES, render_scene
 from utils.cli import Parser
 from utils.files import write_text

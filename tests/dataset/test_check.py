@@ -77,7 +77,7 @@ def test_every_kind_of_bad_file_is_named_and_none_hides_another(own, tmp_path, c
     illegal = block_mask((32, 48), (0, 1, 2))
     illegal[0, :3] = 99
     write_mask(own / "masks/train_005.png", illegal)
-    write_image(own / "masks/val_002.png", np.zeros((32, 48, 3), dtype=np.uint8))
+    write_image(own / "masks/val_002.png", np.full((32, 48, 3), (1, 2, 3), dtype=np.uint8))
     path = tmp_path / "report.json"
     code = exit_code(main, ["custom", str(own), "--json", str(path), "--workers", str(workers)])
     output = capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_every_kind_of_bad_file_is_named_and_none_hides_another(own, tmp_path, c
         ("unreadable image", "images/train_019.png"),
         ("size", "masks/train_003.png"),
         ("illegal value", "masks/train_005.png"),
-        ("unreadable mask", "masks/val_002.png"),
+        ("illegal value", "masks/val_002.png"),
     }
     for _, name in found:
         assert str(own / name) in output
@@ -145,7 +145,7 @@ def test_sizes_and_notes(tmp_path, capsys):
     code, output, _ = run(capsys, "voc", root, "--split", "train")
     assert code == 1  # by the count alone
     assert "smallest 20x60, median 32x48, largest 32x48" in output and "2 different sizes" in output
-    for note in ("greyscale", "EXIF rotation", "mode CMYK"):
+    for note in ("greyscale", "EXIF orientation", "mode CMYK"):
         assert f"1 image(s): {note}" in output
 
 
@@ -170,7 +170,7 @@ def test_invalid_arguments(own, tmp_path, capsys):
         (("custom", tmp_path / "copy"), "is a decoded cache"),
         (("voc", own, "--split", "test"), "voc has no split 'test'"),
         (("custom", own, "--sample", 0), "sample 0"),
-        (("custom", own, "--ignore-label", 256), "ignore label 256"),
+        (("custom", own, "--ignore-label", 256), "--ignore-label 256"),
         (("custom", own, "--json", tmp_path / "no/report.json"), "--json: the folder"),
     ):
         code, output, error = run(capsys, *arguments)

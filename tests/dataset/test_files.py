@@ -5,21 +5,32 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dataset import build_dataset
-from dataset.reading.files import PathList, read_image, read_mask
+from dataset.config import ImageConfig
+from dataset.reading.files import PathList
+from dataset.reading.images import read_image, read_mask
 from tests.dataset.conftest import chunk
 from tests.pseudo_datasets import block_mask, textured_image, write_pseudo_dataset
 
 SIZE = (32, 48)
 
 
-def test_camera_orientation_is_not_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(textured_image(SIZE)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_image(str(tmp_path / "x.jpg")).shape == (*SIZE, 3)
+@pytest.mark.parametrize("kind", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_read_upright_unless_only_the_stored_rows_fit_the_mask(tmp_path, orientation, kind):
+    exif, stored, path = Image.Exif(), textured_image(SIZE), str(tmp_path / f"x.{kind}")
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(path, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "jpg" else {}))
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image))
+    assert (upright.shape != stored.shape) == (orientation >= 5)
+    np.testing.assert_array_equal(read_image(path), upright)
+    np.testing.assert_array_equal(read_image(path, mask=upright.shape[:2]), upright)
+    assert np.abs(read_image(path, ImageConfig(exif="ignore")).astype(int) - stored).max() < 16
+    if orientation >= 5:
+        assert read_image(path, mask=SIZE).shape == stored.shape
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 16])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dataset import DATASETS, build_dataset
+from dataset.config import ReadingConfig
 from tests.pseudo_datasets import MASK_VALUES, SPLITS, block_mask, sample_paths, write_mask, write_pseudo_dataset
 
 CASES = [(name, split) for name, splits in SPLITS.items() for split in splits]
@@ -41,27 +42,28 @@ def test_layout_is_read_and_labels_are_mapped(tmp_path, name, split):
 
 @pytest.mark.parametrize("name", SPLITS)
 def test_illegal_value_names_file_value_and_legal_ones(tmp_path, name):
-    illegal = {"citys": 77, "voc": 77, "camvid": 77, "ade20k": 151, "coco_stuff_164k": 182}.get(name, 3)
+    illegal = {"citys": 77, "voc": 77, "camvid": 77, "ade20k": 151, "coco_stuff_164k": 182}.get(name, 4)
     root = write_pseudo_dataset(name, tmp_path)
     mask = block_mask((32, 48), MASK_VALUES[name])
     mask[3, 4] = illegal
     path = root / sample_paths(name, "train", "train_000")[1]
     write_mask(path, mask, palette=name == "voc")
     data = build_dataset(name, root, "train")
-    with pytest.raises(ValueError, match=rf"(?s){path.name}.*{illegal} \(1 pixels\).*Legal.*255") as caught:
+    with pytest.raises(ValueError, match=rf"(?s){path.name}.*{illegal} \(1 pixels\).*Classes are.*255") as caught:
         data.check_samples()
     assert str(path) in str(caught.value)
-    data = build_dataset(name, root, "train", ignore_label=illegal)
+    data = build_dataset(name, root, "train", reading=ReadingConfig(ignore_label=illegal))
     assert data[0][1][3, 4] == 255
 
 
 def test_published_ignore_label_means_255(tmp_path):
     root = write_pseudo_dataset("camvid", tmp_path)
     np.testing.assert_array_equal(
-        build_dataset("camvid", root, "train", ignore_label=-1)[0][1], build_dataset("camvid", root, "train")[0][1]
+        build_dataset("camvid", root, "train", reading=ReadingConfig(ignore_label=-1))[0][1],
+        build_dataset("camvid", root, "train")[0][1],
     )
-    with pytest.raises(ValueError, match="ignore label 256"):
-        build_dataset("camvid", root, "train", ignore_label=256)
+    with pytest.raises(ValueError, match="--ignore-label 256"):
+        ReadingConfig(ignore_label=256)
 
 
 def test_cityscapes_void_labels_are_legal(tmp_path):

@@ -13,7 +13,7 @@ from PIL import Image
 from dataset import build_dataset
 from dataset.loading.loaders import TrainStream
 from dataset.loading.transforms import CropWindow, TrainTransform, resized_window, rows_read
-from dataset.reading.files import read_image, read_image_top, read_mask
+from dataset.reading.images import read_image, read_image_top, read_mask
 from dataset.reading.png import GREY, PALETTE, RGB, decode_png
 from tests.dataset.conftest import chunk
 from tests.pseudo_datasets import block_mask, textured_image, write_pseudo_dataset
@@ -133,7 +133,7 @@ def test_the_stream_is_that_of_whole_images(tmp_path, monkeypatch):
     quick = stream.read(list(range(30)))
     rows = []
 
-    def read_whole(path, count):
+    def read_whole(path, count, *_):
         rows.append(count)
         return read_image(path), (64, 48)
 

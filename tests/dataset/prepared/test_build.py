@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dataset import base, build_dataset
+from dataset.config import ReadingConfig
 from dataset.prepare import main
 from dataset.prepared import build
 from tests.dataset.conftest import build_small
@@ -93,8 +94,8 @@ def test_a_changed_source_is_refused_and_overwritten(source, tmp_path, capsys):
     assert "train_001.png differs from the decoded cache" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"1 sample\(s\) of the source .*changed.* first images/train_001\.png"):
         build_small(source, out)
-    with pytest.raises(ValueError, match="another --ignore-label"):
-        build_small(source, out, ignore_label=1)
+    with pytest.raises(ValueError, match=r"another reading .*'ignore_label': 1"):
+        build_small(source, out, reading=ReadingConfig(ignore_label=1))
     build_small(source, out, overwrite=True)
     assert exit_code(main, verify) == 0
     lines = (source / "train.txt").read_text().splitlines(keepends=True)
@@ -144,7 +145,7 @@ def test_wrong_folders_and_bad_samples_are_refused(source, tmp_path, capsys):
 def test_workers_end_with_their_parent_and_the_build_is_continued(tmp_path, signal_number):
     root, out = write_source("camvid", tmp_path / "source", 3, ((90, 120),)), tmp_path / "out"
     code = "import runpy, time, dataset.base as base; read = base.read_image\n"
-    code += "base.read_image = lambda path: (time.sleep(0.4), read(path))[1]\n"
+    code += "base.read_image = lambda *of: (time.sleep(0.4), read(*of))[1]\n"
     code += "runpy.run_module('dataset.prepare', run_name='__main__')"
     command = [sys.executable, "-c", code, "camvid", str(root), str(out), "--workers", "2"]
     process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stderr=subprocess.PIPE, text=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset import build_dataset
+from dataset.config import ReadingConfig
 from dataset.loading.loaders import build_eval_loader
 from dataset.prepare import main
 from dataset.prepared import cache
@@ -77,12 +78,15 @@ def test_crops_are_views_of_the_file(built):
 
 
 def test_ignore_labels_are_those_of_the_build(source, tmp_path):
-    for out, built_with, same, other in (("a", None, -1, 1), ("b", 1, 1, None)):
-        build_small(source, tmp_path / out, ["train"], ignore_label=built_with)
-        pair = [build_dataset("custom", root, "train", ignore_label=same) for root in (source, tmp_path / out)]
+    for out, built_with, same, other in (("a", -1, 255, 1), ("b", 1, 1, -1)):
+        build_small(source, tmp_path / out, ["train"], reading=ReadingConfig(ignore_label=built_with))
+        pair = [
+            build_dataset("custom", root, "train", reading=ReadingConfig(ignore_label=same))
+            for root in (source, tmp_path / out)
+        ]
         assert_same_samples(*pair)
-        with pytest.raises(ValueError, match="another label table .*--ignore-label"):
-            build_dataset("custom", tmp_path / out, "train", ignore_label=other)
+        with pytest.raises(ValueError, match="other settings .*--ignore-label"):
+            build_dataset("custom", tmp_path / out, "train", reading=ReadingConfig(ignore_label=other))
 
 
 @pytest.mark.parametrize("name", ["custom", "voc"])
