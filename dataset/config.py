@@ -28,7 +28,7 @@ class ImageConfig(Settings):
     )  # fmt: skip
     bands: tuple[int, ...] | None = setting(
         None, "numbers, from 1, of those that are red, green and blue, for images of more than 3",
-        options={"metavar": ("R", "G", "B")},
+        options={"metavar": "BAND"},
     )  # fmt: skip
 
     def __post_init__(self) -> None:

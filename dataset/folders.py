@@ -76,7 +76,7 @@ def find_pairs(root: Path) -> Found:
         images = by_kind["image"] or by_kind[""]
         masks = by_kind["mask"]
         left = by_kind[""] if by_kind["image"] else []
-    else:  # beside each other, told apart by the masks' names
+    else:  # beside each other: masks have names of their own
         images, masks = _beside(by_kind["image"] or by_kind[""])
     if not images:
         raise FileNotFoundError(f"{root / 'train.txt'} does not exist, and there is no image in {root} or below")

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from dataset import DATASETS
+from dataset.config import ImageConfig
 from dataset.synthetic import scenes
 from engine.config.identify import count_classes
 from engine.evaluation.unlabeled_images import ImageFiles, find_images, image_names
@@ -75,7 +76,7 @@ def test_orientation_of_the_camera_is_applied(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / f"x.{suffix}", exif=exif)
-    image, mask = ImageFiles(tmp_path, ["one"], [(1, 2, 3)])[0]
+    image, mask = ImageFiles(tmp_path, ["one"], [(1, 2, 3)], ImageConfig())[0]
     assert image.shape == (40, 20, 3) and mask is None
     assert image[:6].min() > 200 and image[12:].max() < 50
 

@@ -59,7 +59,7 @@ def test_round_trip(run_main, root, dataset, tmp_path, capsys):
         assert masks[name].dtype == np.uint8 and masks[name].shape == dataset[index][0].shape[:2]
         assert set(np.unique(masks[name]).tolist()) <= LEGAL
         train_ids = np.asarray(Image.open(folder / "masks" / name))
-        assert np.array_equal(dataset.to_train_ids(masks[name], name), train_ids)
+        assert np.array_equal(dataset.labels.train_ids(masks[name], name), train_ids)
         assert (folder / "panels" / name).is_file()
     assert len(np.unique(np.concatenate([mask.ravel() for mask in masks.values()]))) > 1
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.zip"]
