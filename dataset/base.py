@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,11 @@ from torch.utils.data import Dataset
 
 from dataset.classes import ClassTable
 from dataset.config import ReadingConfig
-from dataset.labels import MAX_CLASSES, LabelMap
+from dataset.labels import MAX_CLASSES, UNLABELLED, LabelMap
 from dataset.loading.samplers import evenly_spaced
 from dataset.prepared.cache import DecodedCache, is_cache
 from dataset.reading.files import NAMES_SHOWN, PathList, missing_files, read_text_lines, split_list_line
-from dataset.reading.images import read_image, read_image_top, read_mask
+from dataset.reading.images import orientation_of, read_image, read_image_top, read_mask, turned
 from dataset.survey import check_samples
 
 Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute; no mask: None
@@ -41,7 +41,8 @@ class SegmentationDataset(Dataset):
         notes: what was recognised of the folder where it has no lists, as text.
         cache: the decoded cache that samples are read from; None: the files themselves.
         image_paths: absolute paths.
-        mask_paths: absolute paths, or None where the split has no masks.
+        mask_paths: absolute paths, "" for an image without a mask; None where the split has no masks.
+        num_unlabelled: training images without a mask, which come last.
     """
 
     NAME: str
@@ -104,7 +105,7 @@ class SegmentationDataset(Dataset):
         return words[0], words[1] if len(words) == 2 else None
 
     def read_list(self, path: Path) -> list[Pair]:
-        """Reads a list file of "image mask" lines ("image" alone in the test split).
+        """Reads a list file of "image mask" lines, or "image" alone in the test split and where training has no mask.
 
         Raises:
             FileNotFoundError: no such file.
@@ -116,8 +117,10 @@ class SegmentationDataset(Dataset):
                 pairs.append(self.pair_of_words(split_list_line(line, lambda name: self._is_file(self._resolve(name)))))
             except ValueError as error:
                 raise ValueError(f"{path}, line {number}: {error}") from error
-            if pairs[-1][1] is None and self.split != "test":
+            if pairs[-1][1] is None and self.split == "val":
                 raise ValueError(f"{path}, line {number}: no mask for {pairs[-1][0]!r}; expected 'image mask' lines")
+        if self.split == "train":
+            return sorted(pairs, key=lambda pair: pair[1] is None)  # stable
         if any((mask is None) != (pairs[0][1] is None) for _, mask in pairs):
             raise ValueError(f"{path}: some lines have a mask and some do not; give a mask in all lines or in none")
         return pairs
@@ -129,13 +132,14 @@ class SegmentationDataset(Dataset):
         """Reads one sample.
 
         Returns:
-            RGB image, uint8 (H, W, 3), and train ids with 255 for void, uint8 (H, W), or None without masks.
+            RGB image, uint8 (H, W, 3), and train ids with 255 for void, uint8 (H, W), or None where the split has no
+            masks. An image without one in a split with masks has `UNLABELLED` everywhere.
 
         Raises:
             ValueError: a file cannot be decoded, the sizes differ, or the mask holds an illegal value.
             FileNotFoundError: a file has been removed since the check.
         """
-        if self.cache is not None:
+        if self.is_cached(index):
             return self.cache.read(index)
         if self.mask_paths is None:
             return read_image(self.image_paths[index], self.reading), None
@@ -146,14 +150,18 @@ class SegmentationDataset(Dataset):
 
     def view_mask(self, index: int) -> np.ndarray:
         """The train ids of a sample, to crop from; of a decoded cache, only the pages that are used are read."""
-        if self.cache is not None:
+        if self.is_cached(index):
             return self.cache.view(index)[1]
         path = self.mask_paths[index]
+        if not path:
+            orientation, stored = orientation_of(self.image_paths[index])
+            size = stored[::-1] if turned(orientation, stored, self.reading, None) and orientation >= 5 else stored
+            return np.full(size, UNLABELLED, dtype=np.uint8)
         return self.labels.train_ids(read_mask(path), path)
 
     def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:
         """At least the first `rows` rows of a sample's image, to crop from; `size` is its mask's (height, width)."""
-        if self.cache is not None:
+        if self.is_cached(index):
             return self.cache.view(index)[0]
         image, image_size = read_image_top(self.image_paths[index], rows, self.reading, size)
         self.check_size(index, image_size, size)
@@ -178,6 +186,16 @@ class SegmentationDataset(Dataset):
                 where none is allowed); or what the masks hold does not fit the classes.
         """
         return check_samples(self, evenly_spaced(len(self), count), allowed)
+
+    def add_unlabelled(self, paths: Sequence[str]) -> None:
+        """Adds images without masks to a training split."""
+        self.image_paths = PathList([*self.image_paths, *paths])
+        self.mask_paths = PathList([*(self.mask_paths or [""] * self.num_unlabelled), *[""] * len(paths)])
+        self.num_unlabelled += len(paths)
+
+    def is_cached(self, index: int) -> bool:
+        """Whether a sample is read from the decoded cache."""
+        return self.cache is not None and index < len(self.cache.image_paths)
 
     def mistaken_ids(self, values: Mapping[int, int]) -> str:
         """What is wrong with masks that hold these values (-> pixels) as a whole; empty where nothing is."""
@@ -225,12 +243,14 @@ class SegmentationDataset(Dataset):
             pairs = self.read_list(Path(list_file).expanduser())
             cache.select([(self._resolve(image), mask and self._resolve(mask)) for image, mask in pairs], list_file)
         self.image_paths, self.mask_paths = cache.image_paths, cache.mask_paths
+        self.num_unlabelled = sum(not path for path in cache.mask_paths or ())
 
     def _set_paths(self, pairs: list[Pair], list_file: str | None, max_missing: int | None) -> None:
         if not pairs:
             raise ValueError(f"data set {self.name}, split {self.split}: no image under {self.root}\n{self._layout()}")
         images = [self._resolve(image) for image, _ in pairs]
         masks = [self._resolve(mask) for _, mask in pairs if mask is not None]
+        self.num_unlabelled = len(images) - len(masks) if self.split == "train" else 0
         missing = [] if max_missing is None else missing_files(images + masks)
         if len(missing) > (max_missing or 0):
             names = "".join(f"\n  {name}" for name in missing[:NAMES_SHOWN])
@@ -240,4 +260,4 @@ class SegmentationDataset(Dataset):
                 f"are missing, first:{names}\n{self._layout()}"
             )
         self.image_paths = PathList(images)
-        self.mask_paths = PathList(masks) if masks else None
+        self.mask_paths = PathList([*masks, *[""] * self.num_unlabelled]) if masks else None

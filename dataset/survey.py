@@ -95,6 +95,7 @@ def _read_files(data: "SegmentationDataset", index: int, findings: Findings) -> 
     except (ValueError, OSError) as error:
         findings.problems.append(_problem("unreadable image", path, error))
     if mask is None:
+        findings.notes["no mask"] += not mask_path and data.mask_paths is not None
         return
     kind = "size"
     try:
@@ -191,6 +192,12 @@ def diagnose(data: "SegmentationDataset", found: Findings, complete: bool) -> tu
     pixels = found.labels[0]
     if data.mask_paths is None or not pixels.sum() or refused:
         return refused, warnings
+    if data.num_classes == 1 and data.split == "train":
+        message = (
+            f"{data.classes[0]!r} is the only class, so that there is nothing to tell it from: the loss is 0 whatever the "
+            "network says. Name what surrounds it as a class, such as background"
+        )
+        warnings.append(Problem("one class", "", message))
     where = f"{data.split}: in {'all masks' if complete else f'the {found.sizes.total()} masks that were opened'}"
     if not pixels[:-1].sum():
         message = f"{where} every pixel is void: there is nothing to learn from or to measure"
@@ -214,8 +221,8 @@ def _binary(data: "SegmentationDataset", found: Findings) -> str:
         fix = f'"{data.classes[0]} = 0" and "{name} = 255" in classes.txt, or --mask-values 0 255'
     else:
         fix = (
-            f'"{name} = 255" and "void = 0" in classes.txt, or --mask-values 255 --void-values 0, where all else is '
-            f"ignored; to learn it against a background, name that first and give --mask-values 0 255"
+            f'name the background as the first class of classes.txt, and "background = 0" and "{name} = 255", or '
+            f"--mask-values 0 255; where all else is to be ignored, --mask-values 255 --void-values 0"
         )
     return (
         f"the masks hold {ranges(list(found.values))} alone, and 255 means void unless something else is said, so that "

@@ -9,7 +9,7 @@ import torch
 from dataset.base import SegmentationDataset
 from dataset.labels import VOID
 from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
-from dataset.loading.samplers import StreamBatchSampler, StreamOrder, evenly_spaced
+from dataset.loading.samplers import MixedOrder, StreamBatchSampler, StreamOrder, evenly_spaced
 from dataset.loading.transforms import PUBLISHED_SCALES, TrainTransform, rows_read
 from dataset.reading.reader import SegmentationLoader
 from utils.types import Batch
@@ -20,11 +20,14 @@ _TRIES = 100  # replacements tried for one position
 class TrainStream:
     """The training samples by their position in the stream."""
 
-    def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
+    def __init__(
+        self, dataset: SegmentationDataset, transform: TrainTransform, seed: int, order: StreamOrder | None = None
+    ) -> None:
+        """`order` is by default a permutation in each epoch."""
         if dataset.mask_paths is None:
             raise ValueError(f"data set {dataset.name}, split {dataset.split} has no masks: it cannot be trained on")
         self.dataset, self.transform = dataset, transform
-        self.order = StreamOrder(len(dataset), seed)
+        self.order = order or StreamOrder(len(dataset), seed)
 
     def image_path(self, position: int) -> str:
         return self.dataset.image_paths[self.order.index(position)]
@@ -67,7 +70,7 @@ class TrainStream:
         window = self.transform.draw(mask.shape, self.order.generator(position))
         image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
         self.transform.apply(image, mask, window, image_out, mask_out)
-        if self.dataset.cache is not None:
+        if self.dataset.is_cached(index):
             self.dataset.cache.check_labels(index, mask_out)
         return window.height, window.width
 
@@ -103,6 +106,7 @@ def build_train_loader(
     scales: Sequence[float] = PUBLISHED_SCALES,
     pin_memory: bool = False,
     bad_samples: BadSamples | None = None,
+    unlabelled_fraction: float | None = None,
 ) -> SegmentationLoader:
     """The micro-batches of one process from `start_iteration` on; `accumulation_steps` of them make one iteration.
 
@@ -118,9 +122,10 @@ def build_train_loader(
         scales: random scales.
         pin_memory: for asynchronous copies to a GPU.
         bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
+        unlabelled_fraction: share of each batch without masks; None: as the samples come.
 
     Raises:
-        ValueError: invalid crop or batch sizes; a data set without masks.
+        ValueError: invalid crop or batch sizes; a data set without masks; a fraction of a batch that is no image.
     """
     sampler = StreamBatchSampler(
         batch_size,
@@ -130,7 +135,10 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    stream = TrainStream(dataset, TrainTransform(crop_size, scales), seed)
+    order = StreamOrder(len(dataset), seed)
+    if unlabelled_fraction is not None:
+        order = MixedOrder(len(dataset), dataset.num_unlabelled, seed, batch_size, unlabelled_fraction)
+    stream = TrainStream(dataset, TrainTransform(crop_size, scales), seed, order)
     return SegmentationLoader(
         stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
     )
@@ -154,7 +162,8 @@ def build_eval_loader(
         limit: number of images, evenly spaced; None: all.
         pin_memory: for asynchronous copies to a GPU.
     """
-    indices = evenly_spaced(len(dataset), len(dataset) if limit is None else limit)[rank::world_size]
+    labelled = len(dataset) - dataset.num_unlabelled  # which come first
+    indices = evenly_spaced(labelled, labelled if limit is None else limit)[rank::world_size]
     options = {"read_ahead": True, "batch_sampler": [[i] for i in indices], "pin_memory": pin_memory}
     return SegmentationLoader(EvaluationFiles(dataset), workers=workers, **options)
 

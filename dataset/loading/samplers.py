@@ -43,6 +43,38 @@ class StreamOrder:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence(self.seed, spawn_key=key)))
 
 
+class MixedOrder(StreamOrder):
+    """As `StreamOrder`, with a fixed number of samples without masks in every batch, evenly spread over it.
+
+    Those with and those without masks are each a stream of permutations. At position p the samples without are the
+    places s of the batch where floor((s + 1) f) > floor(s f), for their share f.
+    """
+
+    def __init__(self, num_samples: int, num_unlabelled: int, seed: int, batch_size: int, fraction: float) -> None:
+        """The last `num_unlabelled` samples have no mask; ValueError where the share is no image or all of a batch."""
+        super().__init__(num_samples, seed)
+        places = np.arange(batch_size)
+        self.unlabelled = np.floor((places + 1) * fraction + 1e-9) > np.floor(places * fraction + 1e-9)
+        count = int(self.unlabelled.sum())
+        if not 0 < count < batch_size:
+            raise ValueError(
+                f"--unlabelled-fraction {fraction:g} of a batch of {batch_size} is {count} image(s): expected at least "
+                "one of both kinds"
+            )
+        self.streams = {
+            True: StreamOrder(num_unlabelled, seed + 1),
+            False: StreamOrder(num_samples - num_unlabelled, seed),
+        }
+
+    def index(self, position: int) -> int:
+        """The sample at a position."""
+        batch, place = divmod(position, len(self.unlabelled))
+        kind = bool(self.unlabelled[place])
+        of_kind = self.unlabelled == kind
+        index = self.streams[kind].index(batch * int(of_kind.sum()) + int(of_kind[:place].sum()))
+        return index + (self.streams[False].num_samples if kind else 0)
+
+
 class StreamBatchSampler(Sampler[list[int]]):
     """The positions of each micro-batch of one process, from any iteration on.
 

@@ -141,9 +141,10 @@ def _plan(source: SegmentationDataset, part_bytes: int, workers: int) -> bytes:
 def _header(source: SegmentationDataset, index: int) -> tuple[int, int, int, int]:
     """(height, width) of a sample; bytes and time of its files."""
     path = source.image_paths[index]
-    files = [os.stat(path)] + ([] if source.mask_paths is None else [os.stat(source.mask_paths[index])])
+    mask_path = source.mask_paths[index] if source.mask_paths is not None else ""
+    files = [os.stat(path)] + ([os.stat(mask_path)] if mask_path else [])
     orientation, (height, width) = orientation_of(path)
-    mask = None if source.mask_paths is None else orientation_of(source.mask_paths[index])[1]
+    mask = orientation_of(mask_path)[1] if mask_path else None
     if orientation >= 5 and turned(orientation, (height, width), source.reading, mask):
         height, width = width, height
     return height, width, sum(file.st_size for file in files), max(int(file.st_mtime) for file in files)

@@ -117,7 +117,9 @@ class DecodedCache:
         self._reading = manifest["reading"]
         # An absolute name stays unchanged.
         self.image_paths = PathList(os.path.join(self.root, name) for name in self.table.images)
-        self.mask_paths = self.table.masks and PathList(os.path.join(self.root, name) for name in self.table.masks)
+        self.mask_paths = self.table.masks and PathList(
+            name and os.path.join(self.root, name) for name in self.table.masks
+        )
         self._samples = np.arange(len(self.image_paths))  # in the table
         self._stamp = (folder / MANIFEST).stat().st_mtime_ns
 
@@ -176,7 +178,8 @@ class DecodedCache:
 
     def check_labels(self, index: int, labels: np.ndarray) -> None:
         """Checks the train ids of a crop, uint8 (h, w), since no checksum covers it; ValueError for illegal ones."""
-        if (labels + np.uint8(1) > len(self.labels.classes)).any():  # void, 255, becomes 0
+        # Void, 255, becomes 1 and `UNLABELLED`, 254, 0.
+        if (labels + np.uint8(2) > len(self.labels.classes) + 1).any():
             raise self._damage(index, "it holds a label that is no class")
 
     def _damage(self, index: int, sign: str) -> ValueError:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from dataset import DATASETS
 from dataset.config import ReadingConfig
 from engine.config.networks import DistillationConfig, NetworkConfig
+from engine.config.unlabelled import UnlabelledConfig
 from utils.distributed import DEFAULT_TIMEOUT
 from utils.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, NON_NEGATIVE, POSITIVE, Settings, require, section, setting
 from utils.sinks import LOGGERS
@@ -214,6 +215,7 @@ class DistillConfig(TrainConfig):
     """A run with a teacher; subclasses add the methods."""
 
     networks: DistillationConfig = section("networks")
+    unlabelled: UnlabelledConfig = section("images without masks")
 
     def __post_init__(self) -> None:
         if self.networks.balance and self.run.compile:

@@ -122,11 +122,11 @@ class ReadableBatches:
                 yield item
 
 
-def find_images(source: Path, without: Path | None = None) -> tuple[Path, list[Path]]:
-    """The folder above the images and their absolute paths; see `ImageFiles`."""
+def find_images(source: Path, without: Path | None = None, flag: str = "--images") -> tuple[Path, list[Path]]:
+    """The folder above the images and their absolute paths; see `ImageFiles`. `flag` is for messages."""
     source = Path(os.path.abspath(source.expanduser()))
     if not source.exists():
-        raise FileNotFoundError(f"--images {source} does not exist: expected a folder, an image or a list of images")
+        raise FileNotFoundError(f"{flag} {source} does not exist: expected a folder, an image or a list of images")
     suffix = source.suffix.lower()
     if source.is_dir():
         root, paths = source, _images_below(source, None if without is None else Path(os.path.abspath(without)))
@@ -139,7 +139,7 @@ def find_images(source: Path, without: Path | None = None) -> tuple[Path, list[P
         root = Path(os.path.commonpath([path.parent for path in paths]))
     else:
         raise ValueError(
-            f"--images {source}: expected a folder, an image ({', '.join(IMAGE_SUFFIXES)}) or a list of images "
+            f"{flag} {source}: expected a folder, an image ({', '.join(IMAGE_SUFFIXES)}) or a list of images "
             f"({', '.join(LIST_SUFFIXES)}, a path a line)"
         )
     return root, paths

@@ -1,8 +1,9 @@
 """The data of a training run: its splits, the check of them, the loader, and reports of bad samples."""
 
+import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ from dataset.base import SegmentationDataset
 from dataset.config import ReadingConfig
 from dataset.loading.bad_samples import BadSamples, listed
 from dataset.loading.loaders import SegmentationLoader, build_train_loader
-from engine.config.schema import DataConfig, TrainConfig
+from engine.config.schema import DataConfig, DistillConfig, TrainConfig
+from engine.config.unlabelled import UnlabelledConfig
+from engine.evaluation.unlabeled_images import find_images
 from engine.run.rank_checks import on_main_process
 from utils.distributed import all_gather_object, get_rank, get_world_size, is_main_process
 from utils.logger import RunLogger
+from utils.settings import flag_of, require
 
 CHECKED_SAMPLES = 50
 
@@ -43,13 +47,16 @@ class Data:
         }
 
 
-def build_data(config: DataConfig, reading: ReadingConfig, *, validate: bool) -> Data:
+def build_data(
+    config: DataConfig, reading: ReadingConfig, *, validate: bool, unlabelled: UnlabelledConfig | None = None
+) -> Data:
     """Lists the splits (every path is checked) and opens some samples of each.
 
     Args:
         config: of the data set.
         reading: of its files.
         validate: whether the validation split is wanted.
+        unlabelled: what to do with images without masks; None: they are refused.
 
     Raises:
         ValueError, FileNotFoundError: for anything wrong with the data; names the files.
@@ -62,11 +69,47 @@ def build_data(config: DataConfig, reading: ReadingConfig, *, validate: bool) ->
         reading=reading,
         max_missing=config.skip_bad_samples,
     )
+    if unlabelled is None and train_set.num_unlabelled:
+        raise ValueError(
+            f"{train_set.num_unlabelled} of {len(train_set)} training images have no mask, first "
+            f"{train_set.image_paths[len(train_set) - train_set.num_unlabelled]}: a network that learns from labels "
+            "alone cannot use them. Take them out of the list, or distil from a teacher (train_kd.py), which can"
+        )
+    if unlabelled is not None:
+        _add_unlabelled(train_set, unlabelled)
     val_set = None
     if validate:
         val_set = build_dataset(config.dataset, config.data, "val", list_file=config.val_list, reading=reading)
     notes = on_main_process(lambda: _check_samples(train_set, val_set, config.skip_bad_samples))
-    return Data(train_set, val_set, (*train_set.notes, *notes))
+    return Data(train_set, val_set, (*train_set.notes, *_count_unlabelled(train_set), *notes))
+
+
+def _add_unlabelled(train_set: SegmentationDataset, config: UnlabelledConfig) -> None:
+    if config.unlabelled is not None:
+        _, paths = find_images(config.unlabelled, flag="--unlabelled")
+        known = set(map(os.path.normpath, train_set.image_paths))
+        train_set.add_unlabelled([path for path in map(str, paths) if path not in known])
+    if not train_set.num_unlabelled:
+        given = [
+            flag_of(f.name) for f in fields(UnlabelledConfig) if getattr(config, f.name) != f.default
+        ]  # fmt: skip
+        require(not given, " and ".join(given), "given", "training images without masks, of which there are none")
+
+
+def check_unlabelled(data: Data, config: DistillConfig) -> None:
+    """Raises a ValueError where images without masks cannot be used as is asked for."""
+    counted = config.unlabelled.pseudo_labels or "dkd" in config.distilled[0]  # terms that are means over labels
+    if data.train.num_unlabelled and counted and config.optim.accumulation_steps > 1:
+        raise ValueError(
+            f"--accumulation-steps {config.optim.accumulation_steps} with images without masks: the number of the "
+            "teacher's labels in the whole step is not known before its last part, so that --pseudo-labels and dkd "
+            "need --accumulation-steps 1"
+        )
+
+
+def _count_unlabelled(train_set: SegmentationDataset) -> list[str]:
+    count = train_set.num_unlabelled
+    return [f"{count} of the training images have no mask: the teacher alone teaches there"] if count else []
 
 
 def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int) -> list[str]:
@@ -95,6 +138,7 @@ def train_loader(
         world_size=get_world_size(),
         workers=config.data.workers,
         pin_memory=device.type == "cuda",
+        unlabelled_fraction=getattr(getattr(config, "unlabelled", None), "unlabelled_fraction", None),
         bad_samples=bad_samples or BadSamples(config.data.skip_bad_samples, lambda text: None),
     )
 

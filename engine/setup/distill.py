@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from engine.config.identify import checkpoint_stem, infer_teacher
 from engine.config.schema import DistillConfig
-from engine.setup.data import build_data
+from engine.setup.data import build_data, check_unlabelled
 from engine.setup.dry_run import print_estimate
 from engine.setup.fit import fit
 from engine.setup.networks import build_training_network, check_setup, settle_amp
@@ -36,7 +36,9 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
     run = open_run(config, stem)
 
     # data, teacher, student
-    data = build_data(config.data, config.reading, validate=not (config.run.skip_val and networks.skip_teacher_check))
+    validate = not (config.run.skip_val and networks.skip_teacher_check)
+    data = build_data(config.data, config.reading, validate=validate, unlabelled=config.unlabelled)
+    check_unlabelled(data, config)
     num_classes = data.train.num_classes
     teacher = build_teacher(networks, num_classes, log=notes.append)
     student = build_training_network(config.trained, num_classes, run, notes.append)
@@ -59,7 +61,8 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
     if networks.balance:
         methods, warmup = config.distilled
         balance = Balance(targets(methods), warmup)
-    task = DistillationTask(student, teacher, distiller, config.optim, balance)
+    unlabelled = config.unlabelled if data.train.num_unlabelled else None
+    task = DistillationTask(student, teacher, distiller, config.optim, balance, unlabelled)
 
     if config.run.estimate:
         print_estimate(task, data, config, run, device)

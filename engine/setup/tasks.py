@@ -1,6 +1,7 @@
 """What trains: (images, target, step) -> named losses. The one module that is wrapped for several processes."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +10,11 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.profiler import record_function
 
 from engine.config.schema import OptimConfig
+from engine.config.unlabelled import UnlabelledConfig
 from losses.balance import Balance
 from losses.base import Distiller
 from losses.task import segmentation_loss
+from losses.unlabelled import split_labels, without_unlabelled
 from utils.types import SegOutput, Step
 
 DEFAULTS = OptimConfig()
@@ -83,6 +86,7 @@ class DistillationTask(SegmentationTask):
         distiller: turns both outputs into losses; its own parameters train with the student.
         config: how it learns.
         balance: scales the distiller's terms, or None.
+        unlabelled: what images without labels teach; None where there are none.
     """
 
     def __init__(
@@ -92,9 +96,10 @@ class DistillationTask(SegmentationTask):
         distiller: Distiller,
         config: OptimConfig = DEFAULTS,
         balance: Balance | None = None,
+        unlabelled: UnlabelledConfig | None = None,
     ) -> None:
         super().__init__(network, config)
-        self.distiller, self.balance = distiller, balance
+        self.distiller, self.balance, self.unlabelled = distiller, balance, unlabelled
         # In a tuple it is no child: not trained, not saved, not flipped to training mode, not broadcast.
         self._teacher = (teacher.eval().requires_grad_(False),)
 
@@ -107,10 +112,15 @@ class DistillationTask(SegmentationTask):
             inner = {"need_inner": True} if self.distiller.needs_inner else {}
             teacher = self.teacher(images, need_aux=self.distiller.needs_teacher_aux, **inner)
         student = self.run_network(images, **inner)
+        taught = target
+        if self.unlabelled is not None:
+            wanted = self.unlabelled
+            target, taught = split_labels(target, teacher.logits, wanted.pseudo_threshold, wanted.pseudo_labels)
+            step = replace(step, target=None if step.target is None else without_unlabelled(step.target))
         with record_function("loss_task"):
             losses = segmentation_loss(student, target, step=step, label_smoothing=self.config.label_smoothing)
         with record_function("distiller"):
-            losses |= self.distiller(student, teacher, target, step)
+            losses |= self.distiller(student, teacher, taught, step)
             return losses if self.balance is None else self.balance(losses, student.features, step)
 
     def discriminator_parameters(self) -> list[nn.Parameter]:

@@ -9,6 +9,7 @@ from engine.run.state import TrainState
 from engine.training.health import LossHealth, bank_filling
 from engine.training.profile import StepProfiler
 from losses.balance import ITERATIONS
+from losses.gradients import TASK
 from utils.distributed import is_main_process
 from utils.logger import RunLogger
 from utils.memory import peak_rss_mib
@@ -31,7 +32,7 @@ class TrainingMonitor:
         self, state: TrainState, config: TrainConfig, device: torch.device, run: RunDirectory, logger: RunLogger
     ) -> None:
         self.state, self.device, self.logger = state, device, logger
-        self._optim = config.optim
+        self._optim, self._log_iter = config.optim, config.run.log_iter
         self._rates = RateMeter()
         self._health: dict[str, dict[str, float]] = {}
         self._loss_health = LossHealth()
@@ -112,6 +113,20 @@ class TrainingMonitor:
         self.logger.scalars(curves, state.iteration)
         best = f"{state.best.miou:.2%}" if state.best.iteration else "-"
         self._bar.set_postfix_str(f"best mIoU {best}  loss {total:.3f}  {terms}")
+        self._require_labels(losses)
+
+    def _require_labels(self, losses: dict[str, float]) -> None:
+        """Ends a run whose first log interval held no labelled pixel, on all processes alike."""
+        if (
+            self.state.iteration <= self._log_iter
+            and losses.get(TASK) == 0
+            and len(self.state.data.get("classes", ())) != 1
+        ):
+            raise ValueError(
+                f"no pixel of the first {self.state.iteration} iterations has a class: the masks of the images that were "
+                "drawn are void there. python -m dataset.check counts the pixels of each class; --mask-values and "
+                "--void-values say what the masks' values mean"
+            )
 
     def log_validation(self, metrics: SegMetrics) -> None:
         """Writes the figures of the validation at the present iteration, of all classes and of each."""

@@ -47,23 +47,30 @@ ALIKE = ["--batch-size", 6, "--max-iterations", 1, "--no-dropout"]
 UNFOLDED = ["--no-fold-teacher"]  # folding is checked on images in single precision
 
 
-def test_training_does_not_depend_on_the_number_of_processes(distillation, tmp_path):
+def unlabelled(data_root: Path) -> list:
+    """Half of each batch from images whose masks are not looked at; the teacher is sure enough of some pixels."""
+    return ["--unlabelled", data_root / "images", "--unlabelled-fraction", 0.5, "--pseudo-threshold", 0.2]
+
+
+def test_training_does_not_depend_on_the_number_of_processes(distillation, data_root, tmp_path):
     """Through the entry point: loader, loop with micro-batches, validation on 4 images, saving."""
     words = [*distillation, *ALIKE, *UNFOLDED, "--batch-size", 12, "--accumulation-steps", 2, "--bank-dtype", "float32"]
-    words.append("--balance")
+    words += ["--balance", *unlabelled(data_root)]
     compare_processes({"run": ("train_cirkdv2", words)}, tmp_path, worlds=(1, 3))
     assert sum(name.startswith("loss") for name in metric_lines(tmp_path / "run_3")[0]) == 10
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_no_method_depends_on_the_number_of_processes(distillation, baseline, tmp_path):
+def test_no_method_depends_on_the_number_of_processes(distillation, baseline, data_root, tmp_path):
     first = distillation.index("--pixel-memory-size")
     words = [*distillation[:first], *ALIKE, *UNFOLDED]
     runs = {method: ("train_kd", [*words, "--method", method]) for method in method_names()}
     small = ["--pixel-memory-size", 50, "--region-memory-size", 20, "--bank-dtype", "float32"]
     runs["cirkd"][1].extend(small)
     runs["cirkdv2"] = ("train_cirkdv2", [*distillation, *ALIKE, *UNFOLDED, "--bank-dtype", "float32"])
+    taught = [*words, "--method", "kd+dkd+ifvd", *unlabelled(data_root), "--pseudo-labels"]
+    runs["unlabelled"] = ("train_kd", taught)
     runs["baseline"] = ("train_baseline", [*baseline, *ALIKE])
     compare_processes(runs, tmp_path)
 
@@ -87,9 +94,9 @@ def train_interrupted(words: list, interrupt_at: int | None) -> None:
         run_mains(("train_cirkdv2", words))
 
 
-def test_two_processes_resume_where_they_stopped(distillation, tmp_path):
+def test_two_processes_resume_where_they_stopped(distillation, data_root, tmp_path):
     words = [*distillation, "--batch-size", 8, "--accumulation-steps", 2, "--ema-decay", 0.9, "--log-iter", 3]
-    words.append("--balance")
+    words += ["--balance", *unlabelled(data_root)]
     run_processes(train_interrupted, 2, words, None)
     broken = [*words, "--save-dir-name", "broken"]
     run_processes(train_interrupted, 2, broken, 3)
