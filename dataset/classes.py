@@ -90,7 +90,7 @@ class ClassTable:
         colors |= dict.fromkeys(self.void_colors, VOID)
         if colors:
             colors.setdefault(BLACK, VOID)
-        said = VOID in (*own_voids, *(config.void_values or ()), config.ignore_label)
+        said = values[VOID] != VOID or VOID in (*own_voids, *(config.void_values or ()), config.ignore_label)
         return LabelMap(tuple(names), values, colors, config.color_tolerance, implied_void=not said)
 
 

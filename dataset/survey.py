@@ -194,8 +194,8 @@ def diagnose(data: "SegmentationDataset", found: Findings, complete: bool) -> tu
         return refused, warnings
     if data.num_classes == 1 and data.split == "train":
         message = (
-            f"{data.classes[0]!r} is the only class, so that there is nothing to tell it from: the loss is 0 whatever the "
-            "network says. Name what surrounds it as a class, such as background"
+            f"{data.classes[0]!r} is the only class, so that there is nothing to learn: the loss is 0 whatever is "
+            "predicted. Name what surrounds it as a class, such as background"
         )
         warnings.append(Problem("one class", "", message))
     where = f"{data.split}: in {'all masks' if complete else f'the {found.sizes.total()} masks that were opened'}"

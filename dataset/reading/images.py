@@ -159,7 +159,8 @@ def _decode_tiff_bands(path: str, config: ImageConfig) -> Decoded | None:
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            usual = page.samplesperpixel - len(page.extrasamples) in (1, 3) and page.samplesperpixel <= 4
+            extra = [kind for kind in page.extrasamples if kind not in (1, 2)]  # 1 and 2 are transparency
+            usual = not extra and page.samplesperpixel - len(page.extrasamples) in (1, 3)
             inks = page.photometric == tifffile.PHOTOMETRIC.SEPARATED
             if page.bitspersample <= 8 and page.dtype != np.int8 and (usual or inks) and config.bands is None:
                 return None
@@ -199,7 +200,7 @@ def _to_rgb(pixels: np.ndarray, path: str, config: ImageConfig) -> np.ndarray:
         )
     low, high = config.image_range
     scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))
-    return np.rint(np.nan_to_num(scaled).clip(0, 255)).astype(np.uint8)
+    return np.rint(np.nan_to_num(scaled).clip(0, 255)).astype(np.uint8, order="C")
 
 
 def _decode_common_png(

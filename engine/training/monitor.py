@@ -117,15 +117,12 @@ class TrainingMonitor:
 
     def _require_labels(self, losses: dict[str, float]) -> None:
         """Ends a run whose first log interval held no labelled pixel, on all processes alike."""
-        if (
-            self.state.iteration <= self._log_iter
-            and losses.get(TASK) == 0
-            and len(self.state.data.get("classes", ())) != 1
-        ):
+        one_class = len(self.state.data.get("classes", ())) == 1  # whose loss is always 0
+        if self.state.iteration <= self._log_iter and losses.get(TASK) == 0 and not one_class:
             raise ValueError(
-                f"no pixel of the first {self.state.iteration} iterations has a class: the masks of the images that were "
-                "drawn are void there. python -m dataset.check counts the pixels of each class; --mask-values and "
-                "--void-values say what the masks' values mean"
+                f"no pixel of the first {self.state.iteration} iterations has a class: all that was drawn is void. "
+                "python -m dataset.check counts the pixels of each class; --mask-values and --void-values say what the "
+                "masks' values mean"
             )
 
     def log_validation(self, metrics: SegMetrics) -> None:

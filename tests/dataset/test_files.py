@@ -3,8 +3,10 @@
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageOps
 
 from dataset import build_dataset
@@ -75,3 +77,67 @@ def test_path_list():
     assert list(paths) == ["/a/b", "", "/ü/道", "x" * 300] and paths[-1] == "x" * 300
     with pytest.raises(IndexError):
         paths[4]
+
+
+def deep_images(folder):
+    """Files of more than 8 bits or more than 3 bands, and the values that they hold, (H, W, bands)."""
+    values = textured_image(SIZE).astype(np.uint16) * 12 + 100
+    four = np.dstack([values, values[..., 0] // 2])
+    for name, pixels in (("rgb.png", values[..., ::-1]), ("rgba.png", np.dstack([values[..., ::-1], values[..., 0]]))):
+        cv2.imwrite(str(folder / name), pixels)
+    cv2.imwrite(str(folder / "grey.png"), values[..., 0])
+    tifffile.imwrite(folder / "rgb.tif", values, photometric="rgb")
+    tifffile.imwrite(folder / "four.tif", four, photometric="minisblack", planarconfig="contig")
+    tifffile.imwrite(folder / "planes.tif", np.moveaxis(four, -1, 0), photometric="minisblack", planarconfig="separate")
+    tifffile.imwrite(folder / "float.tif", values / np.float32(3160), photometric="rgb")
+    tifffile.imwrite(
+        folder / "bytes.tif", (four // 13).astype(np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    return values, four
+
+
+SCALED = {
+    "rgb.png": ({"image_range": (100, 3160)}, slice(3)),
+    "rgba.png": ({"image_range": (100, 3160)}, slice(3)),
+    "grey.png": ({"image_range": (100, 3160)}, [0, 0, 0]),
+    "rgb.tif": ({"image_range": (100, 3160)}, slice(3)),
+    "four.tif": ({"image_range": (100, 3160), "bands": (4, 1, 2)}, [3, 0, 1]),
+    "planes.tif": ({"image_range": (100, 3160), "bands": (4, 1, 2)}, [3, 0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_deep_images_are_scaled_as_is_said(tmp_path, name):
+    _, four = deep_images(tmp_path)
+    options, bands = SCALED[name]
+    expected = np.rint(((four[..., bands] - 100.0) * (255 / 3060)).clip(0, 255))
+    found = read_image(str(tmp_path / name), ImageConfig(**options))
+    assert found.dtype == np.uint8 and found.flags.c_contiguous
+    assert np.abs(found - expected).max() <= 1 and (found == expected).mean() > 0.99
+    without = options | {"image_range": None}
+    with pytest.raises(ValueError, match=rf"{name} has 16 bits per channel \(uint16, its values run from \d+ to \d+"):
+        read_image(str(tmp_path / name), ImageConfig(**without))
+
+
+def test_bands_are_chosen(tmp_path):
+    values, four = deep_images(tmp_path)
+    for name in ("bytes.tif", "four.tif"):
+        with pytest.raises(ValueError, match=rf"{name} has 4 bands \(1 to 4\).*--bands R G B"):
+            read_image(str(tmp_path / name))
+    found = read_image(str(tmp_path / "bytes.tif"), ImageConfig(bands=(3, 2, 1)))
+    np.testing.assert_array_equal(found, (four // 13).astype(np.uint8)[..., [2, 1, 0]])
+    with pytest.raises(ValueError, match=r"has 4 band\(s\), and --bands 5 2 1 asks for more"):
+        read_image(str(tmp_path / "bytes.tif"), ImageConfig(bands=(5, 2, 1)))
+    Image.fromarray(textured_image(SIZE)).save(tmp_path / "usual.png")
+    found = read_image(str(tmp_path / "usual.png"), ImageConfig(bands=(3, 1, 2)))
+    np.testing.assert_array_equal(found, textured_image(SIZE)[..., [2, 0, 1]])
+    found = read_image(str(tmp_path / "float.tif"), ImageConfig(image_range=(0, 1)))
+    assert np.abs(found - values * (255 / 3160)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "given", [{"image_range": (5, 5)}, {"image_range": (1,)}, {"bands": (1, 2)}, {"bands": (0, 1, 2)}]
+)
+def test_settings_of_images_are_checked(given):
+    with pytest.raises(ValueError, match="--image-range .*LOW below HIGH|--bands .*three numbers"):
+        ImageConfig(**given)
