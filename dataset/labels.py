@@ -14,6 +14,7 @@ UNSEEN = 253  # entry of the table of colours for those that it was not asked ab
 MAX_CLASSES = 253
 MAX_VALUE = 2**16 - 1
 SHOWN = 10
+ROWS = 16  # of a coloured mask, read at a time, so that what is computed stays in the processor's cache
 
 Color = tuple[int, int, int]
 
@@ -70,9 +71,8 @@ class LabelMap:
         """
         if mask.ndim == 2:
             return self._by_value(mask, path)
-        numbers = _numbers(mask)
         if self.colors:
-            train_ids = self._by_color(numbers)
+            train_ids = self._by_color(mask)
             if not (train_ids == ILLEGAL).any():
                 return train_ids
         if (mask[..., 0] == mask[..., 1]).all() and (mask[..., 0] == mask[..., 2]).all():
@@ -82,7 +82,7 @@ class LabelMap:
                 f"mask {path} is coloured, and no class has a colour to read it by: expected one channel with class "
                 'numbers, or a line "name r g b" for each class in classes.txt'
             )
-        raise ValueError(self._unknown_colors(numbers, train_ids, path))
+        raise ValueError(self._unknown_colors(mask[train_ids == ILLEGAL], path))
 
     def _by_value(self, mask: np.ndarray, path: str) -> np.ndarray:
         if mask.dtype == np.uint8:
@@ -95,13 +95,15 @@ class LabelMap:
                 return train_ids
         raise ValueError(self._unknown_values(mask, path))
 
-    def _by_color(self, numbers: np.ndarray) -> np.ndarray:
-        table = self._color_table
-        train_ids = np.take(table, numbers)
-        if (train_ids == UNSEEN).any():
-            new = np.unique(numbers[train_ids == UNSEEN])
-            table[new] = self._nearest(new)
-            train_ids = np.take(table, numbers)
+    def _by_color(self, mask: np.ndarray) -> np.ndarray:
+        table, train_ids = self._color_table, np.empty(mask.shape[:2], dtype=np.uint8)
+        for start in range(0, len(mask), ROWS):
+            numbers, out = _numbers(mask[start : start + ROWS]), train_ids[start : start + ROWS]
+            np.take(table, numbers, out=out, mode="clip")
+            if (out == UNSEEN).any():
+                new = np.unique(numbers[out == UNSEEN])
+                table[new] = self._nearest(new)
+                np.take(table, numbers, out=out, mode="clip")
         return train_ids
 
     def _nearest(self, numbers: np.ndarray) -> np.ndarray:
@@ -129,10 +131,9 @@ class LabelMap:
             "ignored values with --void-values"
         )
 
-    def _unknown_colors(self, numbers: np.ndarray, train_ids: np.ndarray, path: str) -> str:
-        bad, counts = np.unique(numbers[train_ids == ILLEGAL], return_counts=True)
-        order = np.argsort(-counts)
-        colors = [tuple(int(number) >> shift & 255 for shift in (16, 8, 0)) for number in bad[order][:SHOWN]]
+    def _unknown_colors(self, pixels: np.ndarray, path: str) -> str:
+        bad, counts = np.unique(pixels, axis=0, return_counts=True)
+        colors = [tuple(map(int, color)) for color in bad[np.argsort(-counts)][:SHOWN]]
         nearest = min(self.colors, key=lambda own: _distance(own, colors[0]))
         distance = _distance(nearest, colors[0])
         hint = f", or --color-tolerance {distance} reads it as that one" if distance <= 64 else ""
@@ -163,12 +164,10 @@ def color_number(color: Sequence[int]) -> int:
     return color[0] << 16 | color[1] << 8 | color[2]
 
 
-def _numbers(mask: np.ndarray) -> np.ndarray:
-    """`color_number` of every pixel, int32 (H, W)."""
-    four = np.empty((*mask.shape[:2], 4), dtype=np.uint8)
-    cv2.cvtColor(mask, cv2.COLOR_RGB2BGRA, dst=four)  # as a little-endian integer: b + 256 g + 65536 r + alpha
-    four[..., 3] = 0
-    return four.view("<i4")[..., 0]
+def _numbers(rows: np.ndarray) -> np.ndarray:
+    """`color_number` of every pixel, uint32 (H, W), of some rows, uint8 (H, W, 3)."""
+    four = np.ascontiguousarray(cv2.cvtColor(rows, cv2.COLOR_RGB2BGRA))
+    return four.view("<u4")[..., 0] & 0xFFFFFF  # b + 256 g + 65536 r; the highest byte is alpha
 
 
 def _distance(one: Color, other: Color) -> int:

@@ -137,7 +137,6 @@ FAULTS = {
     "list: Windows line ends, blank lines": Fault(
         several(relist("\n", "\r\n\r\n  \r\n"), change(LIST, lambda data: "\ufeff".encode() + data))
     ),
-    "list: a line without a mask": Fault(relist(" " + MASK, ""), r"train\.txt, line 2: no mask for", False),
     "list: three words": Fault(relist(IMAGE, "a.png b.png"), r"line 2: expected .* got 3 words.*double quotes", False),
     "list: not UTF-8": Fault(
         rename("images/straße.png", MASK, f"images/straße.png {MASK}", "latin-1"), r"train\.txt is not UTF-8", False
