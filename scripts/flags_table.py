@@ -70,12 +70,12 @@ def _methods() -> Iterator[Table]:
 BLOCKS = {
     "training": lambda: _sections(TrainConfig),
     "train_baseline": lambda: _sections(BaselineConfig, "network"),
-    "distillation": lambda: _sections(DistillConfig, "networks"),
+    "distillation": lambda: _sections(DistillConfig, "networks", "images without masks"),
     "train_cirkdv2": lambda: _sections(CIRKDV2RunConfig, "CIRKDV2"),
     "train_kd": _methods,
-    "eval": lambda: _sections(EvalConfig, "network", "data", "evaluation"),
+    "eval": lambda: _sections(EvalConfig, "network", "data", "reading", "evaluation"),
     "protocol": lambda: _sections(EvalConfig, "protocol"),
-    "predict": lambda: _sections(PredictConfig, "prediction"),
+    "predict": lambda: _sections(PredictConfig, "prediction", "reading"),
     "visualize_embeddings": lambda: _sections(VisualizeConfig, "embeddings"),
     "machine": lambda: _sections(EvalConfig, "machine"),
 }
