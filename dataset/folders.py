@@ -19,7 +19,8 @@ IMAGE_FOLDERS = {"images", "image", "img", "imgs", "img_dir", "jpegimages", "lef
 MASK_FOLDERS = {
     "labels", "label", "masks", "mask", "annotations", "annotation", "ann_dir", "annot", "segmentationclass", "gtfine",
 }  # fmt: skip
-_JOINED = re.compile(rf"({'|'.join(SPLIT_NAMES)})[_-]?({'|'.join(sorted(IMAGE_FOLDERS | MASK_FOLDERS))})")
+_SPLIT, _KIND = (f"({'|'.join(sorted(words))})" for words in (SPLIT_NAMES, IMAGE_FOLDERS | MASK_FOLDERS))
+_JOINED = re.compile(rf"{_SPLIT}[_-]?{_KIND}|{_KIND}[_-]?{_SPLIT}")  # train_labels, labels_train
 _IMAGE_END = "_leftimg8bit"
 _MASK_END = re.compile(r"(_gtfine)?(_mask|_masks|_label|_labels|_l|_gt|_seg|_labelids|_labeltrainids)", re.IGNORECASE)
 LAYOUTS = """\
@@ -72,12 +73,15 @@ def find_pairs(root: Path) -> Found:
     for file in files:
         by_kind[places[file.parent].kind].append(file)
     left: list[PurePosixPath] = []
+    if any(places[file.parent].split for file in by_kind[""]):  # without kind, the folder of a split says enough
+        left = [file for file in by_kind[""] if not places[file.parent].split]
+        by_kind[""] = [file for file in by_kind[""] if places[file.parent].split]
+    images = by_kind["image"] or by_kind[""]
+    left += by_kind[""] if by_kind["image"] else []
     if "mask" in kinds:
-        images = by_kind["image"] or by_kind[""]
         masks = by_kind["mask"]
-        left = by_kind[""] if by_kind["image"] else []
     else:  # beside each other: masks have names of their own
-        images, masks = _beside(by_kind["image"] or by_kind[""])
+        images, masks = _beside(images)
     if not images:
         raise FileNotFoundError(f"{root / 'train.txt'} does not exist, and there is no image in {root} or below")
     one_pattern("images", images, places)
@@ -109,8 +113,9 @@ def read_place(parts: Sequence[str]) -> Place:
     for part in parts:
         word, joined = part.lower(), _JOINED.fullmatch(part.lower())
         if joined and not (split or kind):
-            split, kind = SPLIT_NAMES[joined[1]], _kind(joined[2])
-            pattern.append(re.sub(re.escape(joined[1]), "{split}", part, count=1, flags=re.IGNORECASE))
+            own = joined[1] or joined[4]
+            split, kind = SPLIT_NAMES[own], _kind(joined[2] or joined[3])
+            pattern.append(re.sub(re.escape(own), "{split}", part, count=1, flags=re.IGNORECASE))
         elif word in SPLIT_NAMES and not split:
             split = SPLIT_NAMES[word]
             pattern.append("{split}")

@@ -75,9 +75,7 @@ def check_dataset(
         )
     published = PUBLISHED_COUNTS.get(name, {})
     if splits is None:
-        splits = kind.SPLITS
-        if name not in PUBLISHED_COUNTS and not (folder / "test.txt").is_file():
-            splits = [split for split in splits if split != "test"]
+        splits = _splits(kind, folder, reading)
     if unknown := [split for split in splits if split not in kind.SPLITS]:
         raise ValueError(f"{name} has no split {unknown[0]!r}; it has {', '.join(kind.SPLITS)}")
     entries = {}
@@ -92,6 +90,16 @@ def check_dataset(
             entries[split] = _check_split(data, workers, sample, published.get(split))
     ok = not any(entry["problems"] for entry in entries.values())
     return {"dataset": name, "root": str(folder), "splits": entries, "ok": ok}
+
+
+def _splits(kind: type[SegmentationDataset], folder: Path, reading: ReadingConfig | None) -> Sequence[str]:
+    """Those that a data set has; where that cannot be seen, training and validation are expected."""
+    if kind.CLASSES:
+        return kind.SPLITS
+    try:
+        return kind(folder, "train", reading=reading, max_missing=None).splits()
+    except (ValueError, FileNotFoundError):
+        return kind.SPLITS[:2]
 
 
 def _check_split(data: SegmentationDataset, workers: int, sample: int | None, published: int | None) -> dict[str, Any]:

@@ -95,6 +95,7 @@ PLAIN: dict[str, tuple[Callable[[Path], Path], dict]] = {
         lambda r: write(r, "leftImg8bit/{split}/a/{n}_leftImg8bit.png", "gtFine/{split}/a/{n}_gtFine_labelIds.png"),
         {},
     ),
+    "kind and split in one": (lambda r: write(r, "img_{split}/{n}.jpg", "masks-{split}/{n}.png"), {}),
     "beside each other": (lambda r: write(r, "{split}/{n}.jpg", "{split}/{n}_mask.png"), {}),
     "names like endings": (lambda r: write(r, "images/{split}/{n}_l.jpg", "labels/{split}/{n}_l.png"), {}),
     "colours": (lambda r: write(r, change=colored, classes=with_colors()), {}),
