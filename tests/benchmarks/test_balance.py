@@ -32,5 +32,4 @@ def test_every_term_is_measured(tmp_path, monkeypatch, balanced):
     assert all(ratio > 0 for ratio in ratios.values())
     if balanced:
         beside = [ratio / TARGETS[name][term] for (name, term), ratio in ratios.items()]
-        print(sorted(zip(beside, ratios)))
         assert statistics.median(beside) == pytest.approx(1, rel=0.5)
