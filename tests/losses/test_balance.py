@@ -1,6 +1,8 @@
 """Factors that give each term its share of the task's gradient."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,11 @@ from utils.types import Step
 def terms(features, slopes):
     """Losses whose gradients on the features have the lengths that are given."""
     return {f"loss_{name}": (features * slope).sum() / features.numel() ** 0.5 for name, slope in slopes.items()}
+
+
+def test_targets_are_those_that_were_measured():
+    measured = json.loads((Path(balance.__file__).parents[1] / "benchmarks/balance.json").read_text())["ratios"]
+    assert {m: {t: float(f"{v:.3g}") for t, v in terms.items()} for m, terms in measured.items()} == balance.TARGETS
 
 
 def test_terms_get_their_share_of_the_tasks_gradient():
