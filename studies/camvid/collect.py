@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-HALVES = ("iterations", "seconds")
+HALVES = ("iterations", "seconds", "unlabelled")
 PLACES = ("data", "save_dir", "teacher_pretrained")
 
 

@@ -42,5 +42,11 @@ first=$!
 trap 'kill -TERM "$first" 2>/dev/null; wait "$first"' INT TERM
 compare "$out/seconds" --equal-seconds-by-cost "$costs"
 wait "$first"
+# Images without masks: 50 labelled ones, evenly spaced, as neighbours in a film look alike.
+list="$out/labelled-50.txt" more=(--balance --unlabelled "$data/train" --unlabelled-fraction 0.5)
+step "$python" -m studies.camvid.subset "$data" 50 "$list"
+step "$python" compare.py "$study/unlabelled.yaml" "${given[@]}" --output "$out/unlabelled" \
+    --method-flags "kd and unlabelled" "${more[*]}" \
+    --method-flags "kd and pseudo-labels" "${more[*]} --pseudo-labels" -- --train-list "$list"
 step "$python" -m studies.camvid.collect "$out" "$study/figures"
 step "$python" -m studies.camvid.tables "$study/figures" --into docs/results.md
