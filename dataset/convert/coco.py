@@ -103,7 +103,7 @@ def _find(source: Path) -> tuple[list[tuple[PurePosixPath, dict]], list[str]]:
             others.append(file)
             labelme += "shapes" in keys
     if not found:
-        hint = f". {labelme} JSON files are labelme's: python -m dataset.convert labelme" if labelme else ""
+        hint = f". {labelme} JSON file(s) are labelme's: python -m dataset.convert labelme" if labelme else ""
         raise FileNotFoundError(f"{source} has no COCO annotations: {LOOKED_FOR}{hint}")
     notes = [f"{len(others)} JSON file(s) are no instance annotations: {', '.join(map(str, others[:5]))}"]
     found.sort(key=lambda item: (_ORDER.index(split_of(item[0])), item[0]))
@@ -138,10 +138,10 @@ def _samples(path: PurePosixPath, document: dict, images: Images, config: Conver
     names = {category["id"]: category["name"] for category in document["categories"]}
     raw: dict[Any, list[tuple[str, Any]]] = {image["id"]: [] for image in document["images"]}
     for number, annotation in enumerate(document["annotations"]):
-        what = f"annotation {annotation.get('id', f'number {number}')}"
         name, image = _lookup(names, annotation.get("category_id")), annotation.get("image_id")
+        what = f"annotation {annotation.get('id', f'number {number}')}" + (f" ({name})" if name else "")
         if _lookup(raw, image) is not None:
-            raw[image].append((f"{what} ({name})" if name else what, (name, annotation)))
+            raw[image].append((what, (name, annotation)))
         elif not config.skip_bad:
             raise ValueError(f"{file}, {what}: there is no image with the image_id {image!r}. {HINT}")
         else:

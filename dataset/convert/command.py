@@ -21,6 +21,7 @@ from dataset.convert.coco import read_coco
 from dataset.convert.config import ConvertConfig
 from dataset.convert.cvat import read_cvat
 from dataset.convert.labelme import read_labelme
+from dataset.convert.labels import classes_text
 from dataset.convert.plan import finish, plan, prepare
 from dataset.convert.report import format_report, make_report
 from dataset.convert.roboflow import read_roboflow
@@ -78,6 +79,7 @@ def convert(
         reasons = "".join(f"\n{line}" for line in annotations.problems.lines())
         raise ValueError(f"{source}: no image is left to convert{reasons}")
     tasks = plan(annotations.samples, config)
+    classes_text(annotations.labels)  # an error now and not at the end
     prepare(out, config.overwrite)
     written = write_all(out, tasks, annotations.paint, annotations.labels, config, workers)
     annotations.problems.add(written.problems)

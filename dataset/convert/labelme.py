@@ -54,7 +54,7 @@ def read_labelme(source: Path, config: ConvertConfig) -> Annotations:
             samples.append(sample)
             used.update(str(shape.get("label") or "") for _, shape in sample.raw)
     if len(files) == len(others):
-        hint = f". {coco} JSON files are COCO's: python -m dataset.convert coco" if coco else ""
+        hint = f". {coco} JSON file(s) are COCO's: python -m dataset.convert coco" if coco else ""
         raise FileNotFoundError(f"{source} has no labelme annotations: {LOOKED_FOR}{hint}")
     images.close(str(source))
     notes = [f"{len(others)} JSON file(s) have no shapes: {', '.join(map(str, others[:5]))}"] if others else []

@@ -1,5 +1,6 @@
 """The classes of a conversion: from the names in annotations to train ids."""
 
+import tempfile
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
@@ -9,7 +10,6 @@ from pathlib import Path
 from dataset.class_files import CLASSES_FILE, VOID_NAMES, read_class_file
 from dataset.convert.problems import BadObject
 from dataset.labels import MAX_CLASSES, VOID, Color
-from utils.files import write_text
 from utils.names import did_you_mean
 from utils.visualize import generated_palette
 
@@ -125,24 +125,24 @@ def different(colors: list[Color | None]) -> tuple[Color, ...]:
     return tuple(found)
 
 
-def write_classes(folder: Path, labels: Labels) -> None:
-    """Writes classes.txt.
+def classes_text(labels: Labels) -> str:
+    """The content of classes.txt.
 
     Raises:
         ValueError: a name cannot be written in such a file.
     """
-    path = folder / CLASSES_FILE
     plain = "".join(f"{name}\n" for name in labels.names)
     colored = "".join(f"{name} {r} {g} {b}\n" for name, (r, g, b) in zip(labels.names, labels.colors, strict=True))
     # Masks of one class hold 0 and 255 alone, which a data set that does not say what 255 is has to explain.
     void = f"void = {VOID}\n" if len(labels.names) <= 2 else ""
-    for text in [colored] if labels.colored else [plain, colored]:  # "area 1 2 3" needs a colour behind its numbers
-        write_text(path, text + void)
-        with suppress(ValueError):
-            table = read_class_file(path)
-            if tuple(table.names) == labels.names and not any(table.values):
-                return
-    path.unlink()
+    with tempfile.TemporaryDirectory() as folder:
+        for text in [colored] if labels.colored else [plain, colored]:  # "area 1 2 3" needs a colour behind its numbers
+            path = Path(folder) / CLASSES_FILE
+            path.write_text(text + void, encoding="utf-8")
+            with suppress(ValueError):
+                table = read_class_file(path)
+                if tuple(table.names) == labels.names and not any(table.values):
+                    return text + void
     names = ", ".join(repr(name) for name in labels.names if "=" in name) or ", ".join(labels.names)
     raise ValueError(
         f'{CLASSES_FILE} cannot hold the names {names}: a line "name = 7" gives a class its mask value. Rename them'

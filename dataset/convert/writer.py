@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from dataset.class_files import CLASSES_FILE
 from dataset.convert.annotations import HINT, Painted, Sample
 from dataset.convert.config import ConvertConfig
-from dataset.convert.labels import Labels, write_classes
+from dataset.convert.labels import Labels, classes_text
 from dataset.convert.plan import SHEET, Task, list_line
 from dataset.convert.problems import BadImage, Problems
 from dataset.convert.shapes import Size
@@ -97,7 +98,6 @@ def write_all(
     Raises:
         ValueError: a bad sample, or no image is left to train on.
     """
-    write_classes(out, labels)
     for folder in {(out / path).parent for task in tasks for path in (task.image, task.mask) if path}:
         folder.mkdir(parents=True, exist_ok=True)
     numbered = list(enumerate(tasks))
@@ -113,6 +113,7 @@ def write_all(
     _split(written, config.val_fraction)
     for split, pairs in written.pairs.items():
         write_text(out / f"{split}.txt", "".join(f"{list_line(*pair)}\n" for pair in pairs))
+    write_text(out / CLASSES_FILE, classes_text(labels))  # late: without it the folder is not taken for a whole one
     shown = next((pairs for pairs in written.pairs.values() if pairs[0][1]), None)
     if shown:
         write_sheet(out / SHEET, [(out / image, out / mask) for image, mask in shown], labels)
