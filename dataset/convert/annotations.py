@@ -41,7 +41,7 @@ class Sample:
         split: train, val or test; "" where the source does not say it.
         name: of the image among those of its split, with the folders that say something.
         source: the annotations' file, for messages.
-        size: (height, width) that they are drawn for, where the file says it.
+        size: (height, width) that they are drawn for, where it is given.
         raw: (what it is called in messages, as the file holds it) of every annotation.
         mask: a label map that stands for them.
     """

@@ -39,12 +39,24 @@ def read_coco(source: Path, config: ConvertConfig) -> Annotations:
     used = {name for sample in samples for _, (name, _) in sample.raw}
     entries = _classes(files, used, notes)
     labels = make_labels([(name, None) for name in entries], config.background)
-    paint = partial(draw_sample, parse=parse_object, labels=labels, config=config)
+    crowds = sum(bool(raw.get("iscrowd")) for sample in samples for _, (_, raw) in sample.raw)
+    if crowds and config.crowd == "void":
+        notes.append(
+            f"WARNING: {crowds} object(s) are marked as crowds (iscrowd), and void. CVAT marks all its masks so: if "
+            "these are objects, --crowd class"
+        )
+    paint = partial(draw_sample, parse=partial(parse_object, crowds=config.crowd), labels=labels, config=config)
     return Annotations(labels, samples, paint, images.problems, notes)
 
 
-def parse_object(raw: tuple[str | None, dict], labels: Labels, size: Size) -> Object:
-    """(name of its category, annotation) as what to draw; a crowd region is void, beneath the outlined objects.
+def parse_object(raw: tuple[str | None, dict], labels: Labels, size: Size, crowds: str) -> Object:
+    """What to draw of an annotation.
+
+    Args:
+        raw: (name of its category or None, annotation).
+        labels: the classes.
+        size: (height, width) of the image.
+        crowds: "void": crowd regions are, beneath the outlined objects; "class": they are objects of their class.
 
     Raises:
         BadObject: it cannot be drawn.
@@ -52,7 +64,7 @@ def parse_object(raw: tuple[str | None, dict], labels: Labels, size: Size) -> Ob
     name, annotation = raw
     if name is None:
         raise BadObject("an unknown category", f"category_id {annotation.get('category_id')!r}")
-    crowd = bool(annotation.get("iscrowd", 0))
+    crowd = bool(annotation.get("iscrowd")) and crowds == "void"
     label = VOID if crowd else labels.id_of(name)
     outline = annotation.get("segmentation")
     if not outline:

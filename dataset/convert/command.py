@@ -68,6 +68,8 @@ def convert(
         raise ValueError(f"format {name!r}: expected one of {', '.join(FORMATS)}")
     if config.classes is not None and name != "labelme":
         raise ValueError(f"--classes: the files of {name} name the classes; the flag is for labelme")
+    if config.crowd != "void" and name != "coco":
+        raise ValueError(f"--crowd {config.crowd}: {name} has no crowd regions; the flag is for coco")
     source, out = (Path(folder).expanduser().absolute() for folder in (source, out))
     if not source.is_dir():
         unpack = ": it is a file; unpack it first" if source.is_file() else ""

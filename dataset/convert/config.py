@@ -16,6 +16,10 @@ class ConvertConfig(Settings):
     order: Literal["file", "area"] = setting(
         "file", "file: later objects are drawn over earlier ones; area: smaller ones over larger ones"
     )
+    crowd: Literal["void", "class"] = setting(
+        "void", "coco: regions with iscrowd are void, beneath all outlined objects; class: they are objects like any "
+        "other, for exports of CVAT, which marks all its masks so",
+    )  # fmt: skip
     val_fraction: float = setting(
         0.0, "share of a source without a validation split that validates, chosen by the images' names",
         check=FRACTION,

@@ -109,7 +109,9 @@ def write_all(
             bar.update(len(part))
     written = _summed(tasks, sorted(outcomes, key=lambda outcome: outcome.index))
     if not any(written.pairs.values()):
-        raise ValueError("no image is left: nothing but void is drawn in any of them")
+        crowds = ". COCO's crowd regions are void unless --crowd class is given"
+        void = sum(outcome.objects[VOID] for outcome in outcomes)
+        raise ValueError(f"no image is left: nothing but void is drawn in any of them{crowds if void else ''}")
     _split(written, config.val_fraction)
     for split, pairs in written.pairs.items():
         write_text(out / f"{split}.txt", "".join(f"{list_line(*pair)}\n" for pair in pairs))

@@ -57,6 +57,12 @@ def test_polygons_parts_codes_and_crowds(tmp_path):
     assert_labels(found, {"train: train/a.jpg": text})
     assert [(entry["name"], entry["objects"]) for entry in report["classes"]] == [("road", 2), ("car", 3), ("never", 0)]
     assert report["void"]["objects"] == 1 and report["classes"][0]["pixels"] == (grid(text) == 0).sum()
+    assert report["notes"][0].startswith("WARNING: 1 object(s) are marked as crowds (iscrowd), and void")
+    as_objects, labels = converted("coco", source, tmp_path / "crowds", crowd="class")
+    labels = labels["train: train/a.jpg"]
+    assert (labels[4:, 4:] == [[0, 0, 0, 0], [1, 0, 0, 0]]).all() and as_objects["classes"][0]["objects"] == 3
+    np.testing.assert_array_equal(np.delete(labels, slice(4, 6), 0), np.delete(grid(text), slice(4, 6), 0))
+    assert as_objects["void"]["objects"] == 0 and as_objects["notes"] == []
     _, found = converted("coco", source, tmp_path / "with", background="ground")
     expected = np.array([[1, 2, 3] + [0] * 253], dtype=np.uint8)[0][np.minimum(grid(text), 3)]
     expected[4:, 4:] = np.where(grid(text)[4:, 4:] == 1, 2, 255)  # the crowd stays void
@@ -174,8 +180,10 @@ def test_images_without_objects(tmp_path):
     assert (found["train: train/b.jpg"] == 0).all() and (found["train: train/a.jpg"][:, :4] == 1).all()
     assert report["notes"] == ["1 image(s) in which nothing is drawn, Background all over, are kept"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match="no image is left: nothing but void is drawn"):
+    with pytest.raises(ValueError, match="no image is left: nothing but void is drawn in any of them$"):
         converted("coco", source_of(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="COCO's crowd regions are void unless --crowd class is given"):
+        converted("coco", source_of(tmp_path / "empty", LEFT | {"iscrowd": 1}))
 
 
 BAD = {
@@ -230,9 +238,7 @@ def test_objects_without_a_pixel_are_counted(tmp_path):
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="has no COCO annotations: looked for files .*\\n.*_annotations.coco.json"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no COCO annotations: looked for .*\n.*_annotations.coco.json"):
         converted("coco", write_and_return(tmp_path / "labelme/a.json", '{"shapes": []}').parent)
     with pytest.raises(ValueError, match=r"a.json is no JSON file, or a damaged one: .*line 1 column 2"):
         converted("coco", write_and_return(tmp_path / "cut/a.json", '{"imag').parent)

@@ -133,9 +133,7 @@ def test_annotations_of_another_size(tmp_path):
     write_labelme(tmp_path / "source/b.json", LEFT)
     write_labelme(tmp_path / "source/c.json", LEFT)
     (tmp_path / "source/c.jpg").write_bytes(b"no image")
-    with pytest.raises(
-        ValueError, match=r"a.json: .* for 16x12 pixels \(width x height\), .*a.jpg has 8x6: was it res"
-    ):
+    with pytest.raises(ValueError, match=r"a.json: .* for 16x12 pixels \(width x height\), .*a.jpg has 8x6: was it"):
         converted("labelme", tmp_path / "source")
     report, found = converted("labelme", tmp_path / "source", skip_bad=True)
     assert_labels(found, {"train: b.jpg": HALF})

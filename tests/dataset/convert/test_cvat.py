@@ -30,7 +30,7 @@ def test_every_type_of_shape_by_its_layer(tmp_path):
         <ellipse label="sign" cx="2" cy="2" rx="2" ry="1" z_order="2"/>
         <mask label="car" rle="0, 2, 1, 1, 1, 4" left="5" top="3" width="3" height="3" z_order="0"/>
         <box label="road" xtl="0.00" ytl="0.00" xbr="8.00" ybr="2.00" z_order="1"/>
-        <polygon label="car" points="0.0,4.0;4.0,4.0;4.0,6.0;0.0,6.0" z_order="0"><attribute name="a">1</attribute></polygon>
+        <polygon label="car" points="0.0,4.0;4.0,4.0;4.0,6.0;0.0,6.0"><attribute name="a">1</attribute></polygon>
         <box label="road" xtl="1" ytl="4" xbr="3" ybr="6" rotation="90.0" z_order="0"/>
         <polygon label="sign" points="6,1;8,1;8,4;6,4" z_order="0"/>
         <points label="road" points="1,1" z_order="0"/>
