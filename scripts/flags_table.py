@@ -1,4 +1,4 @@
-"""Writes the tables of flags into docs/training.md and docs/evaluation.md, from the settings as they are declared.
+"""Writes the tables of flags into pages of the documentation, from the settings as they are declared.
 
     python scripts/flags_table.py            # writes what has changed
     python scripts/flags_table.py --check    # writes nothing; exit code 1 where something would change
@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dataset.convert.config import ConvertConfig
 from engine.config.evaluation import EvalConfig, PredictConfig, VisualizeConfig
 from engine.config.methods import CIRKDV2RunConfig, MethodChoice, other_methods
 from engine.config.schema import BaselineConfig, DistillConfig, TrainConfig
@@ -24,7 +25,7 @@ from utils.flags import plain_value
 from utils.settings import flag_of, unwrap
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("docs/training.md", "docs/evaluation.md")
+PAGES = ("docs/training.md", "docs/evaluation.md", "docs/data.md")
 BLOCK = re.compile(r"(<!-- flags: (?P<name>[^>]*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 HEAD = "| flag | values | default | meaning |\n|---|---|---|---|\n"
 KINDS = {int: "whole number", float: "number", Path: "path", str: "text"}
@@ -77,6 +78,7 @@ BLOCKS = {
     "protocol": lambda: _sections(EvalConfig, "protocol"),
     "predict": lambda: _sections(PredictConfig, "prediction", "reading"),
     "visualize_embeddings": lambda: _sections(VisualizeConfig, "embeddings"),
+    "convert": lambda: [Table(None, ConvertConfig, resumable=False)],
     "machine": lambda: _sections(EvalConfig, "machine"),
 }
 

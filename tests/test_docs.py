@@ -13,13 +13,14 @@ import pytest
 import yaml
 
 from comparison.spec import add_spec_args
+from dataset.convert.config import ConvertConfig
 from engine.config.evaluation import EvalConfig, PredictConfig, VisualizeConfig
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS
 from engine.config.methods import CIRKDV2RunConfig, KDConfig
 from engine.config.schema import BaselineConfig
 from scripts.flags_table import BLOCKS, PAGES, Table, update
 from utils.cli import Parser
-from utils.flags import add_flags
+from utils.flags import add_flags, add_section_flags
 from utils.settings import setting
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +97,7 @@ def declared_flags() -> set[str]:
     found |= {word for word in map(_text, ast.walk(compare)) if word.startswith("--")}
     parser = Parser("")
     add_spec_args(parser)
+    add_section_flags(parser, ConvertConfig)
     return found | {*parser._option_string_actions}
 
 

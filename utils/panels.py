@@ -14,7 +14,10 @@ _MIN_TITLE_WIDTH = 150
 _MAX_PANEL_WIDTH = 2400
 _STRIPE = 4  # pixels, of the pattern for void
 
+_SHEET_LETTERS = 16  # pixels
+
 Legend = Sequence[tuple[str, Color | np.ndarray]]
+Entry = tuple[int, int, str, Color | np.ndarray]  # of a legend: row, x offset, name, colour
 
 
 def panel(
@@ -65,13 +68,43 @@ def panel(
             draw.text(position, text, fill=_INK, font=font)
         canvas.paste(Image.fromarray(image), (left + (cell - image.shape[1]) // 2, top))
         left += cell + _MARGIN
-    patch = line - 4
-    for row, offset, name, color in entries:
-        left, top = _MARGIN + offset, bottom + row * (line + 4)
-        swatch = color[:patch, :patch] if isinstance(color, np.ndarray) else np.full((patch, patch, 3), color, np.uint8)
-        canvas.paste(Image.fromarray(swatch), (left, top))
-        draw.rectangle((left, top, left + patch, top + patch), outline=(120, 120, 120))
-        draw.text((left + patch + 6, top), name, fill=_INK, font=font)
+    _draw_legend(canvas, entries, bottom, line, font)
+    return np.array(canvas)
+
+
+def contact_sheet(cells: Sequence[tuple[str, np.ndarray]], legend: Legend = (), columns: int = 4) -> np.ndarray:
+    """Pictures in rows on white, a title beneath each, and a legend at the end.
+
+    Args:
+        cells: (title, uint8 (H, W, 3)); a picture smaller than the largest is centred in its cell.
+        legend: see `panel`.
+        columns: pictures in a row.
+
+    Returns:
+        uint8 (H', W', 3), RGB.
+
+    Raises:
+        ValueError: there is no cell.
+    """
+    if not cells:
+        raise ValueError("a contact sheet needs at least one picture")
+    height, width = (max(image.shape[axis] for _, image in cells) for axis in (0, 1))
+    width = max(width, _MIN_TITLE_WIDTH)
+    font = ImageFont.load_default(size=_SHEET_LETTERS)
+    line = int(font.getbbox("Ágjp|")[3]) + 4
+    columns = min(columns, len(cells))
+    across, down = width + _MARGIN, height + line + _MARGIN
+    entries, rows = _place_legend(legend, columns * across - _MARGIN, line, font)
+    bottom = _MARGIN + -(-len(cells) // columns) * down
+    total = bottom + (rows * (line + 4) + _MARGIN if rows else 0)
+    canvas = Image.new("RGB", (columns * across + _MARGIN, total), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, (title, image) in enumerate(cells):
+        left, top = _MARGIN + number % columns * across, _MARGIN + number // columns * down
+        corner = (left + (width - image.shape[1]) // 2, top + (height - image.shape[0]) // 2)
+        canvas.paste(Image.fromarray(image), corner)
+        draw.text((left, top + height + 2), _shortened(title, width, font), fill=_INK, font=font)
+    _draw_legend(canvas, entries, bottom, line, font)
     return np.array(canvas)
 
 
@@ -163,11 +196,22 @@ def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> list[str]:
     return [_shortened(line, width, font) for line in lines] or [""]
 
 
-def _place_legend(
-    legend: Legend, width: int, patch: int, font: ImageFont.FreeTypeFont
-) -> tuple[list[tuple[int, int, str, Color | np.ndarray]], int]:
+def _draw_legend(
+    canvas: Image.Image, entries: Sequence[Entry], bottom: int, line: int, font: ImageFont.FreeTypeFont
+) -> None:
+    """Draws what `_place_legend` has placed, from this height on."""
+    draw, patch = ImageDraw.Draw(canvas), line - 4
+    for row, offset, name, color in entries:
+        left, top = _MARGIN + offset, bottom + row * (line + 4)
+        swatch = color[:patch, :patch] if isinstance(color, np.ndarray) else np.full((patch, patch, 3), color, np.uint8)
+        canvas.paste(Image.fromarray(swatch), (left, top))
+        draw.rectangle((left, top, left + patch, top + patch), outline=(120, 120, 120))
+        draw.text((left + patch + 6, top), name, fill=_INK, font=font)
+
+
+def _place_legend(legend: Legend, width: int, patch: int, font: ImageFont.FreeTypeFont) -> tuple[list[Entry], int]:
     """(row, x offset, name, colour) of each entry, in rows of at most `width` pixels, and the number of rows."""
-    entries: list[tuple[int, int, str, Color | np.ndarray]] = []
+    entries: list[Entry] = []
     row, offset = -1, width + 1  # the first entry opens a row
     for name, color in legend:
         name = _shortened(name, width - 2 * patch, font)

@@ -27,7 +27,7 @@ def _counts(splits: dict[str, Any]) -> list[str]:
     for split, entry in splits.items():
         published = "-" if entry["published"] is None else entry["published"]
         rows.append((split, *map(str, (entry["found"], published, entry["read"], len(entry["problems"])))))
-    return _table(rows)
+    return table(rows)
 
 
 def _images(split: str, entry: dict[str, Any]) -> list[str]:
@@ -56,7 +56,7 @@ def _histogram(splits: dict[str, Any]) -> list[str]:
         for label in labels:
             row += [str(label["pixels"]), f"{100 * label['share']:.3f}", str(label["images"])]
         rows.append(row)
-    lines = ["labels (share: of the pixels that are not void)", *_table(rows, left=2)]
+    lines = ["labels (share: of the pixels that are not void)", *table(rows, left=2)]
     for split, labels in labelled.items():
         if absent := [label["name"] for label in labels if not label["pixels"]]:
             names = ", ".join(absent[:PROBLEMS_SHOWN]) + (", ..." if len(absent) > PROBLEMS_SHOWN else "")
@@ -75,7 +75,7 @@ def _problems(split: str, problems: list[dict[str, str]]) -> list[str]:
     return lines
 
 
-def _table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
+def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
     """Aligned columns with a rule below the header; the first `left` columns flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from utils.panels import panel, prediction_panel, stripes
+from utils.panels import contact_sheet, panel, prediction_panel, stripes
 from utils.visualize import colorize, generated_palette
 
 PALETTE = [(10, 20, 30), (200, 100, 0)]
@@ -42,6 +42,20 @@ def test_long_titles_and_names_stay_within_their_width():
     pictures_end = np.argwhere((made[:, 10] == 128).all(axis=1)).max()
     assert (made[:pictures_end, 70:80] == 255).all() and (made[:, 140:] == 255).all()
     assert ((made[pictures_end:] == (1, 2, 3)).all(axis=2)).any()
+
+
+def test_contact_sheet_has_rows_of_whole_pictures_and_a_legend():
+    cells = [(f"picture {n}" * 9, np.full((40 + 20 * (n == 1), 160), 40 * n, np.uint8)) for n in range(5)]
+    cells = [(title, image[..., None].repeat(3, axis=2)) for title, image in cells]
+    made = contact_sheet(cells, [("one", (200, 10, 10)), ("two", (10, 200, 10))], columns=3)
+    assert made.dtype == np.uint8 and made.shape[1] == 3 * 170 + 10
+    for number, (_, image) in enumerate(cells[1:], 1):
+        rows, columns = np.nonzero((made == 40 * number).all(axis=2)[:, number % 3 * 170 + 10 :][:, :160])
+        assert len(rows) >= image.shape[0] * 160 and columns.min() == 0
+    assert all((made[-60:] == color).all(axis=2).any() for color in ((200, 10, 10), (10, 200, 10)))
+    assert (made[:, -10:] == 255).all() and (made[:10] == 255).all()  # long titles are cut
+    with pytest.raises(ValueError, match="at least one"):
+        contact_sheet([])
 
 
 def test_panel_refuses_what_it_cannot_draw():
