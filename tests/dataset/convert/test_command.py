@@ -161,10 +161,12 @@ def test_images_of_no_split_and_two_validation_splits(source, tmp_path):
 
 
 @pytest.mark.parametrize("background", [None, "ground"])
-def test_one_class_passes_the_check(source, tmp_path, background):
+def test_what_is_said_of_one_class(source, tmp_path, background):
     converted("labelme", source, tmp_path / "out", background=background)
     assert (tmp_path / "out/classes.txt").read_text().endswith("road\nvoid = 255\n")
-    assert check_dataset("custom", tmp_path / "out", workers=0)["ok"]
+    splits = check_dataset("custom", tmp_path / "out", workers=0)["splits"]
+    kinds = [problem["kind"] for entry in splits.values() for problem in entry["problems"]]
+    assert kinds == ([] if background else ["one class"])
 
 
 def test_names_of_classes():
