@@ -52,7 +52,7 @@ def read_labelme(source: Path, config: ConvertConfig) -> Annotations:
             continue
         if (sample := _sample(source, file, document, images)) is not None:
             samples.append(sample)
-            used.update(str(shape.get("label") or "") for _, shape in sample.raw)
+            used.update(" ".join(str(shape.get("label") or "").split()) for _, shape in sample.raw)
     if len(files) == len(others):
         hint = f". {coco} JSON file(s) are COCO's: python -m dataset.convert coco" if coco else ""
         raise FileNotFoundError(f"{source} has no labelme annotations: {LOOKED_FOR}{hint}")
@@ -85,9 +85,9 @@ def _sample(source: Path, file: PurePosixPath, document: dict, images: Images) -
 
 
 def _by_frequency(used: Counter) -> list[str]:
-    """Labels in alphabetical order; of spellings of one name the most frequent is the first."""
+    """Labels in alphabetical order; of spellings of one name the most frequent is the first, or else the lower case."""
     spellings: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(filter(str.strip, used), key=lambda name: (-used[name], name)):
+    for name in sorted(filter(None, used), key=lambda name: (-used[name], name.swapcase())):
         spellings[spelled(name)].append(name)
     return [name for key in sorted(spellings) for name in spellings[key]]
 

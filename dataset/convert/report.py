@@ -43,8 +43,8 @@ def make_report(source: Path, out: Path, written: Written, labels: Labels, notes
 
 
 def _entry(name: str, train_id: int, written: Written) -> dict[str, Any]:
-    pixels, images = int(written.pixels[train_id]), int(written.images[train_id])
-    return {"name": name, "objects": written.objects[train_id], "pixels": pixels, "images": images}
+    counts = {"objects": written.objects, "pixels": written.pixels, "images": written.images}
+    return {"name": name} | {what: count[train_id] for what, count in counts.items()}
 
 
 def format_report(report: Mapping[str, Any]) -> str:

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
         index: of its task.
         kept: whether it was written.
         size: (height, width).
-        pixels: of each value of its label map, int64 (256,).
+        pixels: of each value of its label map.
         objects: of each train id.
         problems: what was left out.
         empty: nothing is drawn in it.
@@ -47,7 +47,7 @@ class Outcome(NamedTuple):
     index: int
     kept: bool
     size: Size
-    pixels: np.ndarray
+    pixels: Counter
     objects: Counter
     problems: Problems
     empty: bool = False
@@ -69,8 +69,8 @@ class Written:
 
     pairs: dict[str, list[tuple[str, str | None]]] = field(default_factory=dict)
     empty: Counter = field(default_factory=Counter)
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
-    images: np.ndarray = field(default_factory=lambda: np.zeros(256, dtype=np.int64))
+    pixels: Counter = field(default_factory=Counter)
+    images: Counter = field(default_factory=Counter)
     objects: Counter = field(default_factory=Counter)
     sizes: Counter = field(default_factory=Counter)
     fits_both: int = 0
@@ -147,7 +147,7 @@ def _summed(tasks: Sequence[Task], outcomes: Iterable[Outcome]) -> Written:
         if outcome.kept:
             written.pairs.setdefault(task.sample.split, []).append((task.image, task.mask))
             written.pixels += outcome.pixels
-            written.images += outcome.pixels > 0
+            written.images.update(outcome.pixels.keys())
             written.objects += outcome.objects
             written.sizes[outcome.size] += 1
     return written
@@ -160,7 +160,7 @@ def _convert_chunk(job: tuple[Path, Callable, ConvertConfig], tasks: list[tuple[
 def _convert(
     out: Path, paint: Callable[[Sample, Size], Painted], config: ConvertConfig, index: int, task: Task
 ) -> Outcome:
-    sample, problems, pixels = task.sample, Problems(), np.zeros(256, dtype=np.int64)
+    sample, problems, pixels = task.sample, Problems(), Counter()
     try:
         size, fits_both = fitting_size(sample.image, sample.size, sample.source)
         if task.mask is None:
@@ -174,7 +174,8 @@ def _convert(
             raise ValueError(f"{error}. {HINT}") from error
         problems.add_image(error.kind, str(sample.image))
         return Outcome(index, False, (0, 0), pixels, Counter(), problems)
-    pixels += np.bincount(labels.ravel(), minlength=256)
+    counts = np.bincount(labels.ravel())
+    pixels = Counter({int(value): int(counts[value]) for value in np.flatnonzero(counts)})
     nothing = VOID if config.background is None else 0
     empty = not objects and pixels[nothing] == labels.size
     kept = pixels[VOID] < labels.size
