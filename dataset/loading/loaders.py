@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from dataset.base import SegmentationDataset
+from dataset.config import AugmentationConfig
 from dataset.labels import VOID
 from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
+from dataset.loading.class_crops import ClassCrops
+from dataset.loading.color import ColorChange
 from dataset.loading.samplers import StreamBatchSampler, StreamOrder, evenly_spaced
-from dataset.loading.transforms import PUBLISHED_SCALES, TrainTransform, rows_read
+from dataset.loading.transforms import TrainTransform, rows_read
 from dataset.reading.reader import SegmentationLoader
 from utils.types import Batch
 
@@ -20,10 +23,18 @@ _TRIES = 100  # replacements tried for one position
 class TrainStream:
     """The training samples by their position in the stream."""
 
-    def __init__(self, dataset: SegmentationDataset, transform: TrainTransform, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        transform: TrainTransform,
+        seed: int,
+        class_crops: ClassCrops | None = None,
+        color_jitter: Sequence[float] | None = None,
+    ) -> None:
         if dataset.mask_paths is None:
             raise ValueError(f"data set {dataset.name}, split {dataset.split} has no masks: it cannot be trained on")
         self.dataset, self.transform = dataset, transform
+        self.class_crops, self.color_jitter = class_crops, color_jitter
         self.order = StreamOrder(len(dataset), seed)
 
     def image_path(self, position: int) -> str:
@@ -63,10 +74,14 @@ class TrainStream:
 
     def _read_one(self, index: int, position: int, image_out: np.ndarray, mask_out: np.ndarray) -> tuple[int, int]:
         """Writes sample `index`, augmented for `position`; returns (height, width) of the part that is not padding."""
-        mask = self.dataset.view_mask(index)
-        window = self.transform.draw(mask.shape, self.order.generator(position))
+        mask, rng = self.dataset.view_mask(index), self.order.generator(position)
+        window = self.transform.draw(mask.shape, rng)
+        # Further draws come behind, so that what is off changes no sample.
+        if self.class_crops is not None:
+            window = self.class_crops.move(window, mask, rng)
+        color = None if self.color_jitter is None else ColorChange.draw(self.color_jitter, rng)
         image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
-        self.transform.apply(image, mask, window, image_out, mask_out)
+        self.transform.apply(image, mask, window, image_out, mask_out, color)
         if self.dataset.cache is not None:
             self.dataset.cache.check_labels(index, mask_out)
         return window.height, window.width
@@ -100,7 +115,8 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    scales: Sequence[float] = PUBLISHED_SCALES,
+    augmentation: AugmentationConfig | None = None,
+    class_pixels: Sequence[int] | None = None,
     pin_memory: bool = False,
     bad_samples: BadSamples | None = None,
 ) -> SegmentationLoader:
@@ -115,7 +131,8 @@ def build_train_loader(
         seed: the same in every process.
         rank, world_size: this process, number of processes.
         workers: reading processes of this process; 0 reads in place.
-        scales: random scales.
+        augmentation: how the samples are varied; None: the defaults.
+        class_pixels: of the whole split, by train id, for crops by class; None: all classes count alike.
         pin_memory: for asynchronous copies to a GPU.
         bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
 
@@ -130,7 +147,11 @@ def build_train_loader(
         rank=rank,
         world_size=world_size,
     )
-    stream = TrainStream(dataset, TrainTransform(crop_size, scales), seed)
+    augmentation, crops = augmentation or AugmentationConfig(), None
+    if augmentation.crop_by_class:
+        crops = ClassCrops(augmentation.crop_by_class, class_pixels or [1] * dataset.num_classes)
+    transform = TrainTransform(crop_size, augmentation.scales)
+    stream = TrainStream(dataset, transform, seed, crops, augmentation.color_jitter)
     return SegmentationLoader(
         stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
     )
