@@ -33,7 +33,7 @@ class ClassCrops:
         moved, of_class, of_pixel = rng.random(3)
         if moved >= self.share:
             return window
-        found = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256])[: len(self.weights), 0])
+        found = np.flatnonzero(cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel()[: len(self.weights)])
         if not len(found):
             return window
         bounds = self.weights[found].cumsum()
