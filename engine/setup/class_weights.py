@@ -50,8 +50,8 @@ def build_class_weights(
     else:
         weights = RULES[config.class_weights](data.counts)
     if zero := [name for name, weight in zip(classes, weights, strict=True) if not weight]:
-        why = "have no pixel in the training split and" if config.class_weights in RULES else ""
-        log(f"WARNING: --class-weights {config.class_weights}: {len(zero)} classes {why} weigh 0: {some_of(zero)}")
+        why = ", without a pixel in the training split" if config.class_weights in RULES else ""
+        log(f"WARNING: --class-weights {config.class_weights}: weight 0 for {len(zero)} classes{why}: {some_of(zero)}")
     least, most = (choose((w, name) for name, w in zip(classes, weights, strict=True) if w) for choose in (min, max))
     log(f"class weights: {least[0]:.3g} ({least[1]}) to {most[0]:.3g} ({most[1]})")
     return torch.tensor(weights, dtype=torch.float64)
