@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -145,6 +146,7 @@ class _Labels:
     def _total(self, labels: Tensor) -> Tensor:
         return self.pixel_weights(labels).sum()
 
+    @cached_property
     def share(self) -> Tensor | float:
         """The global micro-batch's part of the step's pixel weights, times the number of micro-batches."""
         if self._whole_step:
@@ -168,5 +170,5 @@ def _cross_entropy(logits: Tensor, labels: _Labels, config: TaskLossConfig) -> T
             hardness = F.cross_entropy(logits, labels.target, ignore_index=IGNORE_INDEX, reduction="none")
         pixel_weights = labels.pixel_weights(labels.target)
         kept = hard_pixels(hardness, pixel_weights > 0, config.ohem)
-        scale = global_mean_scale((pixel_weights * kept).sum()) * labels.share()
+        scale = global_mean_scale((pixel_weights * kept).sum()) * labels.share
     return (losses * kept).sum() * scale
