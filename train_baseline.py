@@ -7,6 +7,7 @@ torchrun --nproc-per-node=4 train_baseline.py ...
 from engine.config.identify import checkpoint_stem
 from engine.config.legacy_flags import read_command_line
 from engine.config.schema import BaselineConfig
+from engine.setup.class_weights import build_class_weights
 from engine.setup.data import build_data
 from engine.setup.dry_run import print_estimate
 from engine.setup.fit import fit
@@ -27,13 +28,14 @@ def main() -> None:
     run = open_run(config, checkpoint_stem(config.network.model, config.network.backbone, config.data.dataset))
 
     # data and network
-    data = build_data(config.data, config.reading, validate=not config.run.skip_val)
+    data = build_data(config, run, validate=not config.run.skip_val)
     notes: list[str] = []
     network = build_training_network(config.network, data.train.num_classes, run, notes.append)
     check_setup(network, config, device)
     config = settle_amp(config, network, run, device, notes.append)
 
-    task = SegmentationTask(network, config.optim)
+    class_weights = build_class_weights(config.loss, data, run, notes.append)
+    task = SegmentationTask(network, config.optim, config.loss, class_weights)
     if config.run.estimate:
         print_estimate(task, data, config, run, device)
     else:

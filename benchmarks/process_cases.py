@@ -37,6 +37,8 @@ class Case:
         labels: one of LABELS.
         accumulate: micro-batches of 6 images in a step.
         freeze_bn: batch norms use their running statistics.
+        loss: settings of the task's loss, as for `TaskLossConfig`.
+        class_weights: of its cross entropy.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Case:
     labels: str = "uneven"
     accumulate: int = 1
     freeze_bn: bool = False
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    class_weights: tuple[float, ...] | None = None
 
 
 def _options(method: str, **options: Any) -> dict[str, Any]:
@@ -76,6 +80,16 @@ def all_cases(companions: bool = True) -> list[Case]:
         cases.append(Case(f"together, {labels}", together, labels))
     cases.append(Case("together, 2 micro-batches", together, "uneven", 2))
     cases.append(Case("together, 2 micro-batches, ignored first half", together, "ignored first half", 2))
+    weights, added = (0.5, 3.0, 1.0, 2.0), {"dice": 0.5, "label_smoothing": 0.1}
+    for name, ohem, labels, parts in (
+        ("weights, Dice", None, "uneven", 2),
+        ("weights, Dice, hard fraction", "fraction:0.3", "uneven", 2),
+        ("weights, Dice, hard fraction, ignored first half", "fraction:0.3", "ignored first half", 1),
+        ("weights, Dice, hard threshold", "threshold:0.2", "uneven", 1),
+        ("weights, Dice, hard threshold, all ignored", "threshold:0.2", "all ignored", 1),
+    ):
+        case = Case(name, {"kd": {}}, labels, parts, loss=added | {"ohem": ohem}, class_weights=weights)
+        cases.append(case)
     return cases
 
 

@@ -29,6 +29,7 @@ from engine.setup.tasks import DistillationTask, disable_dropout
 from engine.training.ddp import distribute, synchronize_batch_norms
 from engine.training.optim import build_discriminator_optimizer, build_optimizer
 from losses import build_combined
+from losses.task import TaskLossConfig
 from tests.processes import run_processes
 from utils.complexity import distilled_shapes
 from utils.distributed import all_gather_object, all_reduce_sum, get_rank, get_world_size, is_distributed
@@ -61,7 +62,15 @@ def take_steps(case: Case, networks: str, dtype: torch.dtype) -> dict[str, dict[
     """
     student, teacher, size = build_networks(networks)
     distiller = build_combined(case.configs, num_classes=CLASSES, **distilled_shapes(student, teacher, *size))
-    task = DistillationTask(student, teacher, distiller, OptimConfig(freeze_bn=case.freeze_bn))
+    weights = None if case.class_weights is None else torch.tensor(case.class_weights, dtype=torch.float64)
+    task = DistillationTask(
+        student,
+        teacher,
+        distiller,
+        OptimConfig(freeze_bn=case.freeze_bn),
+        loss=TaskLossConfig(**case.loss),
+        class_weights=weights,
+    )
     task = synchronize_batch_norms(task)
     disable_dropout(task.modules())
     task.to(dtype).train()

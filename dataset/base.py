@@ -2,7 +2,7 @@
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from dataset.classes import ClassTable
 from dataset.config import ReadingConfig
+from dataset.label_counts import LabelCounts
 from dataset.labels import MAX_CLASSES, UNLABELLED, LabelMap
 from dataset.loading.samplers import evenly_spaced
 from dataset.prepared.cache import DecodedCache, is_cache
@@ -175,8 +176,15 @@ class SegmentationDataset(Dataset):
                 f"mask {self.mask_paths[index]} is {mask[0]}x{mask[1]}"
             )
 
-    def check_samples(self, count: int = 50, allowed: int = 0) -> list[str]:
+    def check_samples(
+        self, count: int = 50, allowed: int = 0, counts: Callable[[], LabelCounts | None] = lambda: None
+    ) -> list[str]:
         """Reads `count` evenly spaced samples, including the first.
+
+        Args:
+            count: how many.
+            allowed: how many of them may be bad.
+            counts: called when they are found usable: the labels of the whole split, or None where they are unknown.
 
         Returns:
             What should be known before a run starts, a line each.
@@ -185,7 +193,12 @@ class SegmentationDataset(Dataset):
             ValueError, FileNotFoundError: more than `allowed` samples are bad, with their reasons (the first one's
                 where none is allowed); or what the masks hold does not fit the classes.
         """
-        return check_samples(self, evenly_spaced(len(self), count), allowed)
+        return check_samples(self, evenly_spaced(len(self), count), allowed, counts)
+
+    @property
+    def num_labelled(self) -> int:
+        """Samples with a mask, which come first."""
+        return len(self) - self.num_unlabelled
 
     def add_unlabelled(self, paths: Sequence[str]) -> None:
         """Adds images without masks to a training split."""

@@ -12,6 +12,21 @@ VALUES = (
     lambda v: len({*v}) == len(v) and min(v, default=0) >= 0 and max(v, default=0) <= MAX_VALUE,
     f"different values from 0 to {MAX_VALUE}",
 )
+MAX_SCALE = 10
+JITTER = (
+    lambda v: len(v) == 4 and min(v) >= 0 and max(v[:3]) <= 1 and v[3] <= 0.5,
+    "four numbers: brightness, contrast and saturation from 0 to 1, hue from 0 to 0.5",
+)
+COLOR_JITTER_HELP = (
+    "random changes of the images' colours, as torchvision's ColorJitter makes them: brightness, contrast and "
+    "saturation times 1 - S to 1 + S, hue turned by up to that part of the circle; 0 leaves a property alone"
+)
+CROP_BY_CLASS = 0.5
+CROP_BY_CLASS_HELP = (
+    "share of the samples whose crop has a random pixel of a class in its centre, or as near as the image's edge "
+    "allows; the class is one of those in the mask, with a probability in inverse proportion to its pixels in the "
+    f"training split. Without P {CROP_BY_CLASS}; 0 is off"
+)
 
 
 @dataclass(frozen=True)
@@ -75,3 +90,38 @@ class ReadingConfig(ImageConfig):
         for name, value in self.given().items():
             words += [flag_of(name), *map(str, value if isinstance(value, list) else [value])]
         return words
+
+
+def _scale_range(value: Any) -> tuple[float, ...]:
+    low_high = tuple(float(number) for number in value)
+    tenths = [round(10 * number) for number in low_high]
+    exact = all(abs(10 * number - whole) < 1e-9 for number, whole in zip(low_high, tenths, strict=True))
+    require(
+        len(tenths) == 2 and exact and 1 <= tenths[0] <= tenths[1] <= MAX_SCALE * 10, "--scale-range", list(low_high),
+        f"two multiples of 0.1 from 0.1 to {MAX_SCALE}, LOW at most HIGH",
+    )  # fmt: skip
+    return low_high
+
+
+@dataclass(frozen=True)
+class AugmentationConfig(Settings):
+    """How training samples are varied."""
+
+    scale_range: tuple[float, ...] = setting(
+        (0.5, 2.0), "random scales: LOW, LOW + 0.1, ..., HIGH", convert=_scale_range,
+        options={"nargs": 2, "metavar": ("LOW", "HIGH")},
+    )  # fmt: skip
+    color_jitter: tuple[float, ...] | None = setting(
+        None, COLOR_JITTER_HELP, check=JITTER,
+        options={"nargs": 4, "metavar": ("BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")},
+    )  # fmt: skip
+    crop_by_class: float = setting(
+        0.0, CROP_BY_CLASS_HELP, check=(lambda v: 0 <= v <= 1, "a probability from 0 to 1"),
+        options={"nargs": "?", "const": CROP_BY_CLASS, "metavar": "P"},
+    )  # fmt: skip
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """All random scales."""
+        low, high = (round(10 * number) for number in self.scale_range)
+        return tuple(tenths / 10 for tenths in range(low, high + 1))

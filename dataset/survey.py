@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
+from dataset.label_counts import LabelCounts, label_rows
 from dataset.labels import VOID, ranges, values_of
 from dataset.loading.bad_samples import too_many
 from dataset.reading.images import orientation_of, read_image, read_mask, turned
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from dataset.base import SegmentationDataset
 
 ILLEGAL_VALUE = "illegal value"
+NO_LABELS = "no labels"
 ONE_BASED = "numbered from 1"
 MISSING_FILE = "missing file"
 NAMES_SHOWN = 8
@@ -36,7 +38,8 @@ class Findings:
     """Contents of some samples.
 
     Attributes:
-        labels: pixels of each train id, with void as the last one, and images in which it occurs, int64 (2, K + 1).
+        labels: sum of `label_rows` of the masks, int64 (3, K + 1).
+        masks: how many were counted.
         values: pixels of each value of masks with one channel, as they are stored.
         problems: with single files.
         sizes: images of each (height, width).
@@ -46,6 +49,7 @@ class Findings:
     """
 
     labels: np.ndarray
+    masks: int = 0
     values: Counter = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     sizes: Counter = field(default_factory=Counter)
@@ -60,13 +64,17 @@ class Findings:
 
 def survey(data: "SegmentationDataset", indices: Iterable[int]) -> Findings:
     """Reads samples; what is wrong with a file is a problem among the findings, and hides none of the others."""
-    findings = Findings(np.zeros((2, data.num_classes + 1), dtype=np.int64))
+    findings = _nothing(data)
     for index in indices:
         if data.cache is not None:
             _read_cached(data, index, findings)
         else:
             _read_files(data, index, findings)
     return findings
+
+
+def _nothing(data: "SegmentationDataset") -> Findings:
+    return Findings(np.zeros((3, data.num_classes + 1), dtype=np.int64))
 
 
 def _read_cached(data: "SegmentationDataset", index: int, findings: Findings) -> None:
@@ -111,9 +119,8 @@ def _read_files(data: "SegmentationDataset", index: int, findings: Findings) -> 
 
 
 def _count(train_ids: np.ndarray, data: "SegmentationDataset", findings: Findings) -> None:
-    counts = np.bincount(train_ids.ravel(), minlength=VOID + 1)
-    counts = np.append(counts[: data.num_classes], counts[VOID])
-    findings.labels += [counts, counts > 0]
+    findings.labels += label_rows(train_ids, data.num_classes)
+    findings.masks += 1
 
 
 def _problem(kind: str, path: str, error: Exception) -> Problem:
@@ -141,16 +148,19 @@ def _note_image(
             findings.notes[f"mode {file.mode}, read as RGB"] += 1
 
 
-def check_samples(data: "SegmentationDataset", indices: list[int], allowed: int) -> list[str]:
+def check_samples(
+    data: "SegmentationDataset", indices: list[int], allowed: int, counts: Callable[[], LabelCounts | None]
+) -> list[str]:
     """Reads some samples in parallel; see `SegmentationDataset.check_samples`."""
-    found = Findings(np.zeros((2, data.num_classes + 1), dtype=np.int64))
+    found = _nothing(data)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
         for one in pool.map(lambda index: survey(data, [index]), indices):
             found.add(one)
     bad: dict[str, Problem] = {}
     for problem in found.problems:
         bad.setdefault(problem.file, problem)
-    refused, warnings = diagnose(data, found, complete=len(indices) == len(data))
+    complete = len(indices) == len(data)
+    refused = refusals(data, found, complete)
     if refused and (refused[0].kind != ONE_BASED or not len(bad) <= allowed > 0):
         raise ValueError(refused[0].message)
     if bad and not allowed:
@@ -158,7 +168,10 @@ def check_samples(data: "SegmentationDataset", indices: list[int], allowed: int)
         raise (FileNotFoundError if first.kind == MISSING_FILE else ValueError)(first.message)
     if len(bad) > allowed:
         raise ValueError(too_many({path: problem.message for path, problem in bad.items()}, allowed))
-    return [f"WARNING: {problem.message}" for problem in [*refused, *warnings]] + orientation_lines(data, found)
+    warnings = refused or absent_labels(data, found, complete, full := counts())
+    if not refused and full is not None and any(problem.kind == NO_LABELS for problem in warnings):
+        raise ValueError(warnings[0].message)
+    return [f"WARNING: {problem.message}" for problem in warnings] + orientation_lines(data, found)
 
 
 def orientation_lines(data: "SegmentationDataset", found: Findings) -> list[str]:
@@ -174,41 +187,54 @@ def orientation_lines(data: "SegmentationDataset", found: Findings) -> list[str]
     return [f"{data.split}: of the {found.sizes.total()} images that were opened, with an EXIF orientation: {parts}"]
 
 
-def diagnose(data: "SegmentationDataset", found: Findings, complete: bool) -> tuple[list[Problem], list[Problem]]:
-    """What is wrong with a split as a whole: (what no run should start with, what it should warn of).
+def refusals(data: "SegmentationDataset", found: Findings, complete: bool) -> list[Problem]:
+    """What is wrong with a split as a whole so that no run should start with it.
 
     Args:
         data: the split.
         found: of some or all of its samples.
         complete: whether of all.
     """
-    refused, warnings = [], []
+    refused = []
     for kind, rule in (("binary masks", _binary), (ONE_BASED, _one_based), ("train ids", data.mistaken_ids)):
         if message := rule(found.values) if kind == "train ids" else rule(data, found):
             refused.append(Problem(kind, "", f"data set {data.name} in {data.root}, split {data.split}: {message}"))
             found.problems = [
                 problem for problem in found.problems if problem.kind != ILLEGAL_VALUE
             ]  # it explains them
-    pixels = found.labels[0]
-    if data.mask_paths is None or not pixels.sum() or refused:
-        return refused, warnings
+    if not refused and complete and data.split == "train":
+        refused += [problem for problem in absent_labels(data, found, complete) if problem.kind == NO_LABELS]
+    return refused
+
+
+def absent_labels(
+    data: "SegmentationDataset", found: Findings, complete: bool, counts: LabelCounts | None = None
+) -> list[Problem]:
+    """Whether labels, or some classes of a training split, are missing; `counts`, of all masks, win over `found`."""
+    pixels = found.labels[0, :-1] if counts is None else np.array(counts.pixels)
+    if data.mask_paths is None or not (found.masks or counts):
+        return []
+    complete = complete or counts is not None
+    where = f"{data.split}: in {'all masks' if complete else f'the {found.masks} masks that were opened'}"
+    if not pixels.sum():
+        message = f"{where} every pixel is void: there is nothing to learn from or to measure"
+        return [Problem(NO_LABELS, "", message)]
     if data.num_classes == 1 and data.split == "train":
         message = (
             f"{data.classes[0]!r} is the only class, so that there is nothing to learn: the loss is 0 whatever is "
             "predicted. Name what surrounds it as a class, such as background"
         )
-        warnings.append(Problem("one class", "", message))
-    where = f"{data.split}: in {'all masks' if complete else f'the {found.sizes.total()} masks that were opened'}"
-    if not pixels[:-1].sum():
-        message = f"{where} every pixel is void: there is nothing to learn from or to measure"
-        (refused if complete and data.split == "train" else warnings).append(Problem("no labels", "", message))
-    elif data.split == "train" and not data.CLASSES:
-        absent = [name for name, count in zip(data.classes, pixels[:-1], strict=True) if not count]
-        if absent:
-            names = ", ".join(absent[:NAMES_SHOWN]) + (", ..." if len(absent) > NAMES_SHOWN else "")
-            message = f"{where} {len(absent)} of {data.num_classes} classes have no pixel: {names}"
-            warnings.append(Problem("class without a pixel", "", message))
-    return refused, warnings
+        return [Problem("one class", "", message)]
+    absent = [name for name, count in zip(data.classes, pixels, strict=True) if not count]
+    if not absent or data.split != "train" or data.CLASSES:
+        return []
+    message = f"{where} {len(absent)} of {data.num_classes} classes have no pixel: {some_of(absent)}"
+    return [Problem("class without a pixel", "", message)]
+
+
+def some_of(names: list[str]) -> str:
+    """The first names of a list, for a message."""
+    return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
 
 
 def _binary(data: "SegmentationDataset", found: Findings) -> str:

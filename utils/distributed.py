@@ -208,6 +208,14 @@ def all_gather_with_grad(tensor: Tensor) -> Tensor:
     return _GatherWithGrad.apply(tensor) if get_world_size() > 1 else tensor
 
 
+def all_reduce_sum_with_grad(tensor: Tensor) -> Tensor:
+    """:func:`all_reduce_sum` with a gradient, as that of :func:`all_gather_with_grad`.
+
+    For losses that are computed of sums over the whole batch and are therefore equal in every process.
+    """
+    return all_gather_with_grad(tensor[None]).sum(0)
+
+
 def all_gather_object(obj: Any) -> list[Any]:
     """Picklable objects of all processes, in the order of ranks."""
     objects = [obj] * get_world_size()

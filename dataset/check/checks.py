@@ -21,10 +21,11 @@ from dataset import DATASETS, dataset_class
 from dataset.base import SegmentationDataset
 from dataset.check.report import format_report
 from dataset.config import ReadingConfig
+from dataset.label_counts import LabelCounts, write_counts
 from dataset.loading.samplers import evenly_spaced
 from dataset.prepared.cache import is_cache
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
-from dataset.survey import Findings, diagnose, survey
+from dataset.survey import Findings, absent_labels, refusals, survey
 from utils.cli import Parser
 from utils.flags import add_section_flags, read_section
 
@@ -46,6 +47,7 @@ def check_dataset(
     reading: ReadingConfig | None = None,
     workers: int = DEFAULT_WORKERS,
     sample: int | None = None,
+    save_dir: Path | None = None,
 ) -> dict[str, Any]:
     """Reads the splits of a data set.
 
@@ -54,6 +56,7 @@ def check_dataset(
         splits: those to check; None: all of the data set.
         workers: reading processes; 0 reads in this one.
         sample: number of images read of each split, evenly spaced; None: all. All files are counted.
+        save_dir: folder of runs, in which the pixels of the classes are kept if all training masks were read.
 
     Returns:
         Plain data: `ok`, and for each split `found`, `published`, `problems` and statistics of images and masks.
@@ -87,7 +90,7 @@ def check_dataset(
             problem = {"kind": sort, "file": "", "message": str(error)}
             entries[split] = {"found": 0, "published": published.get(split), "read": 0, "problems": [problem]}
         else:
-            entries[split] = _check_split(data, workers, sample, published.get(split))
+            entries[split] = _check_split(data, workers, sample, published.get(split), save_dir)
     ok = not any(entry["problems"] for entry in entries.values())
     return {"dataset": name, "root": str(folder), "splits": entries, "ok": ok}
 
@@ -102,7 +105,9 @@ def _splits(kind: type[SegmentationDataset], folder: Path, reading: ReadingConfi
         return kind.SPLITS[:2]
 
 
-def _check_split(data: SegmentationDataset, workers: int, sample: int | None, published: int | None) -> dict[str, Any]:
+def _check_split(
+    data: SegmentationDataset, workers: int, sample: int | None, published: int | None, save_dir: Path | None
+) -> dict[str, Any]:
     indices = evenly_spaced(len(data), len(data) if sample is None else sample)
     chunks = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
     total = survey(data, [])
@@ -110,14 +115,25 @@ def _check_split(data: SegmentationDataset, workers: int, sample: int | None, pu
         for count, findings in run_tasks(_read_chunk, data, chunks, workers):
             total.add(findings)
             bar.update(count)
-    wrong = [problem for part in diagnose(data, total, complete=len(indices) == len(data)) for problem in part]
+    complete = len(indices) == len(data)
+    wrong = refusals(data, total, complete) or absent_labels(data, total, complete)
     problems = [problem._asdict() for problem in [*wrong, *sorted(total.problems)]]
     if published is not None and len(data) != published:
         message = f"found {len(data)} images, published {published}"
         problems.insert(0, {"kind": "count", "file": "", "message": message})
     entry = {"found": len(data), "published": published, "read": total.sizes.total(), "problems": problems}
     entry["recognised"] = list(data.notes)
+    if save_dir is not None and data.split == "train" and total.masks == len(data):
+        entry["label_counts"] = _keep(LabelCounts.of(total.labels), data, save_dir)
     return entry | _images(total) | ({} if data.mask_paths is None else _labels(data, total))
+
+
+def _keep(counts: LabelCounts, data: SegmentationDataset, save_dir: Path) -> str:
+    """Writes the counts and says where; what is found in the data does not depend on it."""
+    try:
+        return f"pixels of the classes kept in {write_counts(save_dir, data, counts)}"
+    except OSError as error:
+        return f"WARNING: the pixels of the classes could not be kept: {error}"
 
 
 def _read_chunk(data: SegmentationDataset, indices: list[int]) -> tuple[int, Findings]:
@@ -137,7 +153,7 @@ def _orientation_notes(total: Findings) -> dict[str, int]:
 
 
 def _labels(data: SegmentationDataset, total: Findings) -> dict[str, Any]:
-    (*pixels, void), (*images, void_images) = total.labels.tolist()
+    (*pixels, void), (*images, void_images) = total.labels[:2].tolist()
     labelled = sum(pixels)
     return {
         "void": {"pixels": void, "share": void / max(labelled + void, 1), "images": void_images},
@@ -156,6 +172,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", nargs="+", choices=("train", "val", "test"), help="default: all of the data set")
     parser.add_argument("--sample", type=int, metavar="N", help="read N images of each split instead of all")
     parser.add_argument("--workers", type=int, default=DEFAULT_WORKERS, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--save-dir", type=Path, default=Path("runs"), metavar="FOLDER",
+        help="folder of runs, where training finds the pixels of the classes (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the report to this file too")
     add_section_flags(parser.add_argument_group("reading"), ReadingConfig)
     args = parser.parse_args(arguments)
@@ -164,7 +184,13 @@ def main(arguments: list[str] | None = None) -> int:
         raise ValueError(f"--json: the folder {args.json.absolute().parent} does not exist")
     reading = read_section(ReadingConfig, vars(args))
     report = check_dataset(
-        args.dataset, args.root, args.split, reading=reading, workers=args.workers, sample=args.sample
+        args.dataset,
+        args.root,
+        args.split,
+        reading=reading,
+        workers=args.workers,
+        sample=args.sample,
+        save_dir=args.save_dir.expanduser(),
     )
     if args.json is not None:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ def format_report(report: dict[str, Any]) -> str:
     for split, entry in splits.items():
         lines += _images(split, entry)
     lines += ["", *_histogram(splits)] if any("classes" in entry for entry in splits.values()) else []
+    lines += [f"{split}: {entry['label_counts']}" for split, entry in splits.items() if "label_counts" in entry]
     for split, entry in splits.items():
         lines += _problems(split, entry["problems"])
     count = sum(len(entry["problems"]) for entry in splits.values())

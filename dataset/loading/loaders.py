@@ -7,10 +7,13 @@ import numpy as np
 import torch
 
 from dataset.base import SegmentationDataset
+from dataset.config import AugmentationConfig
 from dataset.labels import VOID
 from dataset.loading.bad_samples import BadSample, BadSamples, reason_of
+from dataset.loading.class_crops import ClassCrops
+from dataset.loading.color import ColorChange
 from dataset.loading.samplers import MixedOrder, StreamBatchSampler, StreamOrder, evenly_spaced
-from dataset.loading.transforms import PUBLISHED_SCALES, TrainTransform, rows_read
+from dataset.loading.transforms import TrainTransform, rows_read
 from dataset.reading.reader import SegmentationLoader
 from utils.types import Batch
 
@@ -21,12 +24,19 @@ class TrainStream:
     """The training samples by their position in the stream."""
 
     def __init__(
-        self, dataset: SegmentationDataset, transform: TrainTransform, seed: int, order: StreamOrder | None = None
+        self,
+        dataset: SegmentationDataset,
+        transform: TrainTransform,
+        seed: int,
+        class_crops: ClassCrops | None = None,
+        color_jitter: Sequence[float] | None = None,
+        order: StreamOrder | None = None,
     ) -> None:
         """`order` is by default a permutation in each epoch."""
         if dataset.mask_paths is None:
             raise ValueError(f"data set {dataset.name}, split {dataset.split} has no masks: it cannot be trained on")
         self.dataset, self.transform = dataset, transform
+        self.class_crops, self.color_jitter = class_crops, color_jitter
         self.order = order or StreamOrder(len(dataset), seed)
 
     def image_path(self, position: int) -> str:
@@ -66,10 +76,14 @@ class TrainStream:
 
     def _read_one(self, index: int, position: int, image_out: np.ndarray, mask_out: np.ndarray) -> tuple[int, int]:
         """Writes sample `index`, augmented for `position`; returns (height, width) of the part that is not padding."""
-        mask = self.dataset.view_mask(index)
-        window = self.transform.draw(mask.shape, self.order.generator(position))
+        mask, rng = self.dataset.view_mask(index), self.order.generator(position)
+        window = self.transform.draw(mask.shape, rng)
+        # Further draws come behind, so that what is off changes no sample.
+        if self.class_crops is not None:
+            window = self.class_crops.move(window, mask, rng)
+        color = None if self.color_jitter is None else ColorChange.draw(self.color_jitter, rng)
         image = self.dataset.view_image(index, rows_read(window, mask.shape[0]), mask.shape)
-        self.transform.apply(image, mask, window, image_out, mask_out)
+        self.transform.apply(image, mask, window, image_out, mask_out, color)
         if self.dataset.is_cached(index):
             self.dataset.cache.check_labels(index, mask_out)
         return window.height, window.width
@@ -103,7 +117,8 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 0,
-    scales: Sequence[float] = PUBLISHED_SCALES,
+    augmentation: AugmentationConfig | None = None,
+    class_pixels: Sequence[int] | None = None,
     pin_memory: bool = False,
     bad_samples: BadSamples | None = None,
     unlabelled_fraction: float | None = None,
@@ -119,7 +134,8 @@ def build_train_loader(
         seed: the same in every process.
         rank, world_size: this process, number of processes.
         workers: reading processes of this process; 0 reads in place.
-        scales: random scales.
+        augmentation: how the samples are varied; None: the defaults.
+        class_pixels: of the whole split, by train id, for crops by class; None: all classes count alike.
         pin_memory: for asynchronous copies to a GPU.
         bad_samples: allows and counts samples that cannot be read; see `SegmentationLoader`.
         unlabelled_fraction: share of each batch without masks; None: as the samples come.
@@ -138,7 +154,11 @@ def build_train_loader(
     order = StreamOrder(len(dataset), seed)
     if unlabelled_fraction is not None:
         order = MixedOrder(len(dataset), dataset.num_unlabelled, seed, batch_size, unlabelled_fraction)
-    stream = TrainStream(dataset, TrainTransform(crop_size, scales), seed, order)
+    augmentation, crops = augmentation or AugmentationConfig(), None
+    if augmentation.crop_by_class:
+        crops = ClassCrops(augmentation.crop_by_class, class_pixels or [1] * dataset.num_classes)
+    transform = TrainTransform(crop_size, augmentation.scales)
+    stream = TrainStream(dataset, transform, seed, crops, augmentation.color_jitter, order)
     return SegmentationLoader(
         stream, workers=workers, seed=seed, bad_samples=bad_samples, batch_sampler=sampler, pin_memory=pin_memory
     )
@@ -162,7 +182,7 @@ def build_eval_loader(
         limit: number of images, evenly spaced; None: all.
         pin_memory: for asynchronous copies to a GPU.
     """
-    labelled = len(dataset) - dataset.num_unlabelled  # which come first
+    labelled = dataset.num_labelled
     indices = evenly_spaced(labelled, labelled if limit is None else limit)[rank::world_size]
     options = {"read_ahead": True, "batch_sampler": [[i] for i in indices], "pin_memory": pin_memory}
     return SegmentationLoader(EvaluationFiles(dataset), workers=workers, **options)

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.loading.color import ColorChange
+
 VOID = 255
 PUBLISHED_SCALES = tuple(tenths / 10 for tenths in range(5, 21))  # 0.5, 0.6, ..., 2.0
 BGR_MEAN = (104.00698793, 116.66876762, 122.67891434)
@@ -74,7 +76,13 @@ class TrainTransform:
         return CropWindow(scale, top, left, height, width, flip=bool(rng.integers(2)))
 
     def apply(
-        self, image: np.ndarray, mask: np.ndarray, window: CropWindow, image_out: np.ndarray, mask_out: np.ndarray
+        self,
+        image: np.ndarray,
+        mask: np.ndarray,
+        window: CropWindow,
+        image_out: np.ndarray,
+        mask_out: np.ndarray,
+        color: ColorChange | None = None,
     ) -> None:
         """Writes the window, padded right and below with 0 and void.
 
@@ -84,12 +92,15 @@ class TrainTransform:
             window: as drawn for (H, W).
             image_out: uint8 (3, crop height, crop width).
             mask_out: uint8 (crop height, crop width).
+            color: changes the image inside the window; the padding stays.
         """
         step = -1 if window.flip else 1
         height, width = window.height, window.width
         image_out[:, height:], image_out[:, :, width:] = 0, 0
         mask_out[height:], mask_out[:, width:] = VOID, VOID
-        image_out[:, :height, :width] = resized_window(image, window)[:, ::step].transpose(2, 0, 1)
+        pixels = resized_window(image, window)
+        pixels = pixels if color is None else color.apply(pixels)
+        image_out[:, :height, :width] = pixels[:, ::step].transpose(2, 0, 1)
         rows = nearest_indices(window.top, height, window.scale, mask.shape[0])
         columns = nearest_indices(window.left, width, window.scale, mask.shape[1])[::step]
         # Cut first: the rest of a mask that is mapped from a file is not read.

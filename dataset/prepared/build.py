@@ -22,6 +22,7 @@ from dataset.base import SegmentationDataset
 from dataset.config import ReadingConfig
 from dataset.prepared import cache
 from dataset.prepared.cache import ALIGNMENT, MANIFEST, SAMPLES, SampleTable, is_cache, part_path
+from dataset.reading.files import facts_of_files
 from dataset.reading.images import orientation_of, turned
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 from utils.files import atomic_file, space_left
@@ -142,12 +143,12 @@ def _header(source: SegmentationDataset, index: int) -> tuple[int, int, int, int
     """(height, width) of a sample; bytes and time of its files."""
     path = source.image_paths[index]
     mask_path = source.mask_paths[index] if source.mask_paths is not None else ""
-    files = [os.stat(path)] + ([os.stat(mask_path)] if mask_path else [])
+    files = [path, mask_path] if mask_path else [path]
     orientation, (height, width) = orientation_of(path)
     mask = orientation_of(mask_path)[1] if mask_path else None
     if orientation >= 5 and turned(orientation, (height, width), source.reading, mask):
         height, width = width, height
-    return height, width, sum(file.st_size for file in files), max(int(file.st_mtime) for file in files)
+    return height, width, *facts_of_files(files)
 
 
 def _reconcile(

@@ -176,6 +176,11 @@ class DecodedCache:
             raise self._damage(index, "its checksum differs")
         return tuple(None if array is None else array.copy() for array in self.view(index))
 
+    def source_facts(self) -> list[tuple[int, int]]:
+        """(bytes, time in seconds) of the source's files of each sample, as `facts_of_files` gives them."""
+        facts = np.stack([self.table.source_bytes, self.table.source_times], axis=1)[self._samples]
+        return list(map(tuple, facts.tolist()))
+
     def check_labels(self, index: int, labels: np.ndarray) -> None:
         """Checks the train ids of a crop, uint8 (h, w), since no checksum covers it; ValueError for illegal ones."""
         # Void, 255, becomes 1 and `UNLABELLED`, 254, 0.

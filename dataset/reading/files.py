@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -61,8 +62,21 @@ def missing_files(paths: Iterable[str]) -> list[str]:
     return missing
 
 
-def read_text_lines(path: Path) -> list[tuple[int, str]]:
+def facts_of_files(paths: Iterable[str]) -> tuple[int, int]:
+    """(size in bytes together, time of the last change in seconds) of the files of a sample; 0 for a missing one."""
+    stats = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            stats.append(os.stat(path))
+    return sum(stat.st_size for stat in stats), max((int(stat.st_mtime) for stat in stats), default=0)
+
+
+def read_text_lines(path: Path, expected: str = "one line per image") -> list[tuple[int, str]]:
     """(line number, stripped text) of the lines that are not blank; UTF-8, Unix or Windows line ends.
+
+    Args:
+        path: of the file.
+        expected: what it should hold, for the message where it is empty.
 
     Raises:
         ValueError, FileNotFoundError: it is not UTF-8 text, or is empty; it does not exist.
@@ -75,7 +89,7 @@ def read_text_lines(path: Path) -> list[tuple[int, str]]:
         raise ValueError(f"{path} is not UTF-8 text ({error}); save it as UTF-8") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
-        raise ValueError(f"{path} is empty: expected one line per image")
+        raise ValueError(f"{path} is empty: expected {expected}")
     return lines
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dataset import DATASETS
-from dataset.config import ReadingConfig
+from dataset.config import AugmentationConfig, ReadingConfig
 from engine.config.networks import DistillationConfig, NetworkConfig
 from engine.config.unlabelled import UnlabelledConfig
+from losses.task import TaskLossConfig
 from utils.distributed import DEFAULT_TIMEOUT
 from utils.settings import AT_LEAST_0, AT_LEAST_1, FRACTION, NON_NEGATIVE, POSITIVE, Settings, require, section, setting
 from utils.sinks import LOGGERS
@@ -101,9 +102,6 @@ class OptimConfig(Settings):
     warmup_iters: int = setting(0, "linear rise of the learning rate", check=AT_LEAST_0)
     head_lr_mult: float = setting(1.0, "learning rate of all but the backbone, times", check=POSITIVE)
     clip_grad: float = setting(0.0, "largest gradient norm; 0 leaves gradients alone", check=NON_NEGATIVE)
-    label_smoothing: float = setting(
-        0.0, "share of each label that is spread over all classes, in the task and the auxiliary loss", check=FRACTION
-    )
     ema_decay: float = setting(0.0, "keep, evaluate and save averaged weights; 0 is off", check=FRACTION)
     freeze_bn: bool = setting(False, "batch norms use and keep their running statistics")
     no_dropout: bool = setting(False, "train without dropout")
@@ -193,6 +191,8 @@ class TrainConfig:
 
     data: DataConfig = section("data")
     reading: ReadingConfig = section("reading")
+    augmentation: AugmentationConfig = section("augmentation")
+    loss: TaskLossConfig = section("task loss")
     optim: OptimConfig = section("optimisation")
     machine: MachineConfig = section("machine")
     run: RunConfig = section("run")

@@ -11,18 +11,21 @@ import torch
 
 from dataset import build_dataset
 from dataset.base import SegmentationDataset
-from dataset.config import ReadingConfig
+from dataset.label_counts import LabelCounts, count_labels, read_counts, write_counts
 from dataset.loading.bad_samples import BadSamples, listed
 from dataset.loading.loaders import SegmentationLoader, build_train_loader
-from engine.config.schema import DataConfig, DistillConfig, TrainConfig
+from engine.config.schema import DistillConfig, TrainConfig
 from engine.config.unlabelled import UnlabelledConfig
 from engine.evaluation.unlabeled_images import find_images
+from engine.run.directory import RunDirectory
 from engine.run.rank_checks import on_main_process
-from utils.distributed import all_gather_object, get_rank, get_world_size, is_main_process
+from losses.task import COUNTED_WEIGHTS
+from utils.distributed import all_gather_object, broadcast_object, get_rank, get_world_size, is_main_process
 from utils.logger import RunLogger
 from utils.settings import flag_of, require
 
 CHECKED_SAMPLES = 50
+COUNTS = "pixels of the classes"  # in the state
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class Data:
 
     Attributes:
         notes: what its samples showed that should be known before it starts, a line each.
+        counts: of the classes in all training masks, where the run depends on them; part of its state.
     """
 
     train: SegmentationDataset
     val: SegmentationDataset | None
     notes: tuple[str, ...] = ()
+    counts: LabelCounts | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What has to be the same on resume, as plain data."""
@@ -44,31 +49,32 @@ class Data:
             "first training image": Path(self.train.image_paths[0]).name,
             "last training image": Path(self.train.image_paths[len(self.train) - 1]).name,
             "classes": list(self.train.classes),
-        }
+        } | ({} if self.counts is None else {COUNTS: self.counts.record()})
 
 
-def build_data(
-    config: DataConfig, reading: ReadingConfig, *, validate: bool, unlabelled: UnlabelledConfig | None = None
-) -> Data:
-    """Lists the splits (every path is checked) and opens some samples of each.
+def build_data(config: TrainConfig, run: RunDirectory, *, validate: bool) -> Data:
+    """Lists the splits (every path is checked), opens some samples of each, and counts the classes' pixels if need be.
+
+    The counts of a run that is continued are those of its state.
 
     Args:
-        config: of the data set.
-        reading: of its files.
+        config: of the run.
+        run: its folder, with the state that it continues from.
         validate: whether the validation split is wanted.
-        unlabelled: what to do with images without masks; None: they are refused.
 
     Raises:
         ValueError, FileNotFoundError: for anything wrong with the data; names the files.
     """
+    own, reading = config.data, config.reading
     train_set = build_dataset(
-        config.dataset,
-        config.data,
+        own.dataset,
+        own.data,
         "train",
-        list_file=config.train_list,
+        list_file=own.train_list,
         reading=reading,
-        max_missing=config.skip_bad_samples,
+        max_missing=own.skip_bad_samples,
     )
+    unlabelled = config.unlabelled if isinstance(config, DistillConfig) else None
     if unlabelled is None and train_set.num_unlabelled:
         raise ValueError(
             f"{train_set.num_unlabelled} of {len(train_set)} training images have no mask, first "
@@ -79,9 +85,12 @@ def build_data(
         _add_unlabelled(train_set, unlabelled)
     val_set = None
     if validate:
-        val_set = build_dataset(config.dataset, config.data, "val", list_file=config.val_list, reading=reading)
-    notes = on_main_process(lambda: _check_samples(train_set, val_set, config.skip_bad_samples))
-    return Data(train_set, val_set, (*train_set.notes, *_count_unlabelled(train_set), *notes))
+        val_set = build_dataset(own.dataset, own.data, "val", list_file=own.val_list, reading=reading)
+    saved = None if run.state is None else run.state["data"].get(COUNTS)
+    counter = LabelCounter(config, train_set, None if saved is None else LabelCounts.of_record(saved))
+    notes = on_main_process(lambda: _check_samples(train_set, val_set, own.skip_bad_samples, counter))
+    counts = broadcast_object(counter.counts) if counter.needed else None
+    return Data(train_set, val_set, (*train_set.notes, *_count_unlabelled(train_set), *notes), counts)
 
 
 def _add_unlabelled(train_set: SegmentationDataset, config: UnlabelledConfig) -> None:
@@ -112,10 +121,50 @@ def _count_unlabelled(train_set: SegmentationDataset) -> list[str]:
     return [f"{count} of the training images have no mask: the teacher alone teaches there"] if count else []
 
 
-def _check_samples(train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int) -> list[str]:
+def _check_samples(
+    train_set: SegmentationDataset, val_set: SegmentationDataset | None, allowed: int, counter: "LabelCounter"
+) -> list[str]:
     """Opens some samples; what is wrong with them is an error, what is odd a line."""
-    notes = train_set.check_samples(CHECKED_SAMPLES, allowed)  # the bad ones are reported when training meets them
-    return notes + ([] if val_set is None else val_set.check_samples(CHECKED_SAMPLES))
+    # the bad ones are reported when training meets them
+    notes = train_set.check_samples(CHECKED_SAMPLES, allowed, counter)
+    return notes + counter.notes + ([] if val_set is None else val_set.check_samples(CHECKED_SAMPLES))
+
+
+class LabelCounter:
+    """The counts of the classes in a run's training masks: of its state, kept beside the runs, or counted when called.
+
+    Attributes:
+        needed: whether the run depends on them; else they are used where they are known.
+        counts: None before the call, and where they are neither needed nor known.
+        notes: how they came about, a line each.
+    """
+
+    def __init__(self, config: TrainConfig, data: SegmentationDataset, saved: LabelCounts | None) -> None:
+        self.config, self.data, self.counts = config, data, saved
+        self.needed = config.loss.class_weights in COUNTED_WEIGHTS or config.augmentation.crop_by_class > 0
+        self.notes: list[str] = []
+
+    def __call__(self) -> LabelCounts | None:
+        """Finds or makes them; on the main process alone. With --estimate nothing is counted.
+
+        Raises:
+            ValueError, FileNotFoundError: as `count_labels`, where more masks are bad than the run allows.
+        """
+        folder, allowed = self.config.run.save_dir, self.config.data.skip_bad_samples
+        if self.counts is None:
+            self.counts = read_counts(folder, self.data)
+        if self.counts is not None or not self.needed:
+            return self.counts
+        if self.config.run.estimate:
+            self.notes.append("pixels of the classes: not counted for --estimate, all classes count alike")
+            return None
+        self.counts, bad = count_labels(self.data, self.config.data.workers, allowed)
+        if bad:
+            self.notes.append(f"pixels of the classes: {len(bad)} masks cannot be read and are left out{listed(bad)}")
+        else:
+            kept = write_counts(folder, self.data, self.counts)
+            self.notes.append(f"pixels of the classes: counted in {len(self.data)} masks, kept in {kept}")
+        return self.counts
 
 
 def train_loader(
@@ -137,6 +186,8 @@ def train_loader(
         rank=get_rank(),
         world_size=get_world_size(),
         workers=config.data.workers,
+        augmentation=config.augmentation,
+        class_pixels=None if data.counts is None else data.counts.pixels,
         pin_memory=device.type == "cuda",
         unlabelled_fraction=getattr(getattr(config, "unlabelled", None), "unlabelled_fraction", None),
         bad_samples=bad_samples or BadSamples(config.data.skip_bad_samples, lambda text: None),

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from engine.config.identify import checkpoint_stem, infer_teacher
 from engine.config.schema import DistillConfig
+from engine.setup.class_weights import build_class_weights
 from engine.setup.data import build_data, check_unlabelled
 from engine.setup.dry_run import print_estimate
 from engine.setup.fit import fit
@@ -36,8 +37,7 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
     run = open_run(config, stem)
 
     # data, teacher, student
-    validate = not (config.run.skip_val and networks.skip_teacher_check)
-    data = build_data(config.data, config.reading, validate=validate, unlabelled=config.unlabelled)
+    data = build_data(config, run, validate=not (config.run.skip_val and networks.skip_teacher_check))
     check_unlabelled(data, config)
     num_classes = data.train.num_classes
     teacher = build_teacher(networks, num_classes, log=notes.append)
@@ -61,8 +61,9 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
     if networks.balance:
         methods, warmup = config.distilled
         balance = Balance(targets(methods), warmup)
+    class_weights = build_class_weights(config.loss, data, run, notes.append)
     unlabelled = config.unlabelled if data.train.num_unlabelled else None
-    task = DistillationTask(student, teacher, distiller, config.optim, balance, unlabelled)
+    task = DistillationTask(student, teacher, distiller, config.optim, balance, config.loss, class_weights, unlabelled)
 
     if config.run.estimate:
         print_estimate(task, data, config, run, device)

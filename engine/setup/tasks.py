@@ -13,7 +13,7 @@ from engine.config.schema import OptimConfig
 from engine.config.unlabelled import UnlabelledConfig
 from losses.balance import Balance
 from losses.base import Distiller
-from losses.task import segmentation_loss
+from losses.task import TaskLossConfig, segmentation_loss
 from losses.unlabelled import split_labels, without_unlabelled
 from utils.types import SegOutput, Step
 
@@ -30,11 +30,20 @@ class SegmentationTask(nn.Module):
         network: returns a `SegOutput`.
         config: how it learns; with `freeze_bn` batch norms keep to their running statistics while training (their scale
             and shift still learn).
+        loss: what the loss on the labels is.
+        class_weights: (K,), of its cross entropy; part of the run's state. None: all alike.
     """
 
-    def __init__(self, network: nn.Module, config: OptimConfig = DEFAULTS) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        config: OptimConfig = DEFAULTS,
+        loss: TaskLossConfig | None = None,
+        class_weights: Tensor | None = None,
+    ) -> None:
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.config, self.loss = network, config, loss or TaskLossConfig()
+        self.register_buffer("class_weights", class_weights)
         self.keep_features = False
         self.features: Tensor | None = None
 
@@ -46,9 +55,12 @@ class SegmentationTask(nn.Module):
             target: (N, H, W) int64 train ids, 255 ignored.
             step: where the micro-batch stands in the run.
         """
-        output = self.run_network(images)
+        return self.task_losses(self.run_network(images), target, step)
+
+    def task_losses(self, output: SegOutput, target: Tensor, step: Step) -> dict[str, Tensor]:
+        """The losses on the labels."""
         with record_function("loss_task"):
-            return segmentation_loss(output, target, step=step, label_smoothing=self.config.label_smoothing)
+            return segmentation_loss(output, target, step=step, config=self.loss, class_weights=self.class_weights)
 
     def run_network(self, images: Tensor, **options: bool) -> SegOutput:
         """The network's output; its features are kept where `keep_features` asks for it."""
@@ -70,11 +82,14 @@ class SegmentationTask(nn.Module):
         return []
 
     def trained_state(self) -> dict[str, dict[str, Tensor]]:
-        """State dictionaries of all that trains, for the run's state."""
-        return {"network": self.network.state_dict()}
+        """State dictionaries of all that trains, and the weights of the classes, for the run's state."""
+        weights = {} if self.class_weights is None else {"task_loss": {"class_weights": self.class_weights}}
+        return {"network": self.network.state_dict()} | weights
 
     def load_trained_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         self.network.load_state_dict(state["network"])
+        if self.class_weights is not None:
+            self.class_weights.copy_(state["task_loss"]["class_weights"])
 
 
 class DistillationTask(SegmentationTask):
@@ -86,6 +101,7 @@ class DistillationTask(SegmentationTask):
         distiller: turns both outputs into losses; its own parameters train with the student.
         config: how it learns.
         balance: scales the distiller's terms, or None.
+        loss, class_weights: as for `SegmentationTask`.
         unlabelled: what images without labels teach; None where there are none.
     """
 
@@ -96,9 +112,11 @@ class DistillationTask(SegmentationTask):
         distiller: Distiller,
         config: OptimConfig = DEFAULTS,
         balance: Balance | None = None,
+        loss: TaskLossConfig | None = None,
+        class_weights: Tensor | None = None,
         unlabelled: UnlabelledConfig | None = None,
     ) -> None:
-        super().__init__(network, config)
+        super().__init__(network, config, loss, class_weights)
         self.distiller, self.balance, self.unlabelled = distiller, balance, unlabelled
         # In a tuple it is no child: not trained, not saved, not flipped to training mode, not broadcast.
         self._teacher = (teacher.eval().requires_grad_(False),)
@@ -117,8 +135,7 @@ class DistillationTask(SegmentationTask):
             wanted = self.unlabelled
             target, taught = split_labels(target, teacher.logits, wanted.pseudo_threshold, wanted.pseudo_labels)
             step = replace(step, target=None if step.target is None else without_unlabelled(step.target))
-        with record_function("loss_task"):
-            losses = segmentation_loss(student, target, step=step, label_smoothing=self.config.label_smoothing)
+        losses = self.task_losses(student, target, step)
         with record_function("distiller"):
             losses |= self.distiller(student, teacher, taught, step)
             return losses if self.balance is None else self.balance(losses, student.features, step)

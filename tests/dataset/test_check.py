@@ -27,6 +27,12 @@ def own(tmp_path):
     return write_pseudo_dataset("custom", tmp_path / "own", count=20)
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Label counts are kept in a folder runs of the working directory."""
+    monkeypatch.chdir(tmp_path)
+
+
 def run(capsys, *arguments):
     code = exit_code(main, [*map(str, arguments), "--workers", "0"])
     return code, *capsys.readouterr()

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from dataset import build_dataset
+from dataset.config import AugmentationConfig
 from dataset.loading.bad_samples import BadSamples
 from dataset.loading.loaders import build_train_loader
 from tests.dataset.conftest import batches
@@ -43,7 +44,8 @@ def test_a_fault_is_read_or_refused_by_name_or_replaced(case, tmp_path):
 @pytest.mark.parametrize("case", ["sizes: smaller than the crop", "sizes: one row", "sizes: 1x1"])
 def test_small_images_are_padded_with_void(case, tmp_path):
     data = build_dataset("custom", spoiled(case, tmp_path), "train")
-    loader = build_train_loader(data, crop_size=CROP, batch_size=COUNT, max_iterations=12, scales=(0.5, 1.0))
+    shrunk = AugmentationConfig(scale_range=(0.5, 1.0))
+    loader = build_train_loader(data, crop_size=CROP, batch_size=COUNT, max_iterations=12, augmentation=shrunk)
     for batch in loader:
         for image, target, size, position in zip(*batch, strict=True):
             height, width = size.tolist()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dataset import build_dataset
+from dataset.config import AugmentationConfig
 from dataset.loading.loaders import build_eval_loader, build_train_loader
 from dataset.loading.samplers import StreamBatchSampler, StreamOrder
 from tests.conftest import assert_same
@@ -19,6 +20,7 @@ from tests.pseudo_datasets import write_pseudo_dataset
 # more workers than cores
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 
+AUGMENTATION = AugmentationConfig(scale_range=(0.4, 1.5), color_jitter=(0.4, 0.4, 0.4, 0.1), crop_by_class=0.5)
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -54,7 +56,7 @@ def test_stream_from_the_middle_is_that_from_the_start(data, workers):
     ("workers", "world_size", "accumulation"), [(0, 1, 2), (0, 2, 1), (0, 4, 2), (1, 1, 1), (3, 2, 2)]
 )
 def test_global_batches_do_not_depend_on_processes_workers_or_accumulation(data, workers, world_size, accumulation):
-    options = {"batch_size": 8, "max_iterations": 3}
+    options = {"batch_size": 8, "max_iterations": 3, "augmentation": AUGMENTATION, "class_pixels": (9, 5, 1)}
     expected = batches(data, **options)
     options |= {"world_size": world_size, "workers": workers, "accumulation_steps": accumulation}
     ranks = [batches(data, rank=rank, **options) for rank in range(world_size)]

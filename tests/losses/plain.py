@@ -97,15 +97,44 @@ def nearest(target: Tensor, size: tuple[int, int]) -> Tensor:
     return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Mean over the pixels that are not ignored; smoothing spreads a share of each label evenly over all classes."""
+def cross_entropy(
+    logits: Tensor, target: Tensor, smoothing: float = 0.0, weights: Tensor | None = None, hard: str | None = None
+) -> Tensor:
+    """Mean over the pixels that are not ignored; smoothing spreads a share of each label evenly over all classes.
+
+    Args:
+        logits: (N, K, h, w).
+        target: (N, H, W).
+        smoothing: the share.
+        weights: of the classes; those of the pixels' labels weight the mean.
+        hard: which pixels count: "fraction:F" or "threshold:P".
+    """
     logits = resize(logits, tuple(target.shape[1:]))
-    total, count = logits.sum() * 0, 0
+    weights = torch.ones(logits.shape[1], dtype=logits.dtype) if weights is None else weights
+    rows = []  # probability of the label, loss, weight
     for n, y, x in (target != 255).nonzero().tolist():
-        log_p = logits[n, :, y, x].log_softmax(0)
-        total = total - (1 - smoothing) * log_p[target[n, y, x]] - smoothing * log_p.mean()
-        count += 1
-    return total / max(count, 1)
+        label, log_p = target[n, y, x], logits[n, :, y, x].log_softmax(0)
+        loss = -(1 - smoothing) * weights[label] * log_p[label] - smoothing * (weights * log_p).mean()
+        rows.append((log_p[label].exp().item(), loss, weights[label]))
+    if hard is not None:
+        kind, number = hard.split(":")
+        rows = sorted((row for row in rows if row[2] > 0), key=lambda row: row[0])
+        least = round(len(rows) * (float(number) if kind == "fraction" else 1 / 16))
+        rows = [
+            row for place, row in enumerate(rows) if place < least or kind == "threshold" and row[0] <= float(number)
+        ]
+    return sum((loss for _, loss, _ in rows), logits.sum() * 0) / max(sum(weight for *_, weight in rows), 1e-9)
+
+
+def dice(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - mean of (2 |P and Y| + 1) / (|P| + |Y| + 1) over the classes that occur."""
+    p, valid = resize(logits, tuple(target.shape[1:])).softmax(1), target != 255
+    values = []
+    for label in range(p.shape[1]):
+        predicted, labelled = p[:, label][valid], (target[valid] == label).to(p.dtype)
+        if labelled.any():
+            values.append((2 * (predicted * labelled).sum() + 1) / (predicted.sum() + labelled.sum() + 1))
+    return 1 - sum(values) / len(values)
 
 
 def conv3x3(layer, maps: Tensor) -> Tensor:

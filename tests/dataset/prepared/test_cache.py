@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataset import build_dataset
-from dataset.config import ReadingConfig
+from dataset.config import AugmentationConfig, ReadingConfig
 from dataset.loading.loaders import build_eval_loader
 from dataset.prepare import main
 from dataset.prepared import cache
@@ -140,7 +140,8 @@ def test_a_changed_byte_is_found(source, built, capsys):
 def test_training_finds_a_label_that_is_no_class(built):
     """Crops are read without a checksum."""
     data = build_dataset("custom", built, "train")
-    options = {"crop_size": (48, 96), "batch_size": 1, "max_iterations": 15, "scales": [1.0]}
+    options = {"crop_size": (48, 96), "batch_size": 1, "max_iterations": 15}
+    options["augmentation"] = AugmentationConfig(scale_range=(1.0, 1.0))
     batches(data, **options)
     overwrite_byte(data, 3, -1, lambda byte: 3)
     with pytest.raises(ValueError, match=r"train_003\.png .* is damaged \(it holds a label that is no class\)"):

@@ -47,6 +47,18 @@ CASES = {
     "unknown data set": (lambda tmp, data: ["train_baseline.py", "--dataset", "kitti"], ["kitti", "camvid"]),
     "missing weights": (lambda tmp, data: ["eval.py", "--pretrained", tmp / "none.pth"], ["none.pth"]),
     "one image a process": (lambda tmp, data: ["train_baseline.py", "--batch-size", 1], ["at least 2", "--freeze-bn"]),
+    "hard pixels without a rule": (
+        lambda tmp, data: ["train_baseline.py", "--ohem", 0.25],
+        ["--ohem 0.25", "fraction:F"],
+    ),
+    "no class weights": (
+        lambda tmp, data: ["train_baseline.py", "--class-weights", "balancd"],
+        ["--class-weights balancd", "Did you mean balanced?"],
+    ),
+    "scales that are no tenths": (
+        lambda tmp, data: ["train_baseline.py", "--scale-range", 0.75, 1],
+        ["--scale-range [0.75, 1.0]", "multiples of 0.1"],
+    ),
     "no data": (lambda tmp, data: ["train_baseline.py", "--data", "None"], ["--data", "expected a path"]),
     "no teacher": (lambda tmp, data: ["train_cirkdv2.py", "--teacher-pretrained", "None"], ["expected a path"]),
     "half precision on the CPU": (lambda tmp, data: ["train_baseline.py", "--amp", "fp16"], ["fp16", "bf16"]),

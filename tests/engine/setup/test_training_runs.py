@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -52,14 +53,18 @@ def test_run_leaves_checkpoints_state_and_logs(entry, run_main, tmp_path):
 def test_resumed_run_ends_as_an_unbroken_one(entry, run_main, tmp_path, monkeypatch):
     module, words = entry
     extra = ["--ema-decay", 0.9, "--accumulation-steps", 1, "--clip-grad", 5, "--log-iter", 3]
+    extra += ["--class-weights", "median", "--ohem", "fraction:0.4", "--dice", 0.5, "--label-smoothing", 0.1]
+    extra += ["--scale-range", 0.8, 1.7, "--color-jitter", 0.3, 0.3, 0.3, 0.1, "--crop-by-class"]
     run_main(module, *words, *extra)
 
     broken = [*words, *extra, "--save-dir-name", "broken"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         at_step(patch, 4, interrupt)
         run_main(module, *broken)
+    shutil.rmtree(tmp_path / "label_counts")  # the state has what it takes from there
     assert load_file(tmp_path / "broken/last_state.pth")["iteration"] == 2
     run_main(module, *broken, "--resume", "auto", "--workers", 1)
+    assert not (tmp_path / "label_counts").exists()
 
     assert_same_runs(tmp_path / "run", tmp_path / "broken", "workers")
     assert losses(tmp_path / "run") == losses(tmp_path / "broken")

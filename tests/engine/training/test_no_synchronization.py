@@ -43,15 +43,18 @@ FLAGS = {
     "max_iterations": 1000,
 } | dict.fromkeys(("log_iter", "save_per_iters", "val_per_iters"), 1000)
 ALL = {"channels_last": True, "grad_checkpointing": True, "ema_decay": 0.9, "accumulation_steps": 2}
+LOSS = {"class_weights": "balanced", "ohem": "fraction:0.3", "dice": 0.5, "label_smoothing": 0.1}
 VARIANTS = {
     "channels_last": {"channels_last": True},
     "grad_checkpointing": {"grad_checkpointing": True},
     "ema": {"ema_decay": 0.9},
     "accumulation": {"accumulation_steps": 2},
     "adamw_time_budget": {"optimizer_type": "adamw", "head_lr_mult": 1.0, "clip_grad": 0.0, "max_seconds": 1e6},
+    "task_loss": LOSS,
+    "threshold_accumulated": {"ohem": "threshold:0.3", "accumulation_steps": 2},
     "bf16": {"amp": "bf16"},
-    "bf16_all": ALL | {"amp": "bf16"},
-    "fp16_all": ALL | {"amp": "fp16"},
+    "bf16_all": ALL | LOSS | {"amp": "bf16"},
+    "fp16_all": ALL | LOSS | {"amp": "fp16"},
 }
 SKD = "skd+adversarial"  # the discriminator has its own optimiser
 ALONE = [*sorted(METHODS), SKD]
@@ -88,7 +91,9 @@ def build_training(method: str, config: BaselineConfig, device: torch.device, sc
     teacher = prepare_teacher(
         teacher, device=device, amp=config.machine.amp, channels_last=config.machine.channels_last
     )
-    training = prepare(DistillationTask(student, teacher, distiller), config, device)
+    weights = torch.linspace(0.5, 2.0, CLASSES, dtype=torch.float64) if config.loss.class_weights else None
+    task = DistillationTask(student, teacher, distiller, config.optim, loss=config.loss, class_weights=weights)
+    training = prepare(task, config, device)
     if scaled:
         training.scaler = torch.amp.GradScaler(device.type, init_scale=16.0)
     return training

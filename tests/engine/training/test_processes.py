@@ -1,9 +1,11 @@
 """Entry points in several processes on the CPU against one process on the same global batch."""
 
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from engine.config.methods import method_names
 from tests.conftest import TEACHER, assert_same_runs, at_step, interrupt, metric_lines
@@ -56,8 +58,18 @@ def test_training_does_not_depend_on_the_number_of_processes(distillation, data_
     """Through the entry point: loader, loop with micro-batches, validation on 4 images, saving."""
     words = [*distillation, *ALIKE, *UNFOLDED, "--batch-size", 12, "--accumulation-steps", 2, "--bank-dtype", "float32"]
     words += ["--balance", *unlabelled(data_root)]
+    words += ["--balance", "--class-weights", "balanced", "--ohem", "threshold:0.4", "--dice", 0.5]
+    words += ["--label-smoothing", 0.1, "--color-jitter", 0.3, 0.3, 0.3, 0.1, "--crop-by-class", 0.7]
     compare_processes({"run": ("train_cirkdv2", words)}, tmp_path, worlds=(1, 3))
-    assert sum(name.startswith("loss") for name in metric_lines(tmp_path / "run_3")[0]) == 10
+    assert sum(name.startswith("loss") for name in metric_lines(tmp_path / "run_3")[0]) == 11
+    shutil.rmtree(tmp_path / "label_counts")
+    words += ["--save-dir-name", "counted_by_2"]
+    run_processes(run_mains, 2, ("train_cirkdv2", words))
+    weights, expected = (
+        load_file(tmp_path / name / "last_state.pth")["task_loss"]["class_weights"]
+        for name in ("counted_by_2", "run_1")
+    )
+    assert torch.equal(weights, expected) and len(list((tmp_path / "label_counts").iterdir())) == 1
 
 
 @pytest.mark.slow
