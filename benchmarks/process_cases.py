@@ -136,7 +136,7 @@ class DrawnImages:
     """Images of different sizes and their labels, drawn anew at each access; what evaluation needs of a data set."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.count = self.num_labelled = count
 
     def __len__(self) -> int:
         return self.count

@@ -38,7 +38,7 @@ def test_images_without_masks_come_last_and_are_marked(partly, tmp_path, cached)
         image, mask = data[index]
         assert image.shape[:2] == mask.shape and (mask == UNLABELLED).all() == (index >= 3)
     assert len(build_eval_loader(data)) == 3  # nothing else can be measured
-    batch = next(iter(build_train_loader(data, crop_size=(64, 64), batch_size=5, max_iterations=1, scales=(0.5,))))
+    batch = next(iter(build_train_loader(data, crop_size=(96, 96), batch_size=5, max_iterations=1)))
     for target, size in zip(batch.target, batch.valid_size.tolist(), strict=True):
         inner = target[: size[0], : size[1]]
         assert (inner == UNLABELLED).all() or (inner != UNLABELLED).all()

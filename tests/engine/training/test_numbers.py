@@ -23,7 +23,8 @@ NOT_NUMBERS = ("nan", "inf", "-inf", "1e999", "many")
 # What is not refused: 0 switches off, or counts from 0.
 ZERO_IS_FINE = set(
     "--skip-bad-samples --ignore-label --workers --momentum --weight-decay --warmup-iters --clip-grad --ema-decay "
-    "--label-smoothing "
+    "--label-smoothing --void-values --mask-values --color-tolerance --val-fraction --image-range --pseudo-threshold "
+    "--dice --crop-by-class --color-jitter "
     "--seed --distill-warmup-iters --dist-aux-factor --mgd-mask-ratio --afdcd-mask-ratio --dkd-alpha --dkd-beta".split()
 )
 BELOW_ZERO_IS_FINE = {"--ignore-label": "-2"}  # -1 means 255
