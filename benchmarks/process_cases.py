@@ -82,10 +82,7 @@ def all_cases(companions: bool = True) -> list[Case]:
     cases.append(Case("together, 2 micro-batches, ignored first half", together, "ignored first half", 2))
     weights, added = (0.5, 3.0, 1.0, 2.0), {"dice": 0.5, "label_smoothing": 0.1}
     for name, ohem, labels, parts in (
-        ("weights, Dice", None, "uneven", 2),
         ("weights, Dice, hard fraction", "fraction:0.3", "uneven", 2),
-        ("weights, Dice, hard fraction, ignored first half", "fraction:0.3", "ignored first half", 1),
-        ("weights, Dice, hard threshold", "threshold:0.2", "uneven", 1),
         ("weights, Dice, hard threshold, all ignored", "threshold:0.2", "all ignored", 1),
     ):
         case = Case(name, {"kd": {}}, labels, parts, loss=added | {"ohem": ohem}, class_weights=weights)
