@@ -36,6 +36,7 @@ class SplitConfig(LoaderConfig):
     val_list: Path | None = setting(None, LIST_HELP, per_host=True)
     train_list: Path | None = setting(None, "the same for --split train", per_host=True)
     test_list: Path | None = setting(None, "the same for --split test", per_host=True)
+    any_classes: bool = setting(False, "the network's class names may be others than the data's")
     workers: int | None = workers_setting()
 
     @property

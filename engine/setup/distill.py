@@ -38,7 +38,7 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
     # data, teacher, student
     data = build_data(config.data, config.reading, validate=not (config.run.skip_val and networks.skip_teacher_check))
     num_classes = data.train.num_classes
-    teacher = build_teacher(networks, num_classes, log=notes.append)
+    teacher = build_teacher(networks, data.train.classes, log=notes.append)
     student = build_training_network(config.trained, num_classes, run, notes.append)
     check_setup(student, config, device)
     config = settle_amp(config, student, run, device, notes.append)
