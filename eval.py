@@ -16,8 +16,8 @@ from dataset.loading.loaders import build_eval_loader
 from engine.config.evaluation import EvalConfig
 from engine.config.identify import identify_network
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
-from engine.evaluation.class_names import check_classes
 from engine.evaluation.cityscapes_submission import Submission, check_submission_request
+from engine.evaluation.class_names import check_classes
 from engine.evaluation.evaluator import evaluate
 from engine.evaluation.inference import build_predictor
 from engine.evaluation.prediction_writer import PredictionWriter

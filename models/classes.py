@@ -10,7 +10,7 @@ from torch import Tensor
 
 from utils.visualize import Color
 
-# The entry of a checkpoint for them: its names and colours as JSON in UTF-8, a byte an element. Released ones have none.
+# The entry of a checkpoint for them, JSON in UTF-8, a byte an element; released ones have none.
 CLASSES_KEY = "weights_classes"
 VERSION = 1
 NAMES_SHOWN = 8

@@ -1,12 +1,56 @@
-"""Whether a network's classes are those of the data that it meets, by their names."""
+"""The names and colours of a network's classes, and whether they are those of the data that it meets."""
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+from dataset import DATASETS
+from dataset.class_files import read_class_file
+from dataset.labels import MAX_CLASSES
+from dataset.synthetic import scenes
+from engine.config.identify import Identity, count_classes
 from models.classes import Classes
+from models.weights import StateFile
+from utils.visualize import generated_palette
 
 NAMES_SHOWN = 6
+
+
+def classes_of_network(
+    network: Identity, weights: StateFile, classes_file: Path | None, log: Callable[[str], Any] = print
+) -> Classes:
+    """Names and colours of a network's classes, which need no data.
+
+    Args:
+        network: which it is.
+        weights: its file, which names them or else gives their count.
+        classes_file: names the classes where it is given.
+        log: takes what contradicts it, and what is not known.
+
+    Raises:
+        ValueError: an unknown data set, other classes than the file's, more than a mask can hold, or an unusable file.
+        FileNotFoundError: no such file.
+    """
+    if network.dataset not in DATASETS:
+        raise ValueError(f"unknown data set {network.dataset!r}; there are {', '.join(DATASETS)}")
+    stored = weights.classes
+    if classes_file is not None:
+        table = read_class_file(classes_file)
+        check_classes(stored, table.names, weights.path, accept=True, way_out="--classes", log=log)
+        return Classes.of(table.names, table.palette())
+    if stored is not None:
+        return stored
+    known = DATASETS[network.dataset]
+    if known.CLASSES:
+        return Classes.of(known.CLASSES, known.PALETTE)
+    count = count_classes(network.model, network.backbone, weights)
+    if count > MAX_CLASSES:
+        raise ValueError(f"the network has {count} classes; a mask holds at most {MAX_CLASSES}")
+    if network.dataset == "synthetic" and count == len(scenes.CLASSES):
+        return Classes.of(list(scenes.CLASSES), list(scenes.CLASSES.values()))
+    log(f"the names of the {count} classes are not known; --classes FILE gives them, such as the data's classes.txt")
+    return Classes.of([f"class {index}" for index in range(count)], generated_palette(count))
 
 
 def check_classes(

@@ -118,7 +118,9 @@ def _name_classes(state: TrainState, dataset: SegmentationDataset, logger: RunLo
     """Gives the networks that are saved the names and colours of the data's classes."""
     network, classes = state.task.network, Classes.of(dataset.classes, dataset.palette)
     if network.classes is not None and network.classes.names != classes.names:
-        logger.info(f"the classifier's weights are of other classes: {network.classes}; training goes on with {classes}")
+        logger.info(
+            f"the classifier's weights are of other classes: {network.classes}; training goes on with {classes}"
+        )
     for saved in (network, state.evaluated_network):
         saved.set_classes(classes)
 
