@@ -21,7 +21,7 @@ from engine.evaluation.inference import cut, window_outputs
 from engine.evaluation.windows import Grid, WindowScores
 from utils.amp import autocast
 
-PART_BYTES = 2**26  # of the scores that are made at a time; as much again is needed beside them
+PART_BYTES = 2**25  # of the scores that are made at a time
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,11 @@ class View:
     def has_rows(self, size: tuple[int, int]) -> bool:
         """Whether rows of an image of `size` need no more than the windows that they lie in."""
         return self.scores.grid.size == size and not self.scores.joined
+
+    def pixels(self, top: int, bottom: int, size: tuple[int, int]) -> int:
+        """How many numbers a class needs while `rows` works."""
+        made = self.scores.grid.window if self.has_rows(size) else self.scores.grid.size
+        return (bottom - top) * size[1] + made[0] * made[1]
 
     def rows(self, top: int, bottom: int, classes: slice, size: tuple[int, int]) -> Tensor:
         """The scores (1, k, bottom - top, W) of some classes and rows; of all rows unless `self.has_rows`."""
@@ -78,7 +83,7 @@ def predict_labels(network: nn.Module, image: Tensor, protocol: Protocol, device
 def _best_classes(views: list[View], top: int, bottom: int, size: tuple[int, int]) -> Tensor:
     """Labels (bottom - top, W) of some rows, some classes after the others."""
     count = views[0].scores.num_classes
-    step = _step(count, PART_BYTES // (4 * (bottom - top) * size[1]))
+    step = _step(count, PART_BYTES // (4 * max(view.pixels(top, bottom, size) for view in views)))
     best = labels = None
     for start in range(0, count, step):
         total = None
