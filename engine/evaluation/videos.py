@@ -16,7 +16,7 @@ from utils.visualize import Color, blend, colorize, save_indexed_png
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 CODEC = "mp4v"  # MPEG-4 part 2: the wheels of OpenCV have no encoder of H.264, and VP9 takes 30 times as long
-USUAL_RATE = 25.0  # frames per second, where a file does not say
+USUAL_RATE = 25.0  # frames per second, where a file has no number
 READ_SHARE = 0.9  # of the frames that a file announces; with fewer it is damaged
 
 
@@ -26,7 +26,7 @@ class Video:
     Attributes:
         path: the file.
         rate: frames per second.
-        announced: frames that the file says it has; 0 where it does not.
+        announced: frames by the file's header; 0 where it has no number.
 
     Raises:
         FileNotFoundError: no such file.
