@@ -17,6 +17,7 @@ from engine.config.evaluation import EvalConfig
 from engine.config.identify import identify_network
 from engine.config.legacy_flags import LEGACY_EVALUATION_FLAGS, read_command_line
 from engine.evaluation.cityscapes_submission import Submission, check_submission_request
+from engine.evaluation.class_names import check_classes
 from engine.evaluation.evaluator import evaluate
 from engine.evaluation.inference import build_predictor
 from engine.evaluation.prediction_writer import PredictionWriter
@@ -57,6 +58,9 @@ def main() -> None:
     if report.submission is not None:
         check_submission_request(report.submission, network.dataset, data.split)
     dataset = build_dataset(network.dataset, data.data, data.split, list_file=data.list_file, reading=config.reading)
+    check_classes(
+        weights.classes, dataset.classes, str(path), accept=data.any_classes, way_out="--any-classes", log=log
+    )
     model = load_network(
         network, weights, dataset.num_classes, config.machine, device, allow_partial=report.allow_partial, log=log
     )

@@ -10,6 +10,7 @@ from dataset import build_dataset
 from dataset.loading.loaders import build_eval_loader
 from engine.config.evaluation import VisualizeConfig
 from engine.config.legacy_flags import read_command_line
+from engine.evaluation.class_names import check_classes
 from engine.evaluation.embeddings import (
     chosen_classes,
     draw_embeddings,
@@ -43,6 +44,8 @@ def main() -> None:
     # data
     name = found[0][0].dataset
     dataset = build_dataset(name, data.data, data.split, list_file=data.list_file, reading=config.reading)
+    for _, path, weights in found:
+        check_classes(weights.classes, dataset.classes, str(path), accept=data.any_classes, way_out="--any-classes")
     chosen = chosen_classes(dataset.classes, wanted.only)
     loader = build_eval_loader(dataset, workers=data.workers, limit=wanted.num_images)
     folder = wanted.save_dir / (wanted.save_dir_name or f"embeddings_{name}_{data.split}")

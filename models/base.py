@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from models.classes import CLASSES_KEY, Classes
 from models.layers import initialize_backbone
 from utils.types import SegOutput
 
@@ -41,6 +42,7 @@ IMAGENET_RGB = InputConvention("RGB", 1.0 / 255.0, (0.485, 0.456, 0.406), (0.229
 
 # The entry of a checkpoint for convention and eps that differ from those of the released ones; absent if none does.
 CONVENTION_KEY = "weights_convention"
+ENTRIES = (CONVENTION_KEY, CLASSES_KEY)  # of a checkpoint that are none of the network's tensors
 
 
 class SegmentationNetwork(nn.Module):
@@ -64,6 +66,7 @@ class SegmentationNetwork(nn.Module):
     Attributes:
         input_convention: of the weights, with which it is saved. Batches are in the `PUBLISHED` one and converted
             inside, so that networks of different conventions share a batch.
+        classes: names and colours, with which it is saved; None where they are not known.
         output_stride: image side / logits side.
         pools_globally: True if training normalises a 1x1 map over the batch, which needs two images over all processes
             (or frozen batch norms).
@@ -86,6 +89,7 @@ class SegmentationNetwork(nn.Module):
         self.model_name = model_name
         self.backbone_name = backbone_name
         self.num_classes = num_classes
+        self.classes: Classes | None = None
         self.pretrained = backbone
         self.head = head
         self.auxlayer = auxlayer
@@ -143,6 +147,12 @@ class SegmentationNetwork(nn.Module):
         # Not persistent: the convention is saved, in full precision.
         self.register_buffer("input_gain", gain, persistent=False)
         self.register_buffer("input_shift", shift, persistent=False)
+
+    def set_classes(self, classes: Classes | None) -> None:
+        """Set names and colours; ValueError if they are of another number of classes."""
+        if classes is not None and len(classes.names) != self.num_classes:
+            raise ValueError(f"got the names of {len(classes.names)} classes for a network of {self.num_classes}")
+        self.classes = classes
 
     def to_input_convention(self, x: Tensor) -> Tensor:
         """Convert a batch from the `PUBLISHED` convention to the network's own, (N, 3, H, W)."""
@@ -216,9 +226,13 @@ class SegmentationNetwork(nn.Module):
         entry = self.weights_convention()
         if entry is not None:
             destination[prefix + CONVENTION_KEY] = entry
+        if self.classes is not None:
+            destination[prefix + CLASSES_KEY] = self.classes.to_tensor()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         self.set_weights_convention(state_dict.pop(prefix + CONVENTION_KEY, None))
+        entry = state_dict.pop(prefix + CLASSES_KEY, None)
+        self.set_classes(None if entry is None else Classes.from_tensor(entry))
         for short, long in self._long_names.items():
             if prefix + short in state_dict:
                 state_dict[prefix + long] = state_dict.pop(prefix + short)

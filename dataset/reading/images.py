@@ -12,11 +12,15 @@ import tifffile
 from PIL import Image
 
 from dataset.config import ImageConfig
-from dataset.reading.png import GREY, PALETTE, RGB, SIGNATURE, decode_png
+from dataset.reading.png import GREY, LARGE, PALETTE, RGB, SIGNATURE, decode_png
+
+Image.MAX_IMAGE_PIXELS = None  # Pillow refuses images of 179 million pixels; `_refuse_bomb` looks at the file, too
 
 Size = tuple[int, int]  # height, width
 DEFAULT = ImageConfig()
 TIFF = (".tif", ".tiff")
+PIXELS_PER_BYTE = 100  # at most, of large images: photographs have about 10 and files made to fill the memory 1,000
+MAX_PIXELS = 2**31  # what arrays of OpenCV and Pillow can hold
 _EXIF_ORIENTATION = 0x0112
 _DEEP = re.compile(r"[IF]|.*;(16|32)[A-Z]+")  # Pillow's raw modes of more than 8 bits per channel
 _GREY_STRETCH = {"L;2": 85, "L;4": 17}  # of PNG of 2 and 4 bits, on decoding
@@ -218,15 +222,24 @@ def _decode_common_png(
 def _decode(path: str, kind: str) -> tuple[Image.Image, str, int]:
     """The image, fully decoded, the raw mode of its pixels in the file, and EXIF's orientation."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                raw_mode = image.tile[0][3] if image.tile else ""
-                orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
-                image.load()
+        with Image.open(path) as image:
+            _refuse_bomb(path, image.size)
+            raw_mode = image.tile[0][3] if image.tile else ""
+            orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+            image.load()
     except (FileNotFoundError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, EOFError, struct.error and others for bad files
         reason = "it is empty" if os.path.isfile(path) and not os.path.getsize(path) else error
         raise ValueError(f"the {kind} {path} cannot be read: {reason}") from error
     return image, raw_mode if isinstance(raw_mode, str) else (raw_mode or [""])[0], orientation
+
+
+def _refuse_bomb(path: str, size: tuple[int, int]) -> None:
+    """Raises a ValueError for an image of more pixels than a file of its length can be meant to hold."""
+    pixels, length = size[0] * size[1], os.path.getsize(path)
+    if pixels > MAX_PIXELS or (pixels > LARGE and pixels > PIXELS_PER_BYTE * length):
+        raise ValueError(
+            f"it has {size[0]}x{size[1]} pixels in {length:,} bytes, and at most {MAX_PIXELS:,} pixels are read, of "
+            f"those with more than {LARGE:,} at most {PIXELS_PER_BYTE} a byte: cut it into parts"
+        )

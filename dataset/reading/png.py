@@ -12,10 +12,10 @@ from collections.abc import Collection
 
 import numpy as np
 from imagecodecs import DeflateError, SpngError, deflate_adler32, deflate_crc32, deflate_decode, spng_decode
-from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE = 0, 2, 3  # colour types
+LARGE = 2**27  # pixels, above which a file has to be as large as photographs are
 _END = b"\0\0\0\0IEND\xaeB`\x82"
 _BLOCK = 65535  # bytes that one block of a stream can hold as they are
 _HEADER = struct.Struct(">IIBBBBB")  # width, height, bits, colour type, compression, filter, interlace
@@ -38,7 +38,7 @@ def decode_png(
     try:
         (width, height, bits, colour_type, *methods), stream = _parts(data)
         common = bits == 8 and colour_type in colour_types and not any(methods)
-        if not common or not 0 < width * height <= Image.MAX_IMAGE_PIXELS:
+        if not common or not 0 < width * height <= LARGE:
             return None
         taken = height if rows is None else min(rows, height)
         # Palette indices are stored like grey values.

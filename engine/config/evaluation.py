@@ -1,6 +1,6 @@
 """The settings of the programs that run a trained network: evaluation, prediction, embeddings."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ from utils.settings import AT_LEAST_1, Settings, require, section, setting
 
 MODELS = ", ".join(list_models())
 INFERRED = "; default: inferred from the file"
+KINDS = ("mask", "blend", "panel")  # of pictures that a prediction leaves
+MAX_PIXELS = 2048 * 2048
 SHARE = (lambda v: 0 < v < 1, "a number between 0 and 1")
 WINDOW = {"metavar": ("H", "W")}
 
@@ -36,6 +38,7 @@ class SplitConfig(LoaderConfig):
     val_list: Path | None = setting(None, LIST_HELP, per_host=True)
     train_list: Path | None = setting(None, "the same for --split train", per_host=True)
     test_list: Path | None = setting(None, "the same for --split test", per_host=True)
+    any_classes: bool = setting(False, "the network's class names may be others than the data's")
     workers: int | None = workers_setting()
 
     @property
@@ -141,26 +144,40 @@ class PredictionConfig(LoaderConfig):
     """Which images are predicted, and what is written of them."""
 
     images: Path = setting(
-        help="a folder (with all below it), an image, or a text file with a path a line",
+        help="a folder (with all below it), an image, a video, or a text file with a path a line",
         per_host=True,
         options={"metavar": "FOLDER|FILE|LIST.txt"},
     )
     dataset: str | None = setting(None, f"whose classes it predicts: {', '.join(DATASETS)}{INFERRED}")
     classes: Path | None = setting(
-        None, 'of "name" or "name r g b" lines instead', per_host=True, options={"metavar": "FILE"}
+        None,
+        'of "name" or "name r g b" lines, instead of the names in the file',
+        per_host=True,
+        options={"metavar": "FILE"},
     )
     mask: bool = setting(False, "write the labels as palette PNG")
-    blend: bool = setting(False, "write the images with the prediction over them")
-    panel: bool = setting(False, "write image and prediction side by side, with a legend")
+    blend: bool = setting(False, "write the images, or the video, with the prediction over them")
+    panel: bool = setting(False, "write image and prediction side by side, with a legend; not of a video")
+    max_pixels: int = setting(
+        MAX_PIXELS,
+        "larger images, at each scale, are predicted in windows of 1024x1024 every 768 pixels, unless --slide-crop or "
+        "--no-slide says otherwise",
+        check=AT_LEAST_1,
+    )
     save_dir: Path = setting(Path("runs"), "folder of the output's folder", per_host=True)
     save_dir_name: str | None = setting(None, "default: predict_<checkpoint>")
     workers: int | None = workers_setting()
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not (self.mask or self.blend or self.panel):  # nothing asked for: everything
-            for name in ("mask", "blend", "panel"):
-                object.__setattr__(self, name, True)
+    def kinds(self, video: bool = False) -> tuple[str, ...]:
+        """What is written: what was asked for, or else everything, of a video the blend alone.
+
+        Raises:
+            ValueError: a panel of a video.
+        """
+        asked = tuple(kind for kind in KINDS if getattr(self, kind))
+        if video and self.panel:
+            raise ValueError("--panel with a video: expected --blend, the default, or --mask")
+        return asked or (("blend",) if video else KINDS)
 
 
 @dataclass(frozen=True)
@@ -172,6 +189,11 @@ class PredictConfig:
     reading: ImageConfig = section("reading")
     protocol: ProtocolConfig = section("protocol")
     machine: MachineConfig = section("machine")
+
+    def protocol_for(self, model: str, backbone: str, dataset: str) -> Protocol:
+        """`ProtocolConfig.for_network`, with large images in windows where nothing says how they are predicted."""
+        found = self.protocol.for_network(model, backbone, dataset)
+        return found if self.protocol.no_slide else replace(found, max_pixels=self.prediction.max_pixels)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,9 @@ class DistillationConfig(Settings):
     )
     student_pretrained: Path | None = setting(None, "weights of the whole student to start from", per_host=True)
     allow_partial: bool = setting(False, "accept weight files that cover only a part", resume="free")
-    skip_teacher_check: bool = setting(False, "accept a teacher near chance", resume="free")
+    skip_teacher_check: bool = setting(
+        False, "accept a teacher near chance, or one whose class names are others", resume="free"
+    )
     teacher_dtype: Literal["float32", "bfloat16"] | None = setting(
         None,
         "precision that the teacher computes in; auto: as --amp",

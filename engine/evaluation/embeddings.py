@@ -39,7 +39,7 @@ class PixelSample:
     labels: np.ndarray
 
 
-def identify_networks(config: EmbeddingsConfig, dataset: str | None) -> list[tuple[Identity, Path, Path | StateFile]]:
+def identify_networks(config: EmbeddingsConfig, dataset: str | None) -> list[tuple[Identity, Path, StateFile]]:
     """What `identify_network` gives for each file of `config.pretrained`.
 
     Raises:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.config.protocol import Protocol
+from engine.evaluation.windows import Grid, WindowScores, resize
 
 # (network, images (N, 3, h, w), size (H, W)) -> logits (N, K, H, W), float32
 View = Callable[[nn.Module, Tensor, tuple[int, int]], Tensor]
@@ -20,13 +21,6 @@ def build_predictor(protocol: Protocol) -> Callable[[nn.Module, Tensor], Tensor]
         windows = {"crop": protocol.crop, "stride": protocol.stride, "window_batch": protocol.window_batch}
         view = partial(sliding_window, **windows)
     return partial(multi_scale, scales=protocol.scales, flip=protocol.flip, view=view)
-
-
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear with aligned corners, the resampling of all logits; a no-op where the size already is `size`."""
-    if tuple(images.shape[-2:]) == tuple(size):
-        return images
-    return F.interpolate(images, size=size, mode="bilinear", align_corners=True)
 
 
 def whole_image(network: nn.Module, images: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -69,26 +63,9 @@ def sliding_window(
     Returns:
         (N, K, *size) float32.
     """
-    size = size or tuple(images.shape[-2:])
-    height, width = images.shape[-2:]
-    window = (min(crop[0], height), min(crop[1], width))
-    tops, lefts = _starts(height, window[0], stride[0]), _starts(width, window[1], stride[1])
-    boxes = [(top, left) for top in tops for left in lefts]
-    if len(boxes) == 1:
-        return whole_image(network, images, size)
-    outputs = _windows(network, images, boxes, window, window_batch)
-    tiled = len(tops) * window[0] == height and len(lefts) * window[1] == width
-    if tiled and all(side % network.output_stride == 0 for side in window):
-        tiles = list(outputs)
-        rows = [torch.cat(tiles[i : i + len(lefts)], dim=-1) for i in range(0, len(tiles), len(lefts))]
-        return resize(torch.cat(rows, dim=-2), size)
-    total: Tensor | None = None
-    for (top, left), logits in zip(boxes, outputs, strict=True):
-        if total is None:
-            total = logits.new_zeros(*logits.shape[:2], height, width)
-        total[..., top : top + window[0], left : left + window[1]] += resize(logits, window)
-    count = _cover(tops, window[0], height, images)[:, None] * _cover(lefts, window[1], width, images)
-    return resize(total / count, size)
+    grid = Grid.over(images.shape[-2:], crop, stride)
+    outputs = window_outputs(network, lambda top, left: cut(images, grid, top, left), grid, window_batch)
+    return WindowScores(grid, outputs, network.output_stride).at(size or tuple(images.shape[-2:]))
 
 
 def multi_scale(
@@ -111,8 +88,7 @@ def multi_scale(
     """
     size = tuple(images.shape[-2:])
     total: Tensor | None = None
-    for scale in scales:
-        scaled_size = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    for scaled_size in Protocol(scales=scales).sizes(size):
         scaled = images
         if scaled_size != size:
             scaled = F.interpolate(images, size=scaled_size, mode="bilinear", align_corners=False)
@@ -128,25 +104,24 @@ def _logits(network: nn.Module, images: Tensor) -> Tensor:
     return network(images, need_aux=False).logits.float()  # N, K, h, w
 
 
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixels of windows that cover `length`; the last one ends at the edge."""
-    steps = -(-(length - window) // stride)
-    return [min(step * stride, length - window) for step in range(steps + 1)]
-
-
-def _windows(
-    network: nn.Module, images: Tensor, boxes: list[tuple[int, int]], window: tuple[int, int], window_batch: int
+def window_outputs(
+    network: nn.Module, window: Callable[[int, int], Tensor], grid: Grid, window_batch: int
 ) -> Iterator[Tensor]:
-    """Logits (N, K, h, w) of one window after the other."""
+    """Logits (N, K, h, w) of one window after the other, in the order of `grid.boxes`.
+
+    Args:
+        network: as in `whole_image`.
+        window: (top, left) of a window -> its image (N, 3, *grid.window).
+        grid: where they lie.
+        window_batch: windows that go through the network together.
+    """
+    boxes = grid.boxes
     for begin in range(0, len(boxes), window_batch):
-        batch = boxes[begin : begin + window_batch]
-        crops = [images[..., top : top + window[0], left : left + window[1]] for top, left in batch]
-        yield from _logits(network, torch.cat(crops)).chunk(len(batch))
+        crops = [window(top, left) for top, left in boxes[begin : begin + window_batch]]
+        together = crops[0].contiguous() if len(crops) == 1 else torch.cat(crops)
+        yield from _logits(network, together).chunk(len(crops))
 
 
-def _cover(starts: list[int], window: int, length: int, like: Tensor) -> Tensor:
-    """How many windows cover each position, (length,)."""
-    count = torch.zeros(length, dtype=torch.float32, device=like.device)
-    for start in starts:
-        count[start : start + window] += 1
-    return count
+def cut(images: Tensor, grid: Grid, top: int, left: int) -> Tensor:
+    """A window of images (N, 3, *grid.size)."""
+    return images[..., top : top + grid.window[0], left : left + grid.window[1]]

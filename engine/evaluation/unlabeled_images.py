@@ -1,16 +1,15 @@
-"""Images without labels: which files are meant, how they are read, and the classes that are predicted in them."""
+"""Images without labels: which files are meant, which are left out, and how they are read."""
 
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import features
 
-from dataset import DATASETS
-from dataset.class_files import read_class_file
 from dataset.config import ImageConfig
-from dataset.labels import MAX_CLASSES
 from dataset.loading.loaders import EvaluationFiles, SegmentationLoader
 from dataset.reading.files import (
     IMAGE_SUFFIXES,
@@ -21,14 +20,34 @@ from dataset.reading.files import (
     split_list_line,
 )
 from dataset.reading.images import read_image
-from dataset.synthetic import scenes
-from engine.config.identify import Identity, count_classes
-from models.weights import StateFile
+from engine.evaluation.videos import VIDEO_SUFFIXES, is_video
+from models.classes import Classes
 from utils.distributed import all_gather_object, is_main_process
 from utils.types import Batch
-from utils.visualize import Color, generated_palette
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
+READ_BY_PILLOW = {".avif": "avif", ".jp2": "jpg_2000", ".j2k": "jpg_2000"}  # suffix -> what Pillow may be built without
+READABLE = (*IMAGE_SUFFIXES, *(suffix for suffix, feature in READ_BY_PILLOW.items() if features.check(feature)))
+OTHER_PICTURES = (
+    *(suffix for suffix in READ_BY_PILLOW if suffix not in READABLE),
+    *(
+        ".gif",
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".jfif",
+        ".jpe",
+        ".apng",
+        ".svg",
+        ".psd",
+        ".xcf",
+        ".ico",
+        ".tga",
+        ".ppm",
+        ".pgm",
+    ),
+    *(".pbm", ".pnm", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".dcm", ".nii"),
+)
 
 
 @dataclass(frozen=True)
@@ -38,12 +57,26 @@ class Unreadable:
     reason: str
 
 
+class Found(NamedTuple):
+    """The images that are meant.
+
+    Attributes:
+        root: folder above all of them.
+        paths: absolute.
+        left_out: what else lies there that looks like pictures or videos, a line each.
+    """
+
+    root: Path
+    paths: list[Path]
+    left_out: list[str]
+
+
 class ImageFiles:
     """Images as a data set without masks, for `EvaluationFiles` and `PredictionWriter`.
 
     Args:
         source: a folder (all images in it and below), an image, or a text file with a path a line.
-        classes, palette: names and colours of what is predicted.
+        classes: what is predicted.
         reading: how the files are decoded.
         without: a folder below `source` to leave out: that of the output.
 
@@ -53,6 +86,7 @@ class ImageFiles:
         mask_paths: None.
         names: of output files, without ending: the paths below `root`; images that differ in their endings alone keep
             them.
+        left_out: pictures and videos in the folder that are not among them, a line each.
 
     Raises:
         FileNotFoundError: the source or a file of the list does not exist, or there is no image.
@@ -64,16 +98,15 @@ class ImageFiles:
     def __init__(
         self,
         source: Path,
-        classes: Sequence[str],
-        palette: Sequence[Color],
+        classes: Classes,
         reading: ImageConfig,
         without: Path | None = None,
     ) -> None:
         self.reading = reading
-        self.root, paths = find_images(source, without)
+        self.root, paths, self.left_out = find_images(source, without)
         self.image_paths = PathList(paths)
         self.names = image_names([path.relative_to(self.root) for path in paths])
-        self.classes, self.palette, self.num_classes = list(classes), list(palette), len(classes)
+        self.classes, self.palette, self.num_classes = classes.names, classes.palette, len(classes.names)
 
     def __len__(self) -> int:
         return len(self.image_paths)
@@ -122,37 +155,53 @@ class ReadableBatches:
                 yield item
 
 
-def find_images(source: Path, without: Path | None = None, flag: str = "--images") -> tuple[Path, list[Path]]:
-    """The folder above the images and their absolute paths; see `ImageFiles`. `flag` is for messages."""
+def find_images(source: Path, without: Path | None = None, flag: str = "--images") -> Found:
+    """The images of a folder, a list or a file; see `ImageFiles`. `flag` is for messages."""
     source = Path(os.path.abspath(source.expanduser()))
     if not source.exists():
         raise FileNotFoundError(f"{flag} {source} does not exist: expected a folder, an image or a list of images")
-    suffix = source.suffix.lower()
+    suffix, left_out = source.suffix.lower(), []
     if source.is_dir():
-        root, paths = source, _images_below(source, None if without is None else Path(os.path.abspath(without)))
+        files = _files_below(source, None if without is None else Path(os.path.abspath(without)))
+        root, paths = source, [path for path in files if path.suffix.lower() in READABLE]
+        left_out = list(_left_out(root, files))
         if not paths:
-            raise FileNotFoundError(f"no image in {source} or below; images end in {', '.join(IMAGE_SUFFIXES)}")
-    elif suffix in IMAGE_SUFFIXES:
+            others = "".join(f"\n{line}" for line in left_out)
+            raise FileNotFoundError(f"no image in {source} or below; images end in {', '.join(READABLE)}{others}")
+    elif suffix in READABLE:
         root, paths = source.parent, [source]
     elif suffix in LIST_SUFFIXES:
         paths = _listed_images(source)
         root = Path(os.path.commonpath([path.parent for path in paths]))
+    elif suffix in OTHER_PICTURES:
+        raise ValueError(f"--images {source}: {suffix} files are not read: convert it to PNG or JPEG")
     else:
         raise ValueError(
-            f"{flag} {source}: expected a folder, an image ({', '.join(IMAGE_SUFFIXES)}) or a list of images "
-            f"({', '.join(LIST_SUFFIXES)}, a path a line)"
+            f"{flag} {source}: expected a folder, an image ({', '.join(READABLE)}), a video "
+            f"({', '.join(VIDEO_SUFFIXES)}) or a list of images ({', '.join(LIST_SUFFIXES)}, a path a line)"
         )
-    return root, paths
+    return Found(root, paths, left_out)
 
 
-def _images_below(folder: Path, without: Path | None) -> list[Path]:
+def _files_below(folder: Path, without: Path | None) -> list[Path]:
+    """All files but hidden ones, sorted."""
     found = []
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".") and Path(place, name) != without]
-        found += [
-            Path(place, name) for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-        ]
+        found += [Path(place, name) for name in files if not name.startswith(".")]
     return sorted(found)
+
+
+def _left_out(root: Path, files: Sequence[Path]) -> Iterator[str]:
+    """What of a folder's files looks like videos or pictures and is not predicted, a line each."""
+    for suffixes, what, advice in (
+        (VIDEO_SUFFIXES, "video(s)", "name one with --images"),
+        (OTHER_PICTURES, "picture(s) of formats that are not read", "convert them to PNG or JPEG"),
+    ):
+        names = [path.relative_to(root).as_posix() for path in files if path.suffix.lower() in suffixes]
+        if names:
+            shown = ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+            yield f"{len(names)} {what} are left out ({shown}): {advice}"
 
 
 def _listed_images(listing: Path) -> list[Path]:
@@ -169,6 +218,8 @@ def _listed_images(listing: Path) -> list[Path]:
             found[resolve(split_list_line(line, lambda word: resolve(word).is_file())[0])] = None
         except ValueError as error:
             raise ValueError(f"{listing}, line {number}: {error}") from error
+    if videos := [path for path in found if is_video(path)]:
+        raise ValueError(f"{listing} names the video {videos[0]}: expected images; a video is named with --images")
     missing = missing_files(map(str, found))
     if missing:
         names = "".join(f"\n  {name}" for name in missing[:NAMES_SHOWN])
@@ -186,40 +237,6 @@ def image_names(paths: Sequence[Path]) -> list[str]:
     if len({name.casefold() for name in names}) < len(names):  # a.png and a.jpg beside a.jpg.png
         return [path.as_posix() for path in paths]
     return names
-
-
-def classes_of_network(
-    network: Identity, weights: Path | StateFile, classes_file: Path | None
-) -> tuple[list[str], list[Color]]:
-    """Names and colours of a network's classes, which need no data.
-
-    Args:
-        network: which it is.
-        weights: its file, which gives the count where nothing else does.
-        classes_file: names the classes where it is given.
-
-    Raises:
-        ValueError: an unknown data set, more classes than a mask can hold, or an unusable file.
-        FileNotFoundError: no such file.
-    """
-    if network.dataset not in DATASETS:
-        raise ValueError(f"unknown data set {network.dataset!r}; there are {', '.join(DATASETS)}")
-    if classes_file is not None:
-        table = read_class_file(classes_file)
-        return table.names, table.palette()
-    known = DATASETS[network.dataset]
-    if known.CLASSES:
-        return list(known.CLASSES), list(known.PALETTE)
-    count = count_classes(network.model, network.backbone, weights)
-    if count > MAX_CLASSES:
-        raise ValueError(f"the network has {count} classes; a mask holds at most {MAX_CLASSES}")
-    if network.dataset == "synthetic" and count == len(scenes.CLASSES):
-        return list(scenes.CLASSES), list(scenes.CLASSES.values())
-    if is_main_process():
-        print(
-            f"the names of the {count} classes are not known; --classes FILE gives them, such as the data's classes.txt"
-        )
-    return [f"class {index}" for index in range(count)], generated_palette(count)
 
 
 def refuse_unreadable(reasons: Sequence[str], total: int) -> None:

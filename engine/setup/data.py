@@ -95,7 +95,7 @@ def build_data(config: TrainConfig, run: RunDirectory, *, validate: bool) -> Dat
 
 def _add_unlabelled(train_set: SegmentationDataset, config: UnlabelledConfig) -> None:
     if config.unlabelled is not None:
-        _, paths = find_images(config.unlabelled, flag="--unlabelled")
+        paths = find_images(config.unlabelled, flag="--unlabelled").paths
         known = set(map(os.path.normpath, train_set.image_paths))
         train_set.add_unlabelled([path for path in map(str, paths) if path not in known])
     if not train_set.num_unlabelled:

@@ -40,7 +40,7 @@ def distil(config: DistillConfig, build: Callable[..., Distiller], run_name: str
     data = build_data(config, run, validate=not (config.run.skip_val and networks.skip_teacher_check))
     check_unlabelled(data, config)
     num_classes = data.train.num_classes
-    teacher = build_teacher(networks, num_classes, log=notes.append)
+    teacher = build_teacher(networks, data.train.classes, log=notes.append)
     student = build_training_network(config.trained, num_classes, run, notes.append)
     check_setup(student, config, device)
     config = settle_amp(config, student, run, device, notes.append)

@@ -26,6 +26,7 @@ from engine.training.loop import Validate, train
 from engine.training.optim import AveragedWeights, build_discriminator_optimizer, build_optimizer
 from engine.training.stopping import StopController
 from models.base import SegmentationNetwork
+from models.classes import Classes
 from models.surgery.checkpointing import checkpoint_blocks
 from utils.amp import grad_scaler
 from utils.compiling import uncompiled
@@ -59,6 +60,7 @@ def fit(
             state.load(run.state, device)
             state.seconds = state.seconds or logger.last("train_seconds")
             logger.info(f"continuing at iteration {state.iteration} of {config.optim.max_iterations}")
+        _name_classes(state, data.train, logger)
         for line in start_banner(task, data, config, run, device):
             logger.info(line)
         if is_main_process() and (warning := space_warning(state, run)):
@@ -110,6 +112,17 @@ def prepare(task: SegmentationTask, config: TrainConfig, device: torch.device) -
     if config.run.compile:
         task.network.compile()  # in place, so that parameters keep their names
     return TrainState(task, optimizer, scaler, ema, discriminator_optimizer)
+
+
+def _name_classes(state: TrainState, dataset: SegmentationDataset, logger: RunLogger) -> None:
+    """Gives the networks that are saved the names and colours of the data's classes."""
+    network, classes = state.task.network, Classes.of(dataset.classes, dataset.palette)
+    if network.classes is not None and network.classes.names != classes.names:
+        logger.info(
+            f"the classifier's weights are of other classes: {network.classes}; training goes on with {classes}"
+        )
+    for saved in (network, state.evaluated_network):
+        saved.set_classes(classes)
 
 
 def _require_same_data(saved: dict[str, Any], given: dict[str, Any]) -> None:

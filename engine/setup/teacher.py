@@ -1,12 +1,13 @@
 """The frozen teacher: loaded, folded, in its own precision and memory format, compiled, and checked."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from dataset.loading.loaders import build_eval_loader
 from engine.config.networks import DistillationConfig
+from engine.evaluation.class_names import check_classes
 from engine.evaluation.evaluator import evaluate
 from engine.setup.data import Data
 from models import build_model
@@ -97,13 +98,13 @@ def prepare_teacher(
     return teacher
 
 
-def build_teacher(networks: DistillationConfig, num_classes: int, log: Callable[[str], None]) -> nn.Module:
+def build_teacher(networks: DistillationConfig, classes: Sequence[str], log: Callable[[str], None]) -> nn.Module:
     """The trained teacher; its whole network has to be in the file.
 
     Raises:
-        ValueError: the file is a backbone's, of another class count or network, or incomplete.
+        ValueError: the file is a backbone's, of other classes than `classes` or another network, or incomplete.
     """
-    teacher = build_model(networks.teacher_model, networks.teacher_backbone, num_classes)
+    teacher = build_model(networks.teacher_model, networks.teacher_backbone, len(classes))
     file = read_file(networks.teacher_pretrained)
     if is_backbone_file(file.state, teacher):
         raise ValueError(
@@ -111,6 +112,14 @@ def build_teacher(networks: DistillationConfig, num_classes: int, log: Callable[
             f"{networks.teacher_model}, got those of a backbone alone, whose head would be random. Train a teacher "
             "with train_baseline.py first."
         )
+    check_classes(
+        file.classes,
+        classes,
+        f"--teacher-pretrained {networks.teacher_pretrained}",
+        accept=networks.skip_teacher_check,
+        way_out="--skip-teacher-check",
+        log=log,
+    )
     load_weights(teacher, file, log=log)
     return teacher
 

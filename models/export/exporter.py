@@ -103,6 +103,7 @@ def export(
         "output": "class scores (N, num_classes, h, w) before softmax, "
         + ("at image size" if upsample else "at image size / output_stride; resize bilinearly with aligned corners"),
     }
+    metadata |= {} if network.classes is None else network.classes.metadata()
     request = Request(LogitsOnly(network, upsample).eval(), temporary, (height, width), fixed_size, opset, metadata)
     try:
         temporary.touch()

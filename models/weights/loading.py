@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from models.base import CONVENTION_KEY, PUBLISHED, InputConvention, SegmentationNetwork
+from models.base import CONVENTION_KEY, ENTRIES, PUBLISHED, InputConvention, SegmentationNetwork
+from models.classes import CLASSES_KEY
 from models.weights.conversions import Conversion, Converted, conversion_for, public_equivalents, why_only_alike
 from models.weights.report import LoadReport, compare
 from models.weights.sources import fetch, is_source
@@ -28,8 +29,8 @@ def load_weights(
 
     Accepted are a plain state_dict, a dict with one under one of `STATE_KEYS`, a run's last_state.pth (its averaged
     weights if it has any), names with the prefixes of DistributedDataParallel or torch.compile, and .safetensors. An
-    auxiliary head in the file is ignored if the network has none. Input convention and batch-norm eps are set to the
-    file's, by default those of the released checkpoints.
+    auxiliary head in the file is ignored if the network has none. Input convention, batch-norm eps and the names of the
+    classes are set to the file's, by default those of the released checkpoints and no names.
 
     Args:
         model: network to fill in place; untouched when an error is raised.
@@ -45,7 +46,8 @@ def load_weights(
     """
     file = read_file(path)
     state, own = dict(file.state), model.state_dict()
-    entry = state.pop(CONVENTION_KEY, None)
+    entry, classes = state.pop(CONVENTION_KEY, None), file.classes
+    state.pop(CLASSES_KEY, None)
     notes = []
     if file.averaged:
         notes.append("averaged weights (those that the run evaluates and saves), not the plain ones")
@@ -56,11 +58,17 @@ def load_weights(
     if not report.complete and not allow_partial:
         raise ValueError(_refusal(model, state, report, _partial_hint(allow_partial)))
     _check_something_fits(report)
+    names_fit = f"{_classifiers(model)[0]}.weight" in report.loaded  # they are the classifier's
+    if names_fit and classes is not None and len(classes.names) != model.num_classes:
+        raise ValueError(f"{file.path} names {len(classes.names)} classes and has scores of {model.num_classes}")
     if any(name.startswith(model.backbone_state_prefix) and not _is_head_name(model, name) for name in report.loaded):
         try:
             model.set_weights_convention(entry)
         except ValueError as error:
             raise ValueError(f"{file.path}: {error}") from error
+    if names_fit:
+        model.set_classes(classes)
+        notes += [] if classes is None else [f"classes: {classes}"]
     if entry is not None:
         notes.append(_describe_convention(model.input_convention, model.batch_norm_eps))
     return _take_over(own, found, replace(report, notes=tuple(notes)), log)
@@ -139,7 +147,7 @@ def backbone_state(model: SegmentationNetwork) -> State:
     return {
         name.removeprefix(prefix): tensor
         for name, tensor in model.state_dict().items()
-        if name.startswith(prefix) and not _is_head_name(model, name) and name != CONVENTION_KEY
+        if name.startswith(prefix) and not _is_head_name(model, name) and name not in ENTRIES
     }
 
 
@@ -160,6 +168,13 @@ def _convert(model: SegmentationNetwork, state: State, file_name: str = "") -> t
 
 def _is_head_name(model: SegmentationNetwork, name: str) -> bool:
     return name.startswith(model.head_state_prefixes)
+
+
+def _classifiers(model: SegmentationNetwork) -> list[str]:
+    """`classifier_names` as in `state_dict()`."""
+    if model.backbone_state_prefix == "":  # such names lack `head.` too
+        return [name.removeprefix("head.") for name in model.classifier_names]
+    return model.classifier_names
 
 
 def _own_head_names(model: SegmentationNetwork, state: State) -> list[str]:
@@ -188,9 +203,7 @@ def _refusal(model: SegmentationNetwork, state: State, report: LoadReport, parti
             f"{report.path} is a file of the backbone {model.backbone_name} alone: the head of {network} would stay "
             f"random. Give it as the backbone's weights, and a checkpoint of the whole network here"
         )
-    classifiers = {f"{name}.{leaf}" for name in model.classifier_names for leaf in ("weight", "bias")}
-    if model.backbone_state_prefix == "":  # such names lack `head.` too
-        classifiers = {name.removeprefix("head.") for name in classifiers}
+    classifiers = {f"{name}.{leaf}" for name in _classifiers(model) for leaf in ("weight", "bias")}
     wrong = [entry for entry in report.mismatched if entry[0] in classifiers]
     if wrong and len(wrong) == len(report.mismatched):
         classes = next((state[name].shape[0] for name, _, _ in wrong if state[name].ndim), 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from models.base import CONVENTION_KEY
+from models.base import ENTRIES
 from models.weights.state_files import State
 
 COUNTER = "num_batches_tracked"
@@ -102,7 +102,7 @@ def compare(
     warnings = list(warnings)
     loaded, missing, mismatched, absent = [], [], [], 0
     for name, tensor in own.items():
-        if name == CONVENTION_KEY:
+        if name in ENTRIES:
             continue
         if name not in found:
             if no_counters and name.endswith(COUNTER):

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from models.classes import CLASSES_KEY, Classes
 from utils.checkpoint import load_file
 
 # Where a file keeps the network's state, in the order of the search: our last_state.pth first.
@@ -32,6 +33,14 @@ class StateFile:
     state: State
     averaged: bool = False
     arguments: dict[str, Any] | None = None
+
+    @property
+    def classes(self) -> Classes | None:
+        """Names and colours of the network's classes; None if the file has none; ValueError if they are damaged."""
+        try:
+            return Classes.from_tensor(self.state[CLASSES_KEY]) if CLASSES_KEY in self.state else None
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
 
 
 def read_file(path: str | Path | StateFile) -> StateFile:

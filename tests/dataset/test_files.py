@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from dataset import build_dataset
 from dataset.config import ImageConfig
+from dataset.reading import images
 from dataset.reading.files import PathList
 from dataset.reading.images import read_image, read_mask
 from tests.dataset.conftest import chunk
@@ -141,3 +142,21 @@ def test_bands_are_chosen(tmp_path):
 def test_settings_of_images_are_checked(given):
     with pytest.raises(ValueError, match="--image-range .*LOW below HIGH|--bands .*three numbers"):
         ImageConfig(**given)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif"])
+def test_small_files_of_many_pixels_are_refused_and_photographs_of_any_size_read(tmp_path, monkeypatch, kind):
+    assert Image.MAX_IMAGE_PIXELS is None  # 179 million are no limit
+    monkeypatch.setattr(images, "LARGE", 50 * 50)
+    empty, photograph = tmp_path / f"empty.{kind}", tmp_path / f"photograph.{kind}"
+    Image.new("L", (300, 500)).save(empty, **({"compression": "tiff_deflate"} if kind == "tif" else {}))
+    picture = textured_image((300, 500))
+    Image.fromarray(picture).convert("L").save(photograph)
+    assert read_image(str(photograph)).shape == (300, 500, 3)
+    Image.new("L", (50, 50)).save(tmp_path / f"small.{kind}")
+    assert read_image(str(tmp_path / f"small.{kind}")).shape == (50, 50, 3)
+    with pytest.raises(ValueError, match=rf"empty\.{kind} cannot be read: it has 300x500 pixels in \S+ bytes.*cut it"):
+        read_image(str(empty))
+    monkeypatch.setattr(images, "MAX_PIXELS", 300 * 500 - 1)
+    with pytest.raises(ValueError, match="at most 149,999 pixels are read"):
+        read_image(str(photograph))

@@ -13,6 +13,7 @@ from dataset.synthetic import scenes
 from engine.config.identify import count_classes
 from engine.evaluation.unlabeled_images import ImageFiles, find_images, image_names
 from models import build_model
+from models.classes import Classes
 from tests.conftest import STUDENT
 from tests.networks import save_varied
 from tests.processes import run_processes, run_program
@@ -76,7 +77,7 @@ def test_orientation_of_the_camera_is_applied(tmp_path, suffix):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(stored).save(tmp_path / f"x.{suffix}", exif=exif)
-    image, mask = ImageFiles(tmp_path, ["one"], [(1, 2, 3)], ImageConfig())[0]
+    image, mask = ImageFiles(tmp_path, Classes(("one",), ((1, 2, 3),)), ImageConfig())[0]
     assert image.shape == (40, 20, 3) and mask is None
     assert image[:6].min() > 200 and image[12:].max() < 50
 
@@ -167,7 +168,7 @@ def test_list_of_images(tmp_path, lines, found):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "list.txt").write_text(lines)
-    root, paths = find_images(tmp_path / "list.txt")
+    root, paths, _ = find_images(tmp_path / "list.txt")
     assert [path.relative_to(root).as_posix() for path in paths] == found
 
 
