@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from comparison.statistics import difference_by_position, paired_difference, spread
 from studies.camvid.collect import HALVES, read
@@ -87,8 +86,10 @@ def classes(runs: Runs) -> str:
     columns = {
         m: {s: [100 * float(x[n]) if x[n] else None for n in names] for s, x in of.items()} for m, of in runs.items()
     }
-    alone = [fmean(filter(None, column)) for column in zip(*columns[ALONE].values(), strict=True)]
-    rows = [[f"{ALONE}, IoU %", *(f"{value:.1f}" for value in alone)]]
+    alone = [
+        spread([v for v in column if v is not None])["mean"] for column in zip(*columns[ALONE].values(), strict=True)
+    ]
+    rows = [[f"{ALONE}, IoU %", *("–" if value is None else f"{value:.1f}" for value in alone)]]
     for name, per_seed in columns.items():
         if name != ALONE and not _is_ablation(name):
             gains = difference_by_position(per_seed, columns[ALONE])
