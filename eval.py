@@ -24,6 +24,7 @@ from engine.evaluation.prediction_writer import PredictionWriter
 from engine.evaluation.report import describe_network, prepare_report, write_report
 from engine.evaluation.trained_network import load_network
 from engine.setup.start import start
+from models.weights import read_file
 from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
@@ -58,9 +59,10 @@ def main() -> None:
     if report.submission is not None:
         check_submission_request(report.submission, network.dataset, data.split)
     dataset = build_dataset(network.dataset, data.data, data.split, list_file=data.list_file, reading=config.reading)
-    check_classes(
-        weights.classes, dataset.classes, str(path), accept=data.any_classes, way_out="--any-classes", log=log
-    )
+    weights = read_file(weights)
+    if not report.allow_partial:
+        accept = data.any_classes
+        check_classes(weights.classes, dataset.classes, str(path), accept=accept, way_out="--any-classes", log=log)
     model = load_network(
         network, weights, dataset.num_classes, config.machine, device, allow_partial=report.allow_partial, log=log
     )

@@ -19,6 +19,7 @@ from engine.evaluation.trained_network import load_network
 from engine.evaluation.unlabeled_images import ImageFiles, ReadableBatches, refuse_unreadable
 from engine.evaluation.videos import Video, check_request, is_video, predict_video
 from engine.setup.start import start
+from models.weights import read_file
 from utils.amp import settle_inference_amp
 from utils.cli import run_cli
 from utils.distributed import get_rank, get_world_size, is_main_process
@@ -47,6 +48,7 @@ def main() -> None:
     network, path, weights = identify_network(
         given.pretrained, given.model, given.backbone, dataset, allow_partial=False, unnamed="custom", log=log
     )
+    weights = read_file(weights)
     protocol = config.protocol_for(network.model, network.backbone, network.dataset)
     classes = classes_of_network(network, weights, wanted.classes, log)
     model = load_network(network, weights, len(classes.names), config.machine, device, log=log)

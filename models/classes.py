@@ -52,7 +52,7 @@ class Classes:
                 raise ValueError("other names or colours than text and 0 to 255")
             if len(names) != len(palette):
                 raise ValueError(f"{len(names)} names and {len(palette)} colours")
-        except (ValueError, TypeError, KeyError, OverflowError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(f"{CLASSES_KEY} does not hold names and colours of classes: {error!r}") from error
         return cls.of(["".join(c if c.isprintable() else "?" for c in name) for name in names], palette)
 

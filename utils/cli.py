@@ -180,7 +180,7 @@ def run_cli(main: Callable[[], int | None], resumable: bool = False, interrupted
             raise
         advice = (
             "A smaller --batch-size, more --accumulation-steps or --amp bf16 need less; an evaluation, --slide-crop "
-            "and a smaller --window-batch."
+            "and a smaller --window-batch; a prediction, a smaller --max-pixels."
         )
         _exit(EXIT_USER_ERROR, f"error: the GPU's memory is full: {error}\n{advice}")
     except KeyboardInterrupt:

@@ -83,7 +83,7 @@ def identify_network(
     allow_partial: bool,
     unnamed: str | None = None,
     log: Log = print,
-) -> tuple[Identity, Path, StateFile]:
+) -> tuple[Identity, Path, Path | StateFile]:
     """The network in a file: what is given wins, what is None is inferred from the file and logged.
 
     Whatever is inferred is compared with the tensors in the file.
@@ -96,20 +96,19 @@ def identify_network(
         log: takes what was inferred and what contradicts it, a line each.
 
     Returns:
-        The network, the file's path, and what was read of it.
+        The network, the file's path, and the file for `load_weights`: what was read of it where it had to be read.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: what is missing cannot be inferred, or the file's tensors are those of another network.
     """
     path = find_checkpoint(path, log)
-    file = read_file(path)
-    inferred = read_name(path)
-    if dataset is None and inferred is None and read_run_arguments(file.arguments) is None and file.classes is not None:
-        dataset = unnamed
     given = {"model": model, "backbone": backbone, "dataset": dataset}
     missing = [name for name, value in given.items() if value is None]
-    inferred = inferred or (read_run_arguments(file.arguments) if missing else None)
+    file = read_file(path) if missing else path
+    inferred = read_name(path) or (read_run_arguments(file.arguments) if missing else None)
+    if inferred is None and unnamed is not None and missing == ["dataset"] and file.classes is not None:
+        given["dataset"], missing = unnamed, []
     if inferred is None and missing:
         raise ValueError(_cannot_infer(file, missing))
     if inferred is not None:

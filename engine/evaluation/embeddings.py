@@ -15,7 +15,7 @@ from dataset.loading.transforms import normalize
 from engine.config.evaluation import EmbeddingsConfig
 from engine.config.identify import Identity, identify_network
 from engine.evaluation.evaluator import evaluation_mode
-from models.weights import StateFile
+from models.weights import StateFile, read_file
 from utils.amp import autocast
 from utils.types import Batch
 from utils.visualize import Color
@@ -40,7 +40,7 @@ class PixelSample:
 
 
 def identify_networks(config: EmbeddingsConfig, dataset: str | None) -> list[tuple[Identity, Path, StateFile]]:
-    """What `identify_network` gives for each file of `config.pretrained`.
+    """What `identify_network` gives for each file of `config.pretrained`, which is read.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,7 +49,8 @@ def identify_networks(config: EmbeddingsConfig, dataset: str | None) -> list[tup
     found = []
     for index, path in enumerate(config.pretrained):
         model, backbone = (None if given is None else given[index] for given in (config.model, config.backbone))
-        found.append(identify_network(path, model, backbone, dataset, allow_partial=False))
+        network, path, weights = identify_network(path, model, backbone, dataset, allow_partial=False)
+        found.append((network, path, read_file(weights)))
     datasets = sorted({network.dataset for network, _, _ in found})
     if len(datasets) > 1:
         raise ValueError(f"the networks are for different data sets: {', '.join(datasets)}; expected one for all")
