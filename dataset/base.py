@@ -11,12 +11,13 @@ from torch.utils.data import Dataset
 from dataset.classes import ClassTable
 from dataset.config import ReadingConfig
 from dataset.label_counts import LabelCounts
-from dataset.labels import MAX_CLASSES, UNLABELLED, LabelMap
+from dataset.labels import MAX_CLASSES, LabelMap
 from dataset.loading.samplers import evenly_spaced
 from dataset.prepared.cache import DecodedCache, is_cache
 from dataset.reading.files import NAMES_SHOWN, PathList, missing_files, read_text_lines, split_list_line
-from dataset.reading.images import orientation_of, read_image, read_image_top, read_mask, turned
+from dataset.reading.images import read_header, read_image, read_image_top, read_mask, size_as_read
 from dataset.survey import check_samples
+from utils.types import UNLABELLED
 
 Pair = tuple[str, str | None]  # (image, mask), relative to the root or absolute; no mask: None
 
@@ -155,9 +156,7 @@ class SegmentationDataset(Dataset):
             return self.cache.view(index)[1]
         path = self.mask_paths[index]
         if not path:
-            orientation, stored = orientation_of(self.image_paths[index])
-            size = stored[::-1] if turned(orientation, stored, self.reading, None) and orientation >= 5 else stored
-            return np.full(size, UNLABELLED, dtype=np.uint8)
+            return np.full(size_as_read(read_header(self.image_paths[index]), self.reading), UNLABELLED, dtype=np.uint8)
         return self.labels.train_ids(read_mask(path), path)
 
     def view_image(self, index: int, rows: int, size: tuple[int, int]) -> np.ndarray:

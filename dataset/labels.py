@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 
 VOID = 255  # train id of pixels that count nowhere
-UNLABELLED = 254  # of the pixels of a training image that has no mask
 ILLEGAL = 254  # entry of the tables for what a mask must not hold
 UNSEEN = 253  # entry of the table of colours for those that it was not asked about
 MAX_CLASSES = 253

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from dataset.label_counts import LabelCounts, label_rows
 from dataset.labels import VOID, ranges, values_of
 from dataset.loading.bad_samples import too_many
-from dataset.reading.images import orientation_of, read_image, read_mask, turned
+from dataset.reading.images import read_header, read_image, read_mask, turned
 
 if TYPE_CHECKING:
     from dataset.base import SegmentationDataset
@@ -136,16 +135,15 @@ def _note_image(
     sparse = image[::16, ::16]  # decides most images
     if (sparse == sparse[..., :1]).all() and (image == image[..., :1]).all():
         findings.notes["greyscale"] += 1
-    orientation, stored = orientation_of(path)
+    orientation, stored, mode = read_header(path)
     if orientation in range(2, 9) and data.reading.exif != "ignore":
         upright = stored[::-1] if orientation >= 5 else stored
         if not turned(orientation, stored, data.reading, mask):
             findings.orientations["as stored"] += 1
         else:
             findings.orientations["turned" if mask is None or stored != upright else "fits both"] += 1
-    with Image.open(path) as file:
-        if file.mode not in ("RGB", "L"):
-            findings.notes[f"mode {file.mode}, read as RGB"] += 1
+    if mode not in ("RGB", "L"):
+        findings.notes[f"mode {mode}, read as RGB"] += 1
 
 
 def check_samples(
@@ -196,8 +194,8 @@ def refusals(data: "SegmentationDataset", found: Findings, complete: bool) -> li
         complete: whether of all.
     """
     refused = []
-    for kind, rule in (("binary masks", _binary), (ONE_BASED, _one_based), ("train ids", data.mistaken_ids)):
-        if message := rule(found.values) if kind == "train ids" else rule(data, found):
+    for kind, rule in (("binary masks", _binary), (ONE_BASED, _one_based), ("train ids", _mistaken_ids)):
+        if message := rule(data, found):
             refused.append(Problem(kind, "", f"data set {data.name} in {data.root}, split {data.split}: {message}"))
             found.problems = [
                 problem for problem in found.problems if problem.kind != ILLEGAL_VALUE
@@ -235,6 +233,10 @@ def absent_labels(
 def some_of(names: list[str]) -> str:
     """The first names of a list, for a message."""
     return ", ".join(names[:NAMES_SHOWN]) + (", ..." if len(names) > NAMES_SHOWN else "")
+
+
+def _mistaken_ids(data: "SegmentationDataset", found: Findings) -> str:
+    return data.mistaken_ids(found.values)
 
 
 def _binary(data: "SegmentationDataset", found: Findings) -> str:

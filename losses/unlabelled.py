@@ -6,9 +6,7 @@ from torch import Tensor
 
 from losses.base import IGNORE_INDEX
 from losses.functional import compute_dtype
-
-UNLABELLED = 254
-"""Label of the pixels of an image without labels, as the loaders give it; its padding is 255 as always."""
+from utils.types import UNLABELLED
 
 
 def teacher_labels(logits: Tensor, size: tuple[int, int], threshold: float) -> Tensor:

@@ -22,6 +22,7 @@ NON_NEGATIVE: Check = (lambda v: v >= 0, "a number of at least 0")
 AT_LEAST_0: Check = (lambda v: v >= 0, "a whole number of at least 0")
 AT_LEAST_1: Check = (lambda v: v >= 1, "a whole number of at least 1")
 FRACTION: Check = (lambda v: 0 <= v < 1, "a number from 0 up to, but not, 1")
+SHARE: Check = (lambda v: 0 < v < 1, "a number between 0 and 1")
 _SCALARS = {
     bool: (bool, "true or false"),
     int: (int, "a whole number"),

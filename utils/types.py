@@ -42,6 +42,10 @@ class Step:
     target: Tensor | None = None
 
 
+UNLABELLED = 254
+"""Label of the pixels of a training image without labels; its padding is 255 as always."""
+
+
 class Batch(NamedTuple):
     """One micro-batch of one process as the loaders give it.
 

@@ -23,7 +23,7 @@ from dataset.convert.shapes import Size
 from dataset.convert.sheet import write_sheet
 from dataset.folders import held_out
 from dataset.labels import VOID
-from dataset.reading.images import orientation_of
+from dataset.reading.images import read_header
 from dataset.reading.pool import run_tasks
 from utils.files import write_text
 
@@ -200,7 +200,7 @@ def fitting_size(image: Path, size: Size | None, source: str) -> tuple[Size, boo
         BadImage: it cannot be read, or has another size.
     """
     try:
-        orientation, stored = orientation_of(str(image))
+        orientation, stored, _ = read_header(str(image))
     except (ValueError, OSError) as error:
         raise BadImage("that cannot be read", str(error)) from error
     upright = stored[::-1] if orientation in range(5, 9) else stored

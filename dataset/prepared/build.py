@@ -23,7 +23,7 @@ from dataset.config import ReadingConfig
 from dataset.prepared import cache
 from dataset.prepared.cache import ALIGNMENT, MANIFEST, SAMPLES, SampleTable, is_cache, part_path
 from dataset.reading.files import facts_of_files
-from dataset.reading.images import orientation_of, turned
+from dataset.reading.images import read_header, size_as_read
 from dataset.reading.pool import DEFAULT_WORKERS, run_tasks
 from utils.files import atomic_file, space_left
 
@@ -144,10 +144,8 @@ def _header(source: SegmentationDataset, index: int) -> tuple[int, int, int, int
     path = source.image_paths[index]
     mask_path = source.mask_paths[index] if source.mask_paths is not None else ""
     files = [path, mask_path] if mask_path else [path]
-    orientation, (height, width) = orientation_of(path)
-    mask = orientation_of(mask_path)[1] if mask_path else None
-    if orientation >= 5 and turned(orientation, (height, width), source.reading, mask):
-        height, width = width, height
+    header, mask = read_header(path), read_header(mask_path).size if mask_path else None
+    height, width = size_as_read(header, source.reading, mask)
     return height, width, *facts_of_files(files)
 
 

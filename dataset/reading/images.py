@@ -43,6 +43,14 @@ class Decoded(NamedTuple):
     orientation: int
 
 
+class Header(NamedTuple):
+    """Of an image file: EXIF's orientation (1 where it has none), the stored (height, width), Pillow's mode."""
+
+    orientation: int
+    size: Size
+    mode: str
+
+
 def read_image(path: str, config: ImageConfig = DEFAULT, mask: Size | None = None) -> np.ndarray:
     """Decodes an image to RGB.
 
@@ -89,20 +97,28 @@ def turned(orientation: int, stored: Size, config: ImageConfig, mask: Size | Non
     return mask is None or upright == mask or stored != mask
 
 
-def orientation_of(path: str) -> tuple[int, Size]:
-    """EXIF's orientation of a file, 1 where it has none, and its stored (height, width); only headers are read."""
+def read_header(path: str) -> Header:
+    """What the header of an image file says; its pixels are not decoded. Errors as for `read_image`."""
     try:
         with warnings.catch_warnings(), Image.open(path) as image:
             warnings.simplefilter("ignore")
-            return image.getexif().get(_EXIF_ORIENTATION, 1), image.size[::-1]
+            return Header(image.getexif().get(_EXIF_ORIENTATION, 1), image.size[::-1], image.mode)
     except FileNotFoundError:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError and others for bad files and unknown modes
         if path.lower().endswith(TIFF):
             with tifffile.TiffFile(path) as file:
                 page = file.pages[0]
-                return 1, (page.imagelength, page.imagewidth)
+                orientation = int(page.tags.valueof(_EXIF_ORIENTATION, default=1))
+                mode = f"of {page.samplesperpixel} bands"
+                return Header(orientation, (page.imagelength, page.imagewidth), mode)
         raise ValueError(f"the image {path} cannot be read: {error}") from error
+
+
+def size_as_read(header: Header, config: ImageConfig, mask: Size | None = None) -> Size:
+    """The (height, width) that `read_image` gives an image with this header."""
+    orientation, stored, _ = header
+    return stored[::-1] if orientation >= 5 and turned(orientation, stored, config, mask) else stored
 
 
 def read_mask(path: str) -> np.ndarray:

@@ -9,13 +9,12 @@ from dataset.config import ImageConfig, ReadingConfig
 from engine.config.protocol import Protocol, default_protocol
 from engine.config.schema import LIST_HELP, LoaderConfig, MachineConfig, size, workers_setting
 from models import list_models, resolve_names
-from utils.settings import AT_LEAST_1, Settings, require, section, setting
+from utils.settings import AT_LEAST_1, SHARE, Settings, require, section, setting
 
 MODELS = ", ".join(list_models())
 INFERRED = "; default: inferred from the file"
 KINDS = ("mask", "blend", "panel")  # of pictures that a prediction leaves
 MAX_PIXELS = 2048 * 2048
-SHARE = (lambda v: 0 < v < 1, "a number between 0 and 1")
 WINDOW = {"metavar": ("H", "W")}
 
 

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.settings import Settings, setting
+from utils.settings import SHARE, Settings, setting
 
-SHARE = (lambda v: 0 < v < 1, "a number between 0 and 1")
 PROBABILITY = (lambda v: 0 <= v <= 1, "a number from 0 to 1")
 
 

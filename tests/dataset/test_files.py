@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from dataset import build_dataset
-from dataset.config import ImageConfig
+from dataset.config import ImageConfig, ReadingConfig
 from dataset.reading import images
 from dataset.reading.files import PathList
 from dataset.reading.images import read_image, read_mask
@@ -160,3 +160,13 @@ def test_small_files_of_many_pixels_are_refused_and_photographs_of_any_size_read
     monkeypatch.setattr(images, "MAX_PIXELS", 300 * 500 - 1)
     with pytest.raises(ValueError, match="at most 149,999 pixels are read"):
         read_image(str(photograph))
+
+
+def test_a_run_starts_on_images_of_more_bands_than_pillow_reads(tmp_path):
+    root = write_pseudo_dataset("custom", tmp_path, count=1)
+    pixels = np.dstack([textured_image(SIZE), textured_image(SIZE)[..., :2]])
+    tifffile.imwrite(root / "images/train_000.tif", pixels, photometric="minisblack", planarconfig="contig")
+    (root / "train.txt").write_text("images/train_000.tif masks/train_000.png\n")
+    data = build_dataset("custom", root, "train", reading=ReadingConfig(bands=(5, 2, 1)))
+    assert not data.check_samples()
+    np.testing.assert_array_equal(data[0][0], pixels[..., [4, 1, 0]])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from dataset import build_dataset
-from dataset.labels import UNLABELLED
 from dataset.loading.loaders import build_eval_loader, build_train_loader
 from dataset.loading.samplers import MixedOrder
 from tests.dataset.conftest import build_small
 from tests.pseudo_datasets import write_pseudo_dataset
+from utils.types import UNLABELLED
 
 
 @pytest.fixture
